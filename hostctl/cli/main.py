@@ -1,0 +1,134 @@
+"""The command line: one table of verbs, each a small module that is imported only when it is used.
+
+A verb module has ``configure(parser)``, which adds its arguments, and ``run(arguments) -> int``, which
+returns the exit code. Verbs that build are not on the host image, verbs of the host work anywhere its agent does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hostctl import __version__
+from hostctl.errors import EXIT_FAILED, EXIT_USAGE, HostctlError
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A word of the command line and the module behind it."""
+
+    name: str
+    module: str
+    summary: str
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("build", "hostctl.cli.build", "compose a release into a disk image, payloads and a manifest"),
+    Verb("lock", "hostctl.cli.lock", "pin every package of a release by version and sha256"),
+    Verb("sbom", "hostctl.cli.sbom", "print the bill of materials of a built release"),
+    Verb("keys", "hostctl.cli.keys", "make the keys that sign releases"),
+    Verb("publish", "hostctl.cli.publish", "add a built release to a repository of static files"),
+    Verb("image", "hostctl.cli.image", "build OCI images from Debian packages and files"),
+    Verb("vm", "hostctl.cli.vm", "run a built release in a virtual machine"),
+    Verb("config", "hostctl.cli.config", "check and show declarations, print their schema"),
+    Verb("status", "hostctl.cli.status", "what runs on this host: release, slots, generation, workloads"),
+    Verb("plan", "hostctl.cli.plan", "what applying a declaration would change, and why"),
+    Verb("apply", "hostctl.cli.apply", "make a declaration the one in force, or change nothing"),
+    Verb("update", "hostctl.cli.update", "take the newest release of the channel into the other slot"),
+    Verb("rollback", "hostctl.cli.rollback", "go back to the release in the other slot"),
+    Verb("history", "hostctl.cli.history", "what was updated, blessed, taken back, and why"),
+    Verb("ps", "hostctl.cli.ps", "list workloads"),
+    Verb("logs", "hostctl.cli.logs", "print the journal of a workload"),
+    Verb("exec", "hostctl.cli.exec", "run a command inside a workload"),
+    Verb("start", "hostctl.cli.unit", "start a workload"),
+    Verb("stop", "hostctl.cli.unit", "stop a workload"),
+    Verb("restart", "hostctl.cli.unit", "restart a workload"),
+    Verb("inspect", "hostctl.cli.inspect", "everything known of a workload"),
+    Verb("images", "hostctl.cli.images", "list the images on this host"),
+    Verb("health", "hostctl.cli.health", "run the declared health checks"),
+    Verb("hostd", "hostctl.cli.hostd", "the agent behind D-Bus, started by systemd"),
+)
+
+
+def _verb_parser(verb: Verb) -> argparse.ArgumentParser:
+    module = importlib.import_module(verb.module)
+    parser = argparse.ArgumentParser(
+        prog=f"hostctl {verb.name}",
+        description=verb.summary[0].upper() + verb.summary[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=getattr(module, "EXAMPLES", None),
+    )
+    module.configure(parser)
+    parser.set_defaults(run=module.run, verb=verb.name)
+    return parser
+
+
+def _available() -> list[Verb]:
+    return [verb for verb in VERBS if importlib.util.find_spec(verb.module) is not None]
+
+
+def _overview(verbs: Sequence[Verb]) -> str:
+    width = max(len(verb.name) for verb in verbs)
+    lines = ["usage: hostctl VERB …", "", "Compose, run and update hosts that cannot drift.", "", "verbs:"]
+    lines += [f"  {verb.name:<{width}}  {verb.summary}" for verb in verbs if verb.name != "hostd"]
+    lines += ["", "`hostctl VERB --help` explains one, with examples.", "options: --version, --debug (log what is run)"]
+    return "\n".join(lines)
+
+
+def _report(error: HostctlError, *, as_json: bool) -> None:
+    if as_json:
+        document = {"error": error.id, "brief": error.brief, "details": error.details, "hint": error.hint}
+        print(json.dumps(document), file=sys.stderr)
+    else:
+        print(error.render(), file=sys.stderr)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one verb and return the exit code of the process.
+
+    Args:
+        arguments: the words after the program's name.
+    """
+    words = list(arguments)
+    debug = bool(words) and words[0] == "--debug"
+    if debug:
+        words.pop(0)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    verbs = _available()
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview(verbs))
+        return 0 if words else EXIT_USAGE
+    if words[0] == "--version":
+        print(f"hostctl {__version__}")
+        return 0
+    verb = next((verb for verb in verbs if verb.name == words[0]), None)
+    if verb is None:
+        return _unknown(words[0], verbs)
+    parsed = _verb_parser(verb).parse_args(words[1:])
+    try:
+        code: int = parsed.run(parsed)
+    except HostctlError as error:
+        _report(error, as_json=getattr(parsed, "json", False))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_FAILED
+    return code
+
+
+def _unknown(word: str, verbs: Sequence[Verb]) -> int:
+    import difflib  # noqa: PLC0415 - only for this error, start-up counts
+
+    near = difflib.get_close_matches(word, [verb.name for verb in verbs], 1)
+    hint = f"did you mean `hostctl {near[0]}`?" if near else "`hostctl --help` lists the verbs"
+    elsewhere = " on this machine" if any(verb.name == word for verb in VERBS) else ""
+    print(f"error: there is no verb {word!r}{elsewhere}\nhint: {hint}", file=sys.stderr)
+    return EXIT_USAGE

@@ -1,0 +1,246 @@
+"""The declaration of a machine, ``host.yaml``, as frozen data.
+
+The types are the only truth: the decoder, the error messages and the JSON Schema are derived from them.
+Each field's documentation is the string that follows it; ``hostctl config schema`` and the reference print it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hostctl.config.values import (
+    ByteSize,
+    Capability,
+    Cpus,
+    Duration,
+    EtcPath,
+    FileMode,
+    HostName,
+    HttpUrl,
+    ImageReference,
+    InterfaceAddress,
+    InterfaceMatch,
+    IpAddress,
+    Name,
+    PortMapping,
+    RegistryHost,
+    SshKey,
+    SysctlName,
+    TimeZone,
+    UserName,
+    VolumeMount,
+    WorkloadUser,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class User:
+    """A person who may log in by SSH key."""
+
+    ssh_keys: tuple[SshKey, ...] = ()
+    """Public keys, one a line, as in authorized_keys."""
+    sudo: bool = False
+    """May become root without a password."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """One network link, configured by systemd-networkd: by DHCP or with static addresses."""
+
+    match: InterfaceMatch
+    """Interface names this applies to, with * and ? (systemd.network Name=)."""
+    dhcp: bool = False
+    """Take addresses, routes and name servers from DHCP."""
+    addresses: tuple[InterfaceAddress, ...] = ()
+    """Static addresses with prefix length, as in 192.0.2.10/24."""
+    gateway: IpAddress | None = None
+    """Default route."""
+    dns: tuple[IpAddress, ...] = ()
+    """Name servers."""
+
+    def __post_init__(self) -> None:
+        """Refuse a link that gets no address, or a static gateway without one."""
+        if not self.dhcp and not self.addresses:
+            raise ValueError("set dhcp: true, or give addresses")
+        if self.gateway and not self.addresses:
+            raise ValueError("gateway needs addresses")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """A file below /etc."""
+
+    content: str
+    """What is in it."""
+    mode: FileMode = field(default_factory=lambda: FileMode(0o644))
+    """Permissions, in octal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdatePolicy:
+    """Where new releases come from, and when they are taken."""
+
+    repository: HttpUrl
+    """Address of the repository's static files."""
+    channel: Name = field(default_factory=lambda: Name("stable"))
+    """The line of releases to follow."""
+    strategy: Literal["manual", "immediate"] = "manual"
+    """manual: only on `hostctl update`; immediate: checked every hour, and rebooted into at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HealthCheck:
+    """A check that must pass before a booted release is blessed or an applied declaration is kept. One of http, tcp, unit."""
+
+    http: HttpUrl | None = None
+    """An address that must answer with a status from 200 to 399."""
+    tcp: str | None = None
+    """host:port that must accept a connection."""
+    unit: str | None = None
+    """A systemd unit that must be active."""
+    within: Duration = field(default_factory=lambda: Duration(120.0))
+    """How long it may take from the start of the checks."""
+
+    def __post_init__(self) -> None:
+        """Refuse a check that checks nothing, or two things."""
+        if sum(kind is not None for kind in (self.http, self.tcp, self.unit)) != 1:
+            raise ValueError("give exactly one of http, tcp, unit")
+        if self.tcp is not None:
+            host, _, port = self.tcp.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"tcp: {self.tcp!r} is not host:port")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadHealth:
+    """A check of one workload, run inside its own network (http, tcp) or container (exec)."""
+
+    http: HttpUrl | None = None
+    """An address, seen from inside the workload, that must answer with a status from 200 to 399."""
+    tcp: str | None = None
+    """host:port, seen from inside the workload, that must accept a connection."""
+    exec: tuple[str, ...] | None = None
+    """A command in the container that must exit with 0."""
+    interval: Duration = field(default_factory=lambda: Duration(10.0))
+    """Time between two checks."""
+    timeout: Duration = field(default_factory=lambda: Duration(5.0))
+    """How long one check may take."""
+    retries: int = 3
+    """Failures in a row that make the workload unhealthy; it is then restarted by its restart policy."""
+    start_period: Duration = field(default_factory=lambda: Duration(30.0))
+    """Failures in this time after a start do not count."""
+
+    def __post_init__(self) -> None:
+        """Refuse a check that checks nothing, or two things."""
+        if sum(kind is not None for kind in (self.http, self.tcp, self.exec)) != 1:
+            raise ValueError("give exactly one of http, tcp, exec")
+        if not 1 <= self.retries <= 100:
+            raise ValueError("retries must be from 1 to 100")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """A declared container, running as workload-NAME.service."""
+
+    image: ImageReference
+    """registry/name:tag or registry/name@sha256:…; images that came with the release are found by the same name."""
+    command: tuple[str, ...] | None = None
+    """Replaces the image's entrypoint."""
+    args: tuple[str, ...] | None = None
+    """Replaces the image's command, that is, the arguments of the entrypoint."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables on top of the image's."""
+    ports: tuple[PortMapping, ...] = ()
+    """Published ports: [ADDRESS:]HOST:CONTAINER[/tcp|/udp]."""
+    volumes: tuple[VolumeMount, ...] = ()
+    """Mounted volumes: NAME:/path[:ro]."""
+    memory: ByteSize | None = None
+    """Most memory it may use (systemd MemoryMax=); past it the workload, and nothing else, is killed."""
+    cpus: Cpus | None = None
+    """Processor time it may use, in cores, as in 0.5 (systemd CPUQuota=)."""
+    pids: int = 1024
+    """Most processes and threads (systemd TasksMax=)."""
+    restart: Literal["no", "on-failure", "always"] = "always"
+    """When systemd starts it again."""
+    read_only: bool = False
+    """The root file system cannot be written."""
+    user: WorkloadUser | None = None
+    """UID[:GID] inside the container; default is the image's."""
+    capabilities: tuple[Capability, ...] = ()
+    """Capabilities on top of the default set, as in CAP_NET_RAW."""
+    network: Literal["private", "none", "host"] = "private"
+    """private: an address of its own on the host's bridge; none: only loopback; host: the host's own network."""
+    required: bool = False
+    """A release or declaration under which it does not come up healthy is taken back."""
+    healthcheck: WorkloadHealth | None = None
+    """How to tell that it works."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits and ports that cannot work."""
+        if not 1 <= self.pids <= 4194304:
+            raise ValueError("pids must be from 1 to 4194304")
+        if self.ports and self.network != "private":
+            raise ValueError("ports need network: private")
+        for name in self.env:
+            if not name or "=" in name or "\0" in name:
+                raise ValueError(f"env: {name!r} is not a variable name")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Volume:
+    """A named folder that outlives workloads, generations and releases."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registry:
+    """How one registry is reached."""
+
+    insecure: bool = False
+    """Speak plain HTTP, or HTTPS without a trusted certificate. Images are still verified by digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostDeclaration:
+    """A machine: name, users, network, time, files, kernel settings, update policy, health and workloads."""
+
+    version: Literal[1]
+    """Version of this format."""
+    hostname: HostName
+    """The machine's name."""
+    users: Mapping[UserName, User] = field(default_factory=dict)
+    """People who may log in, by name."""
+    network: Mapping[Name, Link] = field(default_factory=dict)
+    """Links, by a name of your choice. None at all means DHCP on every wired interface."""
+    timezone: TimeZone = field(default_factory=lambda: TimeZone("UTC"))
+    """Name from the time zone database, as in Europe/Berlin."""
+    files: Mapping[EtcPath, FileEntry] = field(default_factory=dict)
+    """Files below /etc, by path."""
+    sysctl: Mapping[SysctlName, str] = field(default_factory=dict)
+    """Kernel settings."""
+    update: UpdatePolicy | None = None
+    """Where new releases come from."""
+    health: Mapping[Name, HealthCheck] = field(default_factory=dict)
+    """Checks of the whole machine, by name."""
+    registries: Mapping[RegistryHost, Registry] = field(default_factory=dict)
+    """How registries are reached, by host[:port]."""
+    workloads: Mapping[Name, Workload] = field(default_factory=dict)
+    """Containers, by name."""
+    volumes: Mapping[Name, Volume] = field(default_factory=dict)
+    """Named volumes."""
+
+    def __post_init__(self) -> None:
+        """Refuse references to undeclared volumes and host ports that are published twice."""
+        taken: dict[tuple[str, int, str], str] = {}
+        for name, workload in self.workloads.items():
+            for mount in workload.volumes:
+                if mount.volume not in self.volumes:
+                    raise ValueError(f"workloads.{name}.volumes: volume {mount.volume!r} is not declared under volumes")
+            for port in workload.ports:
+                key = (port.address or "", port.host_port, port.protocol)
+                if key in taken:
+                    raise ValueError(
+                        f"workloads.{name}.ports: host port {port.host_port}/{port.protocol} is already published by {taken[key]}"
+                    )
+                taken[key] = name

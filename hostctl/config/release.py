@@ -1,0 +1,78 @@
+"""The declaration of a release, ``release.yaml``, as frozen data. See :mod:`hostctl.config.host` for the conventions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hostctl.config.values import ByteSize, Duration, HttpUrl, Name, PackageName, RelativePath, ReleaseVersion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """The Debian suite that packages come from."""
+
+    suite: Literal["trixie"] = "trixie"
+    """Debian suite."""
+    mirror: HttpUrl | Literal["default"] = "default"
+    """Mirror; default is deb.debian.org."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Boot:
+    """How a new release is tried."""
+
+    tries: int = 3
+    """How often it may be booted before the machine gives it up."""
+    deadline: Duration = field(default_factory=lambda: Duration(300.0))
+    """Time from the start of user space in which a boot must become healthy."""
+    cmdline: tuple[str, ...] = ()
+    """Further words of the kernel command line."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that systemd-boot cannot hold."""
+        if not 1 <= self.tries <= 9:
+            raise ValueError("tries must be from 1 to 9")
+        for word in self.cmdline:
+            if not word.isprintable() or any(letter.isspace() for letter in word) or not word.isascii():
+                raise ValueError(f"cmdline: {word!r} is not one word")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Sizes of the partitions. They cannot change between releases of one host."""
+
+    root: ByteSize = field(default_factory=lambda: ByteSize(512 << 20))
+    """Size of a root slot."""
+    esp: ByteSize = field(default_factory=lambda: ByteSize(256 << 20))
+    """Size of the EFI system partition."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReleaseDeclaration:
+    """An immutable, versioned OS build."""
+
+    version: Literal[1]
+    """Version of this format."""
+    name: Name
+    """Name of the image: IMAGE_ID in os-release."""
+    release: ReleaseVersion
+    """Version of the release: IMAGE_VERSION in os-release; later releases must compare greater."""
+    base: Base = field(default_factory=Base)
+    """Where packages come from."""
+    kernel: Literal["cloud", "generic"] = "cloud"
+    """Debian's kernel flavour: cloud for virtual machines, generic for hardware."""
+    packages: tuple[PackageName, ...] = ()
+    """Packages on top of the host's own."""
+    files: RelativePath | None = None
+    """Folder that is laid over the root, relative to this file."""
+    images: tuple[RelativePath, ...] = ()
+    """OCI archives that come with the release, relative to this file."""
+    channel: Name = field(default_factory=lambda: Name("stable"))
+    """The line of releases that this one is published to."""
+    integrity: Literal["host"] = "host"
+    """Enforcement profile: host = verity root, nothing executable on writable file systems."""
+    boot: Boot = field(default_factory=Boot)
+    """How it is tried."""
+    limits: Limits = field(default_factory=Limits)
+    """Sizes."""

@@ -1,0 +1,48 @@
+"""The one exception root.
+
+Every failure that a user can meet is a leaf class of :class:`HostctlError`, defined beside the
+code that raises it. Nothing below ``main`` prints an error or exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 69  # sysexits.h EX_UNAVAILABLE: the agent, a registry or a repository cannot be reached
+EXIT_BUSY = 75  # sysexits.h EX_TEMPFAIL: somebody else holds the lock
+
+
+class HostctlError(Exception):
+    """A failure with what happened, the evidence, and what to do.
+
+    Args:
+        brief: one line that says what is wrong, with the thing's name in it.
+        details: further lines of evidence, for example the end of a program's error output.
+        hint: what the user can do about it.
+    """
+
+    id: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.hint = hint
+
+    def render(self) -> str:
+        """Return the text a terminal shows, without a trailing newline."""
+        lines = [f"error: {self.brief}"]
+        lines += [f"  {line}" for line in self.details.splitlines()]
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class UsageError(HostctlError):
+    """The command was called in a way that cannot work."""
+
+    id = "usage"
+    exit_code = EXIT_USAGE

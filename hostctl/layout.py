@@ -1,0 +1,61 @@
+"""Where things lie on a host: one place for every path, so that a test can move the root.
+
+The constants are the contract between the initrd, the units and the agent; ``docs/architecture.md`` explains them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class HostLayout:
+    """Paths on a host whose file system starts at ``root``."""
+
+    root: Path = Path("/")
+
+    @property
+    def state(self) -> Path:
+        """Everything that hostctl remembers; the only state besides volumes and journal."""
+        return self.root / "var/lib/hostctl"
+
+    @property
+    def generations(self) -> Path:
+        """One folder a generation, named by its number."""
+        return self.state / "generations"
+
+    @property
+    def current(self) -> Path:
+        """Symbolic link ``generations/N`` of the generation in force."""
+        return self.state / "current"
+
+    @property
+    def images(self) -> Path:
+        """The image store that pulls write to."""
+        return self.state / "images"
+
+    @property
+    def baked_images(self) -> Path:
+        """The image store that came with the release, inside the verified root."""
+        return self.root / "usr/share/hostctl/images"
+
+    @property
+    def volumes(self) -> Path:
+        """One folder a named volume."""
+        return self.state / "volumes"
+
+    @property
+    def workloads(self) -> Path:
+        """Per workload: mount points and the writable layer."""
+        return self.state / "workloads"
+
+    @property
+    def runtime(self) -> Path:
+        """What does not outlive a boot."""
+        return self.root / "run/hostctl"
+
+    @property
+    def esp(self) -> Path:
+        """Mount point of the EFI system partition."""
+        return self.root / "efi"
