@@ -1,0 +1,302 @@
+"""Value types that lead somewhere else: addresses, URLs, images, keys, versions, published ports, mounts."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, cast
+from urllib.parse import urlsplit
+
+from hostctl.config.names import Name
+from hostctl.config.text import Text, quoted
+
+# distribution/reference: reference.go; docker and skopeo read the same grammar.
+_REGISTRY = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*(:[0-9]{1,5})?"
+_COMPONENT = r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_DIGEST = r"sha256:[0-9a-f]{64}"
+
+
+def _port(text: str, what: str = "port") -> int:
+    if re.fullmatch(r"[0-9]{1,5}", text) is None or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{quoted(text)} is not a {what} from 1 to 65535")
+    return int(text)
+
+
+class IpAddress(Text):
+    """An IPv4 or IPv6 address."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"[0-9A-Fa-f:.]{2,45}"
+    EXPECTED: ClassVar[str] = "an IP address, as in 192.0.2.1 or 2001:db8::1"
+    EXAMPLE: ClassVar[str] = "192.0.2.1"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Return the shortest form."""
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}") from None
+
+
+class InterfaceAddress(Text):
+    """An address of an interface with its prefix length, as in 192.0.2.10/24."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}"
+    EXPECTED: ClassVar[str] = "an address with prefix length, as in 192.0.2.10/24"
+    EXAMPLE: ClassVar[str] = "192.0.2.10/24"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Return the shortest form; refuse the address of an IPv4 network itself and its broadcast address."""
+        try:
+            interface = ipaddress.ip_interface(text)
+        except ValueError:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}") from None
+        network = interface.network
+        if interface.version == 4 and network.prefixlen < 31:
+            if interface.ip == network.network_address:
+                raise ValueError(f"{quoted(text)} is the network itself, not an address in it")
+            if interface.ip == network.broadcast_address:
+                raise ValueError(f"{quoted(text)} is the broadcast address of its network")
+        return str(interface)
+
+
+class InterfaceMatch(Text):
+    """A network interface's name, with * and ? for any letters (systemd.network Name=)."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"[A-Za-z0-9*?_.-]{1,15}"
+    EXPECTED: ClassVar[str] = "an interface name of up to 15 characters, as in en*"
+    EXAMPLE: ClassVar[str] = "en*"
+
+
+class HttpUrl(Text):
+    """An http:// or https:// address without user name and fragment."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"https?://[!-~]+"
+    EXPECTED: ClassVar[str] = "an http:// or https:// address"
+    EXAMPLE: ClassVar[str] = "https://updates.example/"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Refuse what no client of ours sends: users, fragments, a missing host, a wrong port."""
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}: {error}") from None
+        if not host or port == 0 or parts.netloc.endswith(":"):
+            raise ValueError(f"{quoted(text)} has no valid host and port")
+        if "@" in parts.netloc:
+            raise ValueError("an address with a user name or password would end up in logs; leave it out")
+        if parts.fragment or text.endswith("#"):
+            raise ValueError(f"{quoted(text)} has a fragment (#), which is never sent")
+        return text
+
+    @property
+    def host(self) -> str:
+        """The host, without brackets."""
+        return urlsplit(self).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port, with the scheme's own by default."""
+        parts = urlsplit(self)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def path(self) -> str:
+        """Path and query, as the request line has them."""
+        parts = urlsplit(self)
+        return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+class RegistryHost(Text):
+    """A registry's host name with an optional port."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = _REGISTRY
+    EXPECTED: ClassVar[str] = "a registry's host[:port]"
+    EXAMPLE: ClassVar[str] = "registry.example:5000"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Return it in small letters, as names in the DNS are equal."""
+        if ":" in text:
+            _port(text.rpartition(":")[2])
+        return text.lower()
+
+
+class ImageReference(Text):
+    """An image: registry/name:tag, registry/name@sha256:…, or both together."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = rf"{_REGISTRY}/{_COMPONENT}(/{_COMPONENT})*(:{_TAG})?(@{_DIGEST})?"
+    EXPECTED: ClassVar[str] = "an image, as in registry.example/site:1 or registry.example/site@sha256:…"
+    EXAMPLE: ClassVar[str] = "registry.example/site:1"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Refuse shorthands, because which registry and tag they mean differs between programs."""
+        if len(text) > 500:
+            raise ValueError(f"{quoted(text)} is too long for an image")
+        registry, _, rest = text.partition("/")
+        if "." not in registry and ":" not in registry and registry != "localhost":
+            raise ValueError(f"{quoted(text)} names no registry; did you mean {quoted('docker.io/' + text)}?")
+        if ":" not in rest:
+            raise ValueError(f"{quoted(text)} has no tag and no digest; did you mean {quoted(text + ':latest')}?")
+        return f"{RegistryHost(registry)}/{rest}"
+
+    @property
+    def registry(self) -> str:
+        """Host and port, the part before the first slash."""
+        return self.partition("/")[0]
+
+    @property
+    def repository(self) -> str:
+        """The name within the registry, without tag and digest."""
+        return self.partition("/")[2].partition("@")[0].partition(":")[0]
+
+    @property
+    def tag(self) -> str | None:
+        """The tag, if it has one."""
+        return self.partition("/")[2].partition("@")[0].partition(":")[2] or None
+
+    @property
+    def digest(self) -> str | None:
+        """The manifest's digest, ``sha256:…``, if it is pinned."""
+        return self.partition("@")[2] or None
+
+
+class SshKey(Text):
+    """An SSH public key with an optional comment, as one line of authorized_keys without options."""
+
+    __slots__ = ()
+    KINDS: ClassVar[tuple[str, ...]] = (
+        "ssh-ed25519",
+        "sk-ssh-ed25519@openssh.com",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "sk-ecdsa-sha2-nistp256@openssh.com",
+        "ssh-rsa",
+    )
+    """Types that Debian 13's sshd accepts."""
+    PATTERN: ClassVar[str] = r"[a-z0-9@.-]+ +[A-Za-z0-9+/]+={0,2}( .*)?"
+    EXPECTED: ClassVar[str] = "an SSH public key, as in 'ssh-ed25519 AAAA… name'"
+    EXAMPLE: ClassVar[str] = (
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ops@example"
+    )
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Return type, key and comment with one space between; refuse damaged keys and unknown types."""
+        kind, blob, *comment = text.split(maxsplit=2)
+        if kind not in cls.KINDS:
+            raise ValueError(f"{quoted(kind)} is not a type of SSH key that sshd accepts: {', '.join(cls.KINDS)}")
+        try:
+            key = base64.b64decode(blob, validate=True)
+        except binascii.Error:
+            key = b""
+        # RFC 4253, section 6.6: the blob starts with its type as a string with a 32 bit length.
+        if not key.startswith(len(kind).to_bytes(4, "big") + kind.encode()) or len(key) < len(kind) + 4 + 32:
+            raise ValueError(f"the {kind} key {quoted(blob)} is damaged: copy the whole line of the .pub file")
+        words = [kind, blob, *(part.strip() for part in comment)]
+        if not all(word.isprintable() for word in words):
+            raise ValueError("the comment of an SSH key contains a character that cannot be printed")
+        return " ".join(word for word in words if word)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PortMapping:
+    """A published port: [ADDRESS:]HOST:CONTAINER[/tcp|/udp], with an IPv6 address in brackets."""
+
+    address: str | None = None
+    host_port: int
+    container_port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+    PATTERN: ClassVar[str] = r"((\[[0-9A-Fa-f:.]+\]|[0-9.]+):)?[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp))?"
+    EXPECTED: ClassVar[str] = "a published port, as in 8080:80, 127.0.0.1:53:53/udp or [::1]:8080:80"
+    EXAMPLE: ClassVar[str] = "8080:80"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the mapping that ``text`` writes, or raise ValueError."""
+        if re.fullmatch(cls.PATTERN, text) is None:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
+        ports, _, protocol = text.partition("/")
+        rest, _, container = ports.rpartition(":")
+        address, _, host = rest.rpartition(":")
+        return cls(
+            address=str(IpAddress(address.strip("[]"))) if address else None,
+            host_port=_port(host, "host port"),
+            container_port=_port(container, "container port"),
+            protocol=cast(Literal["tcp", "udp"], protocol or "tcp"),
+        )
+
+    def __str__(self) -> str:
+        """Return the canonical text; tcp is left out."""
+        address = "" if self.address is None else f"[{self.address}]:" if ":" in self.address else f"{self.address}:"
+        return f"{address}{self.host_port}:{self.container_port}{'' if self.protocol == 'tcp' else '/udp'}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeMount:
+    """A mounted volume: NAME:/path[:ro]."""
+
+    volume: Name
+    target: str
+    read_only: bool = False
+
+    PATTERN: ClassVar[str] = r"[^:/]+:/[^:]*(:(ro|rw))?"
+    EXPECTED: ClassVar[str] = "a mounted volume, as in content:/srv or content:/srv:ro"
+    EXAMPLE: ClassVar[str] = "content:/srv"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the mount that ``text`` writes, or raise ValueError."""
+        if re.fullmatch(cls.PATTERN, text) is None:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
+        name, target, *mode = text.split(":")
+        parts = target.rstrip("/").split("/")[1:]
+        if not parts or any(part in ("", ".", "..") for part in parts) or not target.isprintable():
+            raise ValueError(f"{quoted(target)} is not a plain path below the container's root")
+        if parts[0] in ("proc", "sys", "dev"):
+            raise ValueError(f"a volume cannot be mounted in /{parts[0]}")
+        return cls(volume=Name(name), target=target.rstrip("/"), read_only=mode == ["ro"])
+
+    def __str__(self) -> str:
+        """Return the canonical text; rw is left out."""
+        return f"{self.volume}:{self.target}{':ro' if self.read_only else ''}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadUser:
+    """A user inside a container, by number: UID[:GID], each from 0 to 65535 (the size of its range)."""
+
+    uid: int
+    gid: int | None = None
+
+    PATTERN: ClassVar[str] = r"[0-9]{1,5}(:[0-9]{1,5})?"
+    EXPECTED: ClassVar[str] = "UID or UID:GID in numbers, as in 1000:1000"
+    EXAMPLE: ClassVar[str] = "1000:1000"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the user that ``text`` writes, or raise ValueError."""
+        if re.fullmatch(cls.PATTERN, text) is None or any(int(number) > 65535 for number in text.split(":")):
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}, each at most 65535")
+        uid, _, gid = text.partition(":")
+        return cls(uid=int(uid), gid=int(gid) if gid else None)
+
+    def __str__(self) -> str:
+        """Return the canonical text."""
+        return f"{self.uid}" if self.gid is None else f"{self.uid}:{self.gid}"

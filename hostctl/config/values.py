@@ -1,0 +1,63 @@
+"""The value types of declarations, under one name to import from.
+
+Each has ``parse(text)``, which raises ValueError, and ``str()``, which gives the canonical text that parses to an
+equal value. Values of text are ``str``; sizes and permissions are ``int``; times and cores are ``float``.
+``PATTERN`` is the grammar, ``EXPECTED`` what an error message asks for, ``EXAMPLE`` a valid text.
+"""
+
+from hostctl.config.names import (
+    CAPABILITIES,
+    Capability,
+    EtcPath,
+    HostName,
+    Name,
+    PackageName,
+    RelativePath,
+    SysctlName,
+    TimeZone,
+    UserName,
+)
+from hostctl.config.quantities import ByteSize, Cpus, Duration, FileMode
+from hostctl.config.references import (
+    HttpUrl,
+    ImageReference,
+    InterfaceAddress,
+    InterfaceMatch,
+    IpAddress,
+    PortMapping,
+    RegistryHost,
+    SshKey,
+    VolumeMount,
+    WorkloadUser,
+)
+from hostctl.config.text import Text
+from hostctl.config.versions import ReleaseVersion
+
+__all__ = [
+    "CAPABILITIES",
+    "Text",
+    "ByteSize",
+    "Capability",
+    "Cpus",
+    "Duration",
+    "EtcPath",
+    "FileMode",
+    "HostName",
+    "HttpUrl",
+    "ImageReference",
+    "InterfaceAddress",
+    "InterfaceMatch",
+    "IpAddress",
+    "Name",
+    "PackageName",
+    "PortMapping",
+    "RegistryHost",
+    "RelativePath",
+    "ReleaseVersion",
+    "SshKey",
+    "SysctlName",
+    "TimeZone",
+    "UserName",
+    "VolumeMount",
+    "WorkloadUser",
+]
