@@ -92,7 +92,7 @@ class UpdatePolicy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthCheck:
-    """A check that must pass before a booted release is blessed or an applied declaration is kept. One of http, tcp, unit."""
+    """A check, one of http, tcp, unit, that must pass before a booted release is blessed or a declaration is kept."""
 
     http: HttpUrl | None = None
     """An address that must answer with a status from 200 to 399."""
@@ -240,7 +240,6 @@ class HostDeclaration:
             for port in workload.ports:
                 key = (port.address or "", port.host_port, port.protocol)
                 if key in taken:
-                    raise ValueError(
-                        f"workloads.{name}.ports: host port {port.host_port}/{port.protocol} is already published by {taken[key]}"
-                    )
+                    where = f"{port.host_port}/{port.protocol}"
+                    raise ValueError(f"workloads.{name}.ports: host port {where} is already published by {taken[key]}")
                 taken[key] = name

@@ -1,4 +1,4 @@
-"""The declaration of a release, ``release.yaml``, as frozen data. See :mod:`hostctl.config.host` for the conventions."""
+"""The declaration of a release, ``release.yaml``, as frozen data, by the conventions of :mod:`hostctl.config.host`."""
 
 from __future__ import annotations
 

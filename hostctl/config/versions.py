@@ -19,11 +19,8 @@ def _segments(left: str, right: str) -> tuple[int, int, int]:
     """Compare the leading digits (or else letters) and return the order and how much of each was read."""
     if left[0].isdigit() or right[0].isdigit():
         a, b = ("".join(takewhile(str.isdigit, text)) for text in (left, right))
-        order = (
-            _sign(bool(a), bool(b))
-            or _sign(len(a.lstrip("0")), len(b.lstrip("0")))
-            or _sign(a.lstrip("0"), b.lstrip("0"))
-        )
+        numbers = a.lstrip("0"), b.lstrip("0")
+        order = _sign(bool(a), bool(b)) or _sign(len(numbers[0]), len(numbers[1])) or _sign(*numbers)
     else:
         a, b = ("".join(takewhile(str.isalpha, text)) for text in (left, right))
         order = _sign(a, b)
@@ -34,8 +31,9 @@ def compare(left: str, right: str) -> int:
     """Return -1, 0 or 1 as ``left`` is older than, as new as, or newer than ``right``.
 
     The algorithm of the UAPI group's version format specification (UAPI.10), as ``systemd-analyze compare-versions``.
-    Texts are ASCII letters, digits and ``.~^-``.
+    All but ASCII letters, digits and ``.~^-`` is passed over, as there.
     """
+    left, right = (re.sub(r"[^A-Za-z0-9.~^-]", "", text) for text in (left, right))
     while True:
         for mark in "~", "", "-", "^", ".":
             if not mark:
