@@ -1,0 +1,169 @@
+"""Generations on the disk: complete, immutable, numbered renderings of a declaration.
+
+One is written under a passing name, flushed, and renamed into place; ``current`` is swapped by one rename. A crash
+leaves the former generation in force and at most a folder ``N.tmp``, which the next writer removes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostctl import durable
+from hostctl.agent.tree import Tree, write
+from hostctl.errors import HostctlError
+from hostctl.layout import HostLayout
+
+KEEP = 5  # generations that stay on the disk besides the one in force
+
+
+class GenerationError(HostctlError):
+    """A generation on the disk cannot be read."""
+
+    id = "generation-unreadable"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin:
+    """The image that a workload's reference stood for when the generation was made."""
+
+    reference: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What ``generation.json`` holds."""
+
+    number: int
+    created: str
+    release: str
+    declaration_sha256: str
+    images: Mapping[str, Pin] = field(default_factory=dict)
+    uids: Mapping[str, int] = field(default_factory=dict)
+    ranges: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """A whole generation as values."""
+
+    record: Record
+    declaration: str
+    etc: Tree
+    bundles: Mapping[str, bytes]
+    network: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A generation as it lies on the disk."""
+
+    record: Record
+    path: Path
+
+    @property
+    def declaration(self) -> str:
+        """The declaration as it was written."""
+        return (self.path / "host.yaml").read_text()
+
+
+def encode(record: Record) -> bytes:
+    """Return the bytes of ``generation.json``."""
+    document = {
+        "number": record.number,
+        "created": record.created,
+        "release": record.release,
+        "declaration_sha256": record.declaration_sha256,
+        "images": {name: {"reference": pin.reference, "digest": pin.digest} for name, pin in record.images.items()},
+        "uids": dict(record.uids),
+        "ranges": dict(record.ranges),
+    }
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def decode(data: bytes) -> Record:
+    """Return the record that ``generation.json`` holds.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not one.
+    """
+    document = json.loads(data)
+    return Record(
+        number=int(document["number"]),
+        created=str(document["created"]),
+        release=str(document["release"]),
+        declaration_sha256=str(document["declaration_sha256"]),
+        images={
+            str(name): Pin(reference=str(pin["reference"]), digest=str(pin["digest"]))
+            for name, pin in document["images"].items()
+        },
+        uids={str(name): int(uid) for name, uid in document["uids"].items()},
+        ranges={str(name): int(index) for name, index in document["ranges"].items()},
+    )
+
+
+def load(path: Path) -> Stored:
+    """Read a generation's folder.
+
+    Raises:
+        GenerationError: it is incomplete or damaged.
+    """
+    try:
+        return Stored(record=decode((path / "generation.json").read_bytes()), path=path.resolve())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GenerationError(f"generation {path.name} cannot be read", details=str(error)) from error
+
+
+def current(layout: HostLayout) -> Stored | None:
+    """Return the generation in force; none before the first."""
+    return load(layout.current) if layout.current.is_symlink() else None
+
+
+def numbers(layout: HostLayout) -> list[int]:
+    """Return the numbers of all generations on the disk, ascending."""
+    if not layout.generations.is_dir():
+        return []
+    return sorted(int(path.name) for path in layout.generations.iterdir() if path.name.isdigit())
+
+
+def store(layout: HostLayout, content: Content) -> Stored:
+    """Write a generation and rename it into place; it is not yet in force."""
+    final = layout.generations / str(content.record.number)
+    temporary = layout.generations / f"{content.record.number}.tmp"
+    layout.generations.mkdir(parents=True, exist_ok=True)
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(mode=0o755)
+    write(temporary / "etc", content.etc)
+    for name, bundle in content.bundles.items():
+        folder = temporary / "bundles" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_bytes(bundle)
+    (temporary / "network.json").write_bytes(content.network)
+    (temporary / "host.yaml").write_text(content.declaration)
+    (temporary / "generation.json").write_bytes(encode(content.record))
+    durable.sync_tree(temporary)
+    temporary.rename(final)
+    durable.sync_directory(layout.generations)
+    return load(final)
+
+
+def put_in_force(layout: HostLayout, number: int) -> None:
+    """Swap ``current`` to generation ``number`` by one rename."""
+    durable.replace_symlink(layout.current, f"generations/{number}")
+
+
+def prune(layout: HostLayout, *, keep: int = KEEP) -> list[int]:
+    """Remove the oldest generations but ``keep`` and the one in force; return the removed numbers."""
+    in_force = current(layout)
+    candidates = [number for number in numbers(layout) if in_force is None or number != in_force.record.number]
+    removed = candidates[:-keep] if keep else candidates
+    for number in removed:
+        doomed = layout.generations / f"{number}.tmp"
+        (layout.generations / str(number)).rename(doomed)
+        shutil.rmtree(doomed)
+    return removed

@@ -1,0 +1,195 @@
+"""Health of the whole machine: the declared checks, and every required workload active and, where it says how, healthy.
+
+Deciding is pure; probing is three small functions. Waiting repeats them until all pass or one is too late.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from hostctl.agent.machine import Machine, UnitState, workload_unit
+from hostctl.config.host import HealthCheck, HostDeclaration, Workload
+from hostctl.errors import HostctlError
+
+PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take
+PAUSE = 0.5  # seconds between two rounds of probes
+SETTLED = 2.0  # seconds a workload without a check must have been up: one that dies at once is not healthy
+WORKLOAD_DEADLINE = 90.0  # seconds for a workload without a check of its own
+
+
+class UnhealthyError(HostctlError):
+    """A declared check or a required workload did not come up in time."""
+
+    id = "unhealthy"
+
+
+_PAUSE = threading.Event()  # never set: waiting for it is the time between two rounds, and a signal ends it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What became of one check."""
+
+    kind: Literal["check", "workload"]
+    name: str
+    ok: bool
+    detail: str
+    final: bool = False
+    """Will not change by waiting."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """All checks of a machine."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether every one passed."""
+        return all(result.ok for result in self.results)
+
+    @property
+    def failures(self) -> tuple[Result, ...]:
+        """Those that did not pass."""
+        return tuple(result for result in self.results if not result.ok)
+
+    def cause(self) -> str:
+        """Return the failures as one line."""
+        return "; ".join(f"{result.kind} {result.name}: {result.detail}" for result in self.failures)
+
+
+def probe_http(url: str, timeout: float = PROBE_TIMEOUT) -> tuple[bool, str]:
+    """Ask for ``url``, following nothing; good is a status from 200 to 399."""
+    parts = urlsplit(url)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    host = parts.hostname or ""
+    connection = (
+        http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=ssl.create_default_context())
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, parts.port, timeout=timeout)
+    )
+    try:
+        connection.request("GET", path, headers={"User-Agent": "hostctl-health"})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return False, f"{url}: {error or type(error).__name__}"
+    finally:
+        connection.close()
+    return 200 <= status < 400, f"{url}: status {status}"
+
+
+def probe_tcp(address: str, timeout: float = PROBE_TIMEOUT) -> tuple[bool, str]:
+    """Connect to ``host:port``."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+    except OSError as error:
+        return False, f"{address}: {error}"
+    return True, f"{address}: accepts connections"
+
+
+def probe(check: HealthCheck, machine: Machine) -> tuple[bool, str]:
+    """Run one declared check once."""
+    if check.http is not None:
+        return probe_http(check.http)
+    if check.tcp is not None:
+        return probe_tcp(check.tcp)
+    unit = check.unit or ""
+    state = machine.states([unit]).get(unit)
+    if state is None:
+        return False, f"{unit}: not found"
+    return state.is_active, f"{unit}: {state.active} ({state.sub})"
+
+
+def judge_workload(workload: Workload, state: UnitState | None, health: str) -> tuple[bool, str]:
+    """Decide whether a workload is well, from its unit's state and what its own check last said."""
+    if state is None:
+        return False, "its unit is not there"
+    if not state.is_active:
+        return False, f"{state.active} ({state.sub}, result {state.result})"
+    if workload.healthcheck is not None:
+        return health == "healthy", health or "no check has passed yet"
+    if state.active_for < SETTLED:
+        return False, "just started"
+    return True, "active"
+
+
+def workload_deadline(workload: Workload) -> float:
+    """Return how many seconds a workload may take to become healthy."""
+    check = workload.healthcheck
+    if check is None:
+        return WORKLOAD_DEADLINE
+    patience = float(check.start_period) + check.retries * (float(check.interval) + float(check.timeout))
+    return max(WORKLOAD_DEADLINE, patience)
+
+
+def required(declaration: HostDeclaration) -> Mapping[str, Workload]:
+    """Return the workloads without which the machine counts as unhealthy."""
+    return {str(name): workload for name, workload in declaration.workloads.items() if workload.required}
+
+
+def check_once(declaration: HostDeclaration, machine: Machine, workloads: Sequence[str]) -> Report:
+    """Run every check once and look at ``workloads``."""
+    states = machine.states([workload_unit(name) for name in workloads])
+    results = []
+    for name, check in declaration.health.items():
+        ok, detail = probe(check, machine)
+        results.append(Result(kind="check", name=str(name), ok=ok, detail=detail))
+    declared = {str(name): workload for name, workload in declaration.workloads.items()}
+    for name in workloads:
+        ok, detail = judge_workload(declared[name], states.get(workload_unit(name)), machine.workload_health(name))
+        state = states.get(workload_unit(name))
+        final = state is not None and state.active == "failed"
+        results.append(Result(kind="workload", name=name, ok=ok, detail=detail, final=final))
+    return Report(results=tuple(results))
+
+
+def deadlines(declaration: HostDeclaration, workloads: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Return the seconds that each check and workload may take."""
+    limits = {("check", str(name)): float(check.within) for name, check in declaration.health.items()}
+    declared = {str(name): workload for name, workload in declaration.workloads.items()}
+    limits |= {("workload", name): workload_deadline(declared[name]) for name in workloads}
+    return limits
+
+
+def wait(
+    declaration: HostDeclaration,
+    machine: Machine,
+    *,
+    notify: Callable[[str], None] = lambda text: None,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], object] = _PAUSE.wait,
+) -> Report:
+    """Repeat the checks until all pass, or one that still fails is past its deadline.
+
+    Args:
+        declaration: what is declared; its required workloads count.
+        machine: the running system.
+        notify: told what is being waited for, whenever that changes.
+        clock: seconds that only grow.
+        pause: waits that many seconds between two rounds.
+    """
+    workloads = tuple(required(declaration))
+    limits = deadlines(declaration, workloads)
+    started = clock()
+    told = ""
+    while True:
+        report = check_once(declaration, machine, workloads)
+        passed = clock() - started
+        late = [result for result in report.failures if result.final or passed >= limits[result.kind, result.name]]
+        if report.healthy or late:
+            return report
+        waiting = ", ".join(f"{result.kind} {result.name}" for result in report.failures)
+        if waiting != told:
+            notify(f"waiting for {waiting}")
+            told = waiting
+        pause(PAUSE)

@@ -1,0 +1,204 @@
+"""What the agent does to the running system, as one thin edge: systemctl, networkctl, sysctl, tmpfiles, /etc.
+
+It decides nothing. :class:`Machine` is the protocol that the transaction and the health checks are written against;
+:class:`SystemdMachine` is the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from hostctl.errors import EXIT_UNAVAILABLE
+from hostctl.layout import HostLayout
+from hostctl.run import CommandError, run
+
+Verb = Literal["start", "stop", "restart"]
+START_TIMEOUT = 300.0  # seconds for one systemctl call that waits for jobs
+NETWORK_UNIT = "hostctl-network.service"
+PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
+
+
+def workload_unit(name: str) -> str:
+    """Return the name of a workload's service."""
+    return f"workload-{name}.service"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitState:
+    """What systemd says of a unit. ``active_for`` is in seconds, 0 when it is not active."""
+
+    name: str
+    active: str
+    sub: str
+    result: str
+    main_pid: int
+    restarts: int
+    active_for: float
+
+    @property
+    def is_active(self) -> bool:
+        """Tell whether it is up."""
+        return self.active == "active"
+
+
+class SystemdUnavailableError(CommandError):
+    """systemd does not answer."""
+
+    id = "systemd-unavailable"
+    exit_code = EXIT_UNAVAILABLE
+
+
+class Machine(Protocol):
+    """The running system."""
+
+    def lay_etc(self, layer: Path | None) -> None:
+        """Show ``layer`` over /etc; None shows the image's own."""
+
+    def reload_units(self) -> None:
+        """Read unit files again."""
+
+    def reload_network(self) -> None:
+        """Take over changed systemd-networkd files."""
+
+    def refresh_workload_network(self, *, block: bool = True) -> None:
+        """Run the network pass of all workloads again."""
+
+    def apply_sysctl(self) -> None:
+        """Set the kernel settings below /etc/sysctl.d."""
+
+    def make_homes(self) -> None:
+        """Make declared home folders."""
+
+    def set_hostname(self, name: str) -> None:
+        """Set the kernel's host name."""
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        """Let systemd start, stop or restart units, and wait for the jobs if ``block``."""
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        """Return the state of each unit."""
+
+    def workload_health(self, name: str) -> str:
+        """Return ``healthy``, ``unhealthy``, or nothing when no check has ended yet."""
+
+    def forget_health(self, name: str) -> None:
+        """Forget what the workload's last check said."""
+
+
+def parse_states(output: str, names: Sequence[str], *, now: float) -> dict[str, UnitState]:
+    """Return the units in the output of ``systemctl show``, by the name they were asked for, which may be an alias.
+
+    Args:
+        output: blocks of KEY=VALUE lines with an empty line between, in the order of ``names``.
+        names: the units that were asked for.
+        now: CLOCK_MONOTONIC in seconds.
+    """
+    states: dict[str, UnitState] = {}
+    for name, block in zip(names, output.strip().split("\n\n"), strict=False):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if values.get("LoadState") == "not-found":
+            continue
+        entered = int(values.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+        active = values.get("ActiveState", "unknown")
+        states[name] = UnitState(
+            name=name,
+            active=active,
+            sub=values.get("SubState", ""),
+            result=values.get("Result", ""),
+            main_pid=int(values.get("MainPID") or 0),
+            restarts=int(values.get("NRestarts") or 0),
+            active_for=max(0.0, now - entered) if active == "active" and entered else 0.0,
+        )
+    return states
+
+
+class SystemdMachine:
+    """The machine this process runs on."""
+
+    def __init__(self, layout: HostLayout) -> None:
+        self.layout = layout
+
+    def lay_etc(self, layer: Path | None) -> None:
+        """Show ``layer`` over /etc; None shows the image's own."""
+        from hostctl.agent import etc_mount  # noqa: PLC0415 - ctypes is needed only by a change, start-up counts
+
+        etc = self.layout.root / "etc"
+        if layer is None:
+            etc_mount.uncover(etc)
+        else:
+            etc_mount.lay_over(layer, etc, self.layout.runtime / "image-root", root=self.layout.root)
+
+    def reload_units(self) -> None:
+        """Read unit files again."""
+        run(["systemctl", "daemon-reload"], timeout=START_TIMEOUT)
+
+    def reload_network(self) -> None:
+        """Take over changed systemd-networkd files."""
+        run(["networkctl", "reload"], timeout=60)
+
+    def refresh_workload_network(self, *, block: bool = True) -> None:
+        """Run the network pass of all workloads again."""
+        self.units("restart", [NETWORK_UNIT], block=block)
+
+    def apply_sysctl(self) -> None:
+        """Set the kernel settings below /etc/sysctl.d."""
+        run(["/usr/lib/systemd/systemd-sysctl"], timeout=60)
+
+    def make_homes(self) -> None:
+        """Make declared home folders."""
+        run(["systemd-tmpfiles", "--create", "hostctl-homes.conf"], timeout=60, check=False)
+
+    def set_hostname(self, name: str) -> None:
+        """Set the kernel's host name."""
+        (self.layout.root / "proc/sys/kernel/hostname").write_text(name)
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        """Let systemd start, stop or restart units, and wait for the jobs if ``block``."""
+        if names:
+            run(["systemctl", verb, *([] if block else ["--no-block"]), "--", *names], timeout=START_TIMEOUT)
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        """Return the state of each unit."""
+        if not names:
+            return {}
+        try:
+            done = run(["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *names], timeout=30)
+        except CommandError as error:
+            raise SystemdUnavailableError("systemd does not answer", details=error.details) from error
+        return parse_states(done.text, names, now=time.clock_gettime(time.CLOCK_MONOTONIC))
+
+    def workload_health(self, name: str) -> str:
+        """Return ``healthy``, ``unhealthy``, or nothing when no check has ended yet."""
+        try:
+            return (self.layout.runtime / "health" / name).read_text().strip()
+        except OSError:
+            return ""
+
+    def forget_health(self, name: str) -> None:
+        """Forget what the workload's last check said."""
+        (self.layout.runtime / "health" / name).unlink(missing_ok=True)
+
+
+def boot_id(root: Path = Path("/")) -> str:
+    """Return the kernel's id of this boot."""
+    return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def release_version(root: Path = Path("/")) -> str:
+    """Return IMAGE_VERSION of os-release(5); empty when the machine is not one of ours."""
+    try:
+        lines = (root / "usr/lib/os-release").read_text().splitlines()
+    except OSError:
+        return ""
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    return values.get("IMAGE_VERSION", "").strip("\"'")
+
+
+def is_root() -> bool:
+    """Tell whether this process may change the machine."""
+    return os.geteuid() == 0

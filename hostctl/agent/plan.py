@@ -1,0 +1,140 @@
+"""The difference between the declaration in force and a wanted one, as a list of actions with their reasons.
+
+Pure. ``hostctl plan`` prints the list, ``hostctl apply`` executes the same one; with an empty list nothing is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from hostctl.config.host import HostDeclaration
+
+Kind = Literal["create", "change", "remove"]
+Area = Literal[
+    "release",
+    "hostname",
+    "timezone",
+    "network",
+    "user",
+    "file",
+    "sysctl",
+    "update",
+    "health",
+    "registry",
+    "volume",
+    "workload",
+]
+SHOWN = 60  # characters of a value that a reason shows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Action:
+    """One thing that applying does."""
+
+    kind: Kind
+    area: Area
+    subject: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the line that a terminal shows."""
+        mark = {"create": "+", "change": "~", "remove": "-"}[self.kind]
+        return f"{mark} {self.area} {self.subject}: {self.reason}"
+
+
+def _shown(value: object) -> str:
+    shown = "none" if value is None or value in ((), {}) else str(value)
+    if isinstance(value, tuple) and value:
+        shown = " ".join(str(part) for part in value)
+    elif isinstance(value, bool):
+        shown = "true" if value else "false"
+    elif isinstance(value, Mapping) and value:
+        return f"{len(value)} entries"
+    shown = shown.replace("\n", "⏎")
+    return shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…"
+
+
+def _difference(old: Any, new: Any) -> str:  # noqa: ANN401 - any of the declaration's dataclasses
+    if isinstance(old, str) or isinstance(new, str):
+        return f"{_shown(old)} → {_shown(new)}"
+    changed = [part.name for part in fields(new) if getattr(old, part.name) != getattr(new, part.name)]
+    parts = []
+    for name in changed:
+        before, after = _shown(getattr(old, name)), _shown(getattr(new, name))
+        parts.append(f"{name} changed" if before == after or name == "content" else f"{name} {before} → {after}")
+    return ", ".join(parts)
+
+
+def _mapping(area: Area, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> list[Action]:
+    actions = [
+        Action(kind="remove", area=area, subject=str(name), reason="no longer declared")
+        for name in old
+        if name not in new
+    ]
+    for name, value in new.items():
+        if name not in old:
+            actions.append(Action(kind="create", area=area, subject=str(name), reason="declared"))
+        elif old[name] != value:
+            actions.append(Action(kind="change", area=area, subject=str(name), reason=_difference(old[name], value)))
+    return actions
+
+
+def _single(area: Area, old: object, new: object) -> list[Action]:
+    if old == new:
+        return []
+    kind: Kind = "create" if old is None else "remove" if new is None else "change"
+    reason = _difference(old, new) if kind == "change" else "declared" if new is not None else "no longer declared"
+    return [Action(kind=kind, area=area, subject=area, reason=reason)]
+
+
+def plan(
+    old: HostDeclaration | None, new: HostDeclaration, *, old_release: str = "", new_release: str = ""
+) -> tuple[Action, ...]:
+    """Return what must be done to go from ``old`` (none: no generation yet) to ``new``, in the order of doing.
+
+    Removed things come before created ones of the same kind, workloads come last. When the release that renders
+    differs, every workload that stays is rendered anew and restarted.
+    """
+    if old is None:
+        old = HostDeclaration(version=1, hostname=new.hostname)
+        first = [Action(kind="create", area="hostname", subject="hostname", reason=f"first generation: {new.hostname}")]
+        if new.timezone == old.timezone:
+            first.append(Action(kind="create", area="timezone", subject="timezone", reason=str(new.timezone)))
+    else:
+        first = []
+    actions = [
+        *first,
+        *_single("hostname", old.hostname, new.hostname),
+        *_single("timezone", old.timezone, new.timezone),
+        *_mapping("user", old.users, new.users),
+        *_mapping("file", old.files, new.files),
+        *_mapping("sysctl", old.sysctl, new.sysctl),
+        *_mapping("network", old.network, new.network),
+        *_single("update", old.update, new.update),
+        *_mapping("health", old.health, new.health),
+        *_mapping("registry", old.registries, new.registries),
+        *_mapping("volume", old.volumes, new.volumes),
+    ]
+    containers = _mapping("workload", old.workloads, new.workloads)
+    if not first and old_release != new_release:
+        reason = f"rendered by release {old_release}, now {new_release}"
+        actions.append(Action(kind="change", area="release", subject="release", reason=reason))
+        touched = {action.subject for action in containers}
+        containers += [
+            Action(kind="change", area="workload", subject=str(name), reason=reason)
+            for name in new.workloads
+            if name not in touched
+        ]
+    return (*actions, *containers)
+
+
+def touched(actions: tuple[Action, ...], *areas: Area) -> bool:
+    """Tell whether any action is of one of ``areas``."""
+    return any(action.area in areas for action in actions)
+
+
+def workloads(actions: tuple[Action, ...], *kinds: Kind) -> tuple[str, ...]:
+    """Return the names of the workloads that actions of these kinds are about."""
+    return tuple(action.subject for action in actions if action.area == "workload" and action.kind in kinds)
