@@ -65,7 +65,7 @@ class Link:
         if not self.dhcp and not self.addresses:
             raise ValueError("set dhcp: true, or give addresses")
         if self.gateway and not self.addresses:
-            raise ValueError("gateway needs addresses")
+            raise ValueError("gateway: needs addresses")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +137,7 @@ class WorkloadHealth:
         if sum(kind is not None for kind in (self.http, self.tcp, self.exec)) != 1:
             raise ValueError("give exactly one of http, tcp, exec")
         if not 1 <= self.retries <= 100:
-            raise ValueError("retries must be from 1 to 100")
+            raise ValueError("retries: must be from 1 to 100")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,9 +180,9 @@ class Workload:
     def __post_init__(self) -> None:
         """Refuse limits and ports that cannot work."""
         if not 1 <= self.pids <= 4194304:
-            raise ValueError("pids must be from 1 to 4194304")
+            raise ValueError("pids: must be from 1 to 4194304")
         if self.ports and self.network != "private":
-            raise ValueError("ports need network: private")
+            raise ValueError("ports: only network: private can publish ports")
         for name in self.env:
             if not name or "=" in name or "\0" in name:
                 raise ValueError(f"env: {name!r} is not a variable name")

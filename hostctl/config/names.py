@@ -91,7 +91,7 @@ CAPABILITIES = tuple(
 
 
 def _did_you_mean(text: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(text, known, 1)
+    near = difflib.get_close_matches(text, known, 1) if len(text) <= 64 else []
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

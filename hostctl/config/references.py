@@ -143,6 +143,15 @@ class ImageReference(Text):
     EXAMPLE: ClassVar[str] = "registry.example/site:1"
 
     @classmethod
+    def refusal(cls, text: str) -> str:
+        """Return what to say of a text that is no reference; a bare name gets the long form suggested."""
+        bare = re.fullmatch(rf"({_COMPONENT})(:{_TAG})?", text)
+        if bare is None:
+            return super().refusal(text)
+        long = f"docker.io/library/{text}" + ("" if ":" in text else ":latest")
+        return f"{quoted(text)} names no registry; did you mean {quoted(long)}?"
+
+    @classmethod
     def canonical(cls, text: str) -> str:
         """Refuse shorthands, because which registry and tag they mean differs between programs."""
         if len(text) > 500:

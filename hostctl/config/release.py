@@ -32,7 +32,7 @@ class Boot:
     def __post_init__(self) -> None:
         """Refuse counts that systemd-boot cannot hold."""
         if not 1 <= self.tries <= 9:
-            raise ValueError("tries must be from 1 to 9")
+            raise ValueError("tries: must be from 1 to 9")
         for word in self.cmdline:
             if not word.isprintable() or any(letter.isspace() for letter in word) or not word.isascii():
                 raise ValueError(f"cmdline: {word!r} is not one word")

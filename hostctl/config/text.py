@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Self
 
+MAX_LENGTH = 8192
+"""Of any checked text, in characters: an RSA key of 16384 bits is 2800. Bounds the time that patterns take."""
+
 
 def quoted(text: str) -> str:
     """Return ``text`` in quotes for an error message, shortened when it is long."""
@@ -33,14 +36,21 @@ class Text(str):
         Raises:
             ValueError: it is not of this type; the message says what would be.
         """
+        if len(text) > MAX_LENGTH:
+            raise ValueError(f"{quoted(text)} is longer than {MAX_LENGTH} characters")
         if re.fullmatch(cls.PATTERN, text) is None:
-            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
+            raise ValueError(cls.refusal(text))
         return super().__new__(cls, cls.canonical(text))
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the value that ``text`` writes; raises ValueError as the constructor does."""
         return cls(text)
+
+    @classmethod
+    def refusal(cls, text: str) -> str:
+        """Return what to say of a text that does not match PATTERN."""
+        return f"{quoted(text)} is not {cls.EXPECTED}"
 
     @classmethod
     def canonical(cls, text: str) -> str:
