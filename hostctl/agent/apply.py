@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from hostctl import durable
 from hostctl.agent import generation, health
@@ -41,11 +40,9 @@ class ApplyError(HostctlError):
     id = "apply-failed"
 
 
-class Stager(Protocol):
-    """Makes a generation's content from a declaration; may pull images, changes nothing that is in force."""
-
-    def __call__(self, text: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
-        """Return the content of generation ``number``."""
+Stager = Callable[[str, HostDeclaration, Stored | None, int], Content]
+"""Makes the content of a generation from the declaration as written and as parsed, the former generation and its own
+number. It may pull images, and changes nothing that is in force."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +220,7 @@ def apply(text: str, name: str, context: Context) -> Outcome:
     layout = context.layout
     with lock(layout):
         said = resolve(context)
-        notes = (said,) if said else ()
+        notes: tuple[str, ...] = (said,) if said else ()
         former = generation.current(layout)
         former_number = former.record.number if former else 0
         actions = wanted_actions(declaration, former, context.release)

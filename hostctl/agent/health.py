@@ -141,9 +141,9 @@ def check_once(declaration: HostDeclaration, machine: Machine, workloads: Sequen
     """Run every check once and look at ``workloads``."""
     states = machine.states([workload_unit(name) for name in workloads])
     results = []
-    for name, check in declaration.health.items():
+    for label, check in declaration.health.items():
         ok, detail = probe(check, machine)
-        results.append(Result(kind="check", name=str(name), ok=ok, detail=detail))
+        results.append(Result(kind="check", name=str(label), ok=ok, detail=detail))
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
     for name in workloads:
         ok, detail = judge_workload(declared[name], states.get(workload_unit(name)), machine.workload_health(name))

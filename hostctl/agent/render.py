@@ -109,8 +109,5 @@ def host(declaration: HostDeclaration, *, machine_id: str, uids: Mapping[str, in
     if declaration.sysctl:
         settings = "".join(f"{name} = {value}\n" for name, value in sorted(declaration.sysctl.items()))
         base["sysctl.d/50-hostctl.conf"] = text(MADE_BY + settings)
-    files = {
-        str(path).removeprefix("/etc/").lstrip("/"): text(entry.content, int(entry.mode))
-        for path, entry in declaration.files.items()
-    }
+    files = {path.below_etc: text(entry.content, int(entry.mode)) for path, entry in declaration.files.items()}
     return merge(base, users(declaration, uids), network(declaration), files)

@@ -1,0 +1,339 @@
+"""The agent's D-Bus side, server and client: the only module that knows dbus-next.
+
+One interface, one object. A method takes strings (and, for Exec, three descriptors) and returns one string, by the
+method's documentation a JSON document; failures travel as D-Bus errors whose text is JSON too. Work runs in threads, so
+that the bus is answered meanwhile; ``Progress`` signals go to the caller only. The server ends when nothing was asked
+of it for a while: it gives its name back first and still answers what had come in by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import BusType, MessageType, RequestNameReply
+from dbus_next.errors import DBusError
+from dbus_next.message import Message
+
+from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
+
+log = logging.getLogger(__name__)
+
+NAME = "org.hostctl.Host1"
+PATH = "/org/hostctl/Host1"
+ERROR = "org.hostctl.Host1.Error"
+IDLE = 30.0  # seconds without a call after which the server ends
+DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
+INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
+INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+HEADER = '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+DTD = '"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
+
+
+class AgentUnavailableError(HostctlError):
+    """The agent cannot be reached over the bus."""
+
+    id = "agent-unavailable"
+    exit_code = EXIT_UNAVAILABLE
+
+
+class AgentDeniedError(HostctlError):
+    """The agent does this only for root."""
+
+    id = "agent-denied"
+
+
+class AgentError(HostctlError):
+    """The agent answered with a failure; leaf classes made by :func:`remote_error` carry its id and exit code."""
+
+    id = "agent-failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One call as a handler sees it."""
+
+    uid: int
+    arguments: tuple[str, ...]
+    descriptors: tuple[int, ...]
+    notify: Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """One method: how many strings and descriptors it takes, who may call it, and what it does."""
+
+    name: str
+    handler: Callable[[Call], str]
+    strings: int = 0
+    descriptors: int = 0
+    root_only: bool = False
+
+    @property
+    def signature(self) -> str:
+        """The D-Bus signature of its arguments."""
+        return "s" * self.strings + "h" * self.descriptors
+
+
+def introspection(methods: Sequence[Method]) -> str:
+    """Return the XML that Introspect answers."""
+    lines = ["<node>", f' <interface name="{NAME}">']
+    for method in methods:
+        lines.append(f'  <method name="{method.name}">')
+        lines += [f'   <arg direction="in" type="{kind}"/>' for kind in method.signature]
+        lines += ['   <arg direction="out" type="s" name="json"/>', "  </method>"]
+    lines += ['  <signal name="Progress">', '   <arg type="s" name="text"/>', "  </signal>", " </interface>"]
+    return HEADER + DTD + "\n".join([*lines, "</node>"]) + "\n"
+
+
+def encode_error(error: HostctlError) -> str:
+    """Return the text of a D-Bus error that stands for ``error``."""
+    return json.dumps(
+        {
+            "id": error.id,
+            "brief": error.brief,
+            "details": error.details,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+    )
+
+
+def remote_error(text: str) -> HostctlError:
+    """Return the error that an agent's error text stands for, with its id and exit code."""
+    try:
+        document = json.loads(text)
+        identity = {"id": str(document["id"]), "exit_code": int(document["exit_code"])}
+        leaf = type("AgentError", (AgentError,), identity)
+        error: HostctlError = leaf(str(document["brief"]), details=str(document["details"]), hint=str(document["hint"]))
+    except (ValueError, KeyError, TypeError):
+        return AgentError("the agent failed", details=text)
+    return error
+
+
+class Server:
+    """Answers calls on one connection until idle."""
+
+    def __init__(self, bus: MessageBus, methods: Sequence[Method]) -> None:
+        self._bus = bus
+        self._methods = {method.name: method for method in methods}
+        self._xml = introspection(methods)
+        self._running: set[asyncio.Task[None]] = set()
+        self._touched = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        bus.add_message_handler(self._receive)
+
+    def _receive(self, message: Message) -> bool | None:
+        """Take a message if it is a call for us; dbus-next asks this for every message."""
+        if message.message_type is not MessageType.METHOD_CALL or message.path != PATH:
+            return None
+        if message.interface == INTROSPECTABLE:
+            self._bus.send(Message.new_method_return(message, "s", [self._xml]))
+            return True
+        if message.interface not in (NAME, None):
+            return None
+        self._touched.set()
+        task = self._loop.create_task(self._answer(message))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return True
+
+    async def _uid(self, sender: str) -> int:
+        """Return the peer's user id, as the bus knows it from the socket."""
+        reply = await self._bus.call(
+            Message(
+                destination="org.freedesktop.DBus",
+                path="/org/freedesktop/DBus",
+                interface="org.freedesktop.DBus",
+                member="GetConnectionUnixUser",
+                signature="s",
+                body=[sender],
+            )
+        )
+        if reply is None or reply.message_type is not MessageType.METHOD_RETURN:
+            raise AgentDeniedError("the caller is not known to the bus")
+        return int(reply.body[0])
+
+    async def _answer(self, message: Message) -> None:
+        try:
+            self._bus.send(await self._reply(message))
+        except HostctlError as error:
+            self._bus.send(Message.new_error(message, f"{ERROR}.Failed", encode_error(error)))
+        except Exception as error:
+            # the process's one broad handler: a fault in one call must not end the others, and the caller must hear
+            log.exception("call of %s failed", message.member)
+            self._bus.send(Message.new_error(message, f"{ERROR}.Failed", encode_error(AgentError(f"fault: {error!r}"))))
+        finally:
+            for descriptor in message.unix_fds:
+                os.close(descriptor)
+            self._touched.set()
+
+    async def _reply(self, message: Message) -> Message:
+        method = self._methods.get(message.member)
+        if method is None:
+            return Message.new_error(message, UNKNOWN, f"{NAME} has no method {message.member}")
+        if message.signature != method.signature or len(message.unix_fds) != method.descriptors:
+            return Message.new_error(message, INVALID, f"{method.name} takes {method.signature!r}")
+        uid = await self._uid(message.sender)
+        if method.root_only and uid != 0:
+            return Message.new_error(message, DENIED, f"{method.name} is for root only")
+        body = message.body
+        call = Call(
+            uid=uid,
+            arguments=tuple(body[: method.strings]),
+            descriptors=tuple(message.unix_fds[index] for index in body[method.strings :]),
+            notify=lambda text: self._notify(message.sender, text),
+        )
+        answer = await asyncio.to_thread(method.handler, call)
+        return Message.new_method_return(message, "s", [answer])
+
+    def _notify(self, destination: str, text: str) -> None:
+        """Send Progress to one caller; called from a handler's thread."""
+        signal = Message.new_signal(PATH, NAME, "Progress", "s", [text])
+        signal.destination = destination
+        self._loop.call_soon_threadsafe(self._bus.send, signal)
+
+    async def until_idle(self, seconds: float) -> None:
+        """Return when no call ran or came for ``seconds``."""
+        while True:
+            self._touched.clear()
+            try:
+                await asyncio.wait_for(self._touched.wait(), seconds)
+            except TimeoutError:
+                if not self._running:
+                    return
+
+    async def drain(self) -> None:
+        """Wait for the calls that are under way."""
+        while self._running:
+            await asyncio.wait(set(self._running))
+
+
+async def _connect(address: str | None) -> MessageBus:
+    try:
+        if address is None:
+            bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        else:
+            bus = MessageBus(bus_address=address, negotiate_unix_fd=True)
+        return await bus.connect()
+    except (OSError, DBusError) as error:
+        raise AgentUnavailableError("the system bus cannot be reached", details=str(error)) from error
+
+
+def _disconnect(bus: MessageBus) -> None:
+    bus.disconnect()  # type: ignore[no-untyped-call]  # dbus-next annotates only some methods
+
+
+async def _disconnected(bus: MessageBus) -> None:
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # as above
+
+
+async def _serve(methods: Sequence[Method], address: str | None, idle: float) -> None:
+    bus = await _connect(address)
+    server = Server(bus, methods)
+    if await bus.request_name(NAME) is not RequestNameReply.PRIMARY_OWNER:
+        raise AgentUnavailableError(f"{NAME} is owned by another process")
+    gone = asyncio.ensure_future(_disconnected(bus))
+    finished = asyncio.ensure_future(server.until_idle(idle))
+    await asyncio.wait({gone, finished}, return_when=asyncio.FIRST_COMPLETED)
+    if gone.done():
+        finished.cancel()
+        return
+    await bus.release_name(NAME)
+    await server.drain()
+    gone.cancel()
+    _disconnect(bus)
+
+
+def serve(methods: Sequence[Method], *, address: str | None = None, idle: float = IDLE) -> None:
+    """Own the name and answer calls until nothing was asked for ``idle`` seconds, or the bus goes away.
+
+    Args:
+        methods: the interface.
+        address: of the bus; none is the system bus.
+        idle: seconds.
+
+    Raises:
+        AgentUnavailableError: no bus, or the name is taken.
+    """
+    asyncio.run(_serve(methods, address, idle))
+
+
+async def _call(
+    member: str,
+    arguments: Sequence[str],
+    descriptors: Sequence[int],
+    on_progress: Callable[[str], None],
+    address: str | None,
+) -> str:
+    bus = await _connect(address)
+
+    def receive(message: Message) -> None:
+        if message.message_type is MessageType.SIGNAL and (message.interface, message.member) == (NAME, "Progress"):
+            on_progress(str(message.body[0]))
+
+    bus.add_message_handler(receive)
+    try:
+        reply = await bus.call(
+            Message(
+                destination=NAME,
+                path=PATH,
+                interface=NAME,
+                member=member,
+                signature="s" * len(arguments) + "h" * len(descriptors),
+                body=[*arguments, *range(len(descriptors))],
+                unix_fds=list(descriptors),
+            )
+        )
+    except (OSError, EOFError, DBusError) as error:
+        raise AgentUnavailableError("the connection to the agent broke", details=str(error)) from error
+    finally:
+        _disconnect(bus)
+    if reply is None:
+        raise AgentUnavailableError("the agent did not answer")
+    text = str(reply.body[0]) if reply.body else ""
+    if reply.message_type is MessageType.METHOD_RETURN:
+        return text
+    raise _error(reply.error_name, text)
+
+
+def _error(name: str, text: str) -> HostctlError:
+    if name.startswith(f"{ERROR}."):
+        return remote_error(text)
+    if name == DENIED:
+        return AgentDeniedError(text, hint="run it as root, for example through sudo")
+    if name in (UNKNOWN, INVALID):
+        return AgentError(text, hint="the agent and this command are of different releases")
+    return AgentUnavailableError(
+        "the agent cannot be reached", details=f"{name}: {text}", hint="systemctl status hostd"
+    )
+
+
+def call(
+    member: str,
+    *arguments: str,
+    descriptors: Sequence[int] = (),
+    on_progress: Callable[[str], None] = lambda text: None,
+    address: str | None = None,
+) -> str:
+    """Call the agent and return its answer.
+
+    Args:
+        member: the method.
+        arguments: its strings.
+        descriptors: open files that it gets.
+        on_progress: told what the agent is doing.
+        address: of the bus; none is the system bus.
+
+    Raises:
+        AgentUnavailableError: no bus or no agent.
+        AgentDeniedError: not allowed to this user.
+        HostctlError: the agent failed, with the id and exit code of its error.
+    """
+    return asyncio.run(_call(member, arguments, descriptors, on_progress, address))

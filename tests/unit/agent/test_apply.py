@@ -1,0 +1,287 @@
+"""The transaction, against a machine that keeps state and a real folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import apply as transaction
+from hostctl.agent import generation, render
+from hostctl.agent.apply import ApplyError, BusyError, Context
+from hostctl.agent.generation import Content, Record, Stored
+from hostctl.agent.machine import UnitState, Verb
+from hostctl.agent.tree import merge, text
+from hostctl.config.host import HostDeclaration
+from hostctl.errors import HostctlError
+from hostctl.layout import HostLayout
+
+BASE = """
+version: 1
+hostname: web-1
+workloads:
+  site: {image: registry.example/site:1, required: true}
+  db: {image: registry.example/db:1}
+"""
+NEXT = BASE.replace("site:1", "site:2")
+
+
+class StartError(HostctlError):
+    """A unit's job failed."""
+
+
+class PowerCutError(BaseException):
+    """The machine lost power here."""
+
+
+@dataclass
+class FakeMachine:
+    """A systemd that runs what it is told; units whose file holds a broken image fail."""
+
+    broken: str = "none"
+    layer: Path | None = None
+    loaded: dict[str, str] = field(default_factory=dict)
+    running: dict[str, str] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    cut_at: str = ""
+
+    def _did(self, what: str) -> None:
+        self.log.append(what)
+        if self.cut_at and what.startswith(self.cut_at):
+            raise PowerCutError(what)
+
+    def lay_etc(self, layer: Path | None) -> None:
+        self._did("lay")
+        self.layer = layer
+
+    def reload_units(self) -> None:
+        folder = self.layer / "systemd/system" if self.layer else None
+        self.loaded = {unit.name: unit.read_text() for unit in folder.iterdir()} if folder and folder.is_dir() else {}
+
+    def reload_network(self) -> None:
+        self._did("network")
+
+    def refresh_workload_network(self, *, block: bool = True) -> None:
+        self._did("workload network")
+
+    def apply_sysctl(self) -> None:
+        self._did("sysctl")
+
+    def make_homes(self) -> None:
+        self._did("homes")
+
+    def set_hostname(self, name: str) -> None:
+        self._did(f"hostname {name}")
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        for name in names:
+            self._did(f"{verb} {name}{'' if block else ' later'}")
+            self.running.pop(name, None)
+            if verb == "stop":
+                continue
+            if self.broken in self.loaded[name]:
+                raise StartError(f"{name} failed")
+            self.running[name] = self.loaded[name]
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        return {
+            name: UnitState(
+                name=name,
+                active="active" if name in self.running else "failed",
+                sub="running",
+                result="exit-code",
+                main_pid=1,
+                restarts=0,
+                active_for=9.0,
+            )
+            for name in names
+            if name in self.loaded
+        }
+
+    def workload_health(self, name: str) -> str:
+        return ""
+
+    def forget_health(self, name: str) -> None:
+        pass
+
+
+def stage(source: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
+    units = {
+        f"systemd/system/workload-{name}.service": text(f"image={workload.image}\n")
+        for name, workload in declaration.workloads.items()
+    }
+    return Content(
+        record=Record(
+            number=number,
+            created="2026-01-01T00:00:00Z",
+            release="1",
+            declaration_sha256=hashlib.sha256(source.encode()).hexdigest(),
+        ),
+        declaration=source,
+        etc=merge(render.host(declaration, machine_id="0" * 32, uids={}), units),
+        bundles={str(name): b"{}" for name in declaration.workloads},
+        network=b"{}",
+    )
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> HostLayout:
+    return HostLayout(root=tmp_path)
+
+
+def context(layout: HostLayout, machine: FakeMachine, *, booting: bool = False) -> Context:
+    return Context(layout=layout, machine=machine, stage=stage, release="1", booting=booting)
+
+
+def in_force(layout: HostLayout) -> int:
+    stored = generation.current(layout)
+    return stored.record.number if stored else 0
+
+
+def test_a_first_declaration_becomes_generation_1(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    outcome = transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert (outcome.generation, outcome.former, in_force(layout)) == (1, None, 1)
+    assert layout.current.readlink() == Path("generations/1")
+    assert set(machine.running) == {"workload-site.service", "workload-db.service"}
+    assert (layout.current / "etc/hostname").read_text() == "web-1\n"
+    assert (layout.current / "host.yaml").read_text() == BASE
+    assert (layout.current / "bundles/site/config.json").is_file()
+    assert transaction.read_pending(layout) is None
+
+
+def test_applying_twice_does_nothing(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    outcome = transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert (outcome.actions, outcome.generation, machine.log) == ((), 1, [])
+    assert generation.numbers(layout) == [1]
+
+
+def test_only_what_changed_is_restarted(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    outcome = transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert machine.log == ["stop workload-site.service", "lay", "workload network", "start workload-site.service"]
+    assert [action.subject for action in outcome.actions] == ["site"]
+    assert machine.running["workload-site.service"] == "image=registry.example/site:2\n"
+
+
+def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    transaction.apply(BASE.replace("  db: {image: registry.example/db:1}\n", ""), "x", context(layout, machine))
+    assert machine.log == ["stop workload-db.service", "lay", "workload network"]
+    assert set(machine.running) == {"workload-site.service"}
+
+
+def test_a_required_workload_that_fails_takes_the_declaration_back(layout: HostLayout) -> None:
+    machine = FakeMachine(broken="site:2")
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    with pytest.raises(ApplyError) as caught:
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert "workload site: failed" in caught.value.details
+    assert "generation 1" in caught.value.hint
+    assert in_force(layout) == 1
+    assert machine.layer == (layout.generations / "1/etc").resolve()
+    assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
+    assert transaction.read_pending(layout) is None
+
+
+def test_a_workload_that_is_not_required_may_fail(layout: HostLayout) -> None:
+    outcome = transaction.apply(BASE, "host.yaml", context(layout, FakeMachine(broken="db:1")))
+    assert in_force(layout) == 1
+    assert outcome.notes == ("workload db did not start: workload-db.service failed",)
+
+
+def test_a_failing_first_declaration_leaves_no_generation_in_force(layout: HostLayout) -> None:
+    machine = FakeMachine(broken="site:1")
+    with pytest.raises(ApplyError):
+        transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert in_force(layout) == 0
+    assert machine.layer is None
+    assert machine.running == {}
+
+
+@pytest.mark.parametrize("moment", ["stop workload-site", "lay", "workload network", "start workload-site"])
+def test_a_power_cut_is_taken_back_by_the_next_start(layout: HostLayout, moment: str) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.cut_at = moment
+    with pytest.raises(PowerCutError):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    machine.cut_at = ""
+    with transaction.lock(layout):
+        said = transaction.resolve(context(layout, machine))
+    assert "went back to 1" in said
+    assert in_force(layout) == 1
+    assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
+    assert transaction.read_pending(layout) is None
+
+
+def test_a_cut_before_the_swap_leaves_the_former_in_force(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    half = layout.generations / "2.tmp"
+    (half / "etc").mkdir(parents=True)
+    outcome = transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert outcome.generation == 2
+    assert not half.exists()
+
+
+def test_a_number_is_never_used_twice(layout: HostLayout) -> None:
+    machine = FakeMachine(broken="site:2")
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    with pytest.raises(ApplyError):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert transaction.apply(BASE.replace("site:1", "site:3"), "x", context(layout, machine)).generation == 3
+
+
+def test_only_one_writes_at_a_time(layout: HostLayout) -> None:
+    with transaction.lock(layout), pytest.raises(BusyError) as caught:
+        transaction.apply(BASE, "host.yaml", context(layout, FakeMachine()))
+    assert caught.value.exit_code == 75
+
+
+def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine, booting=True))
+    assert "start workload-site.service later" in machine.log
+    assert not any(line.startswith("stop") for line in machine.log)
+    assert transaction.read_pending(layout) == transaction.Pending(former=0, wanted=1)
+
+
+def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    for count in range(1, 9):
+        transaction.apply(BASE.replace("site:1", f"site:{count}"), "x", context(layout, machine))
+    assert generation.numbers(layout) == [3, 4, 5, 6, 7, 8]
+    generation.put_in_force(layout, 3)
+    assert generation.prune(layout, keep=1) == [4, 5, 6, 7]
+    assert generation.numbers(layout) == [3, 8]
+
+
+def test_a_damaged_generation_says_which(layout: HostLayout) -> None:
+    transaction.apply(BASE, "host.yaml", context(layout, FakeMachine()))
+    (layout.current / "generation.json").write_text("{}")
+    with pytest.raises(generation.GenerationError, match="cannot be read"):
+        generation.current(layout)
+
+
+def test_a_record_comes_back_as_it_was_written() -> None:
+    record = Record(
+        number=3,
+        created="2026-01-01T00:00:00Z",
+        release="1.2",
+        declaration_sha256="ab",
+        images={"site": generation.Pin(reference="r/s:1", digest="sha256:1")},
+        uids={"ops": 1000},
+        ranges={"site": 0},
+    )
+    assert generation.decode(generation.encode(record)) == record

@@ -1,0 +1,169 @@
+"""The agent's D-Bus side, against a private dbus-daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import bus
+from hostctl.errors import EXIT_BUSY, HostctlError
+
+POLICY = Path(__file__).parents[3] / "units/dbus/org.hostctl.Host1.conf"
+# the relevant part of dbus-daemon's own system.conf, with our policy in it
+CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><deny own="*"/><deny send_type="method_call"/>
+<allow send_type="signal"/><allow send_requested_reply="true" send_type="method_return"/>
+<allow send_requested_reply="true" send_type="error"/><allow receive_type="method_call"/>
+<allow receive_type="method_return"/><allow receive_type="error"/><allow receive_type="signal"/>
+<allow send_destination="org.freedesktop.DBus"/></policy>
+<include>{policy}</include></busconfig>"""
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="dbus-daemon is not installed"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="the policy lets only root own the name"),
+]
+
+
+class KettleError(HostctlError):
+    """A failure with an id and an exit code of its own."""
+
+    id = "kettle-empty"
+    exit_code = EXIT_BUSY
+
+
+def echo(call: bus.Call) -> str:
+    call.notify("one")
+    call.notify("two")
+    return json.dumps({"uid": call.uid, "arguments": call.arguments})
+
+
+def fail(call: bus.Call) -> str:
+    raise KettleError(f"no water for {call.arguments[0]}", details="level 0", hint="fill it")
+
+
+def fault(call: bus.Call) -> str:
+    raise RuntimeError("a bug")
+
+
+def write(call: bus.Call) -> str:
+    os.write(call.descriptors[1], b"to the second")
+    return str(len(call.descriptors))
+
+
+METHODS = (
+    bus.Method(name="Echo", handler=echo, strings=2),
+    bus.Method(name="Fail", handler=fail, strings=1, root_only=True),
+    bus.Method(name="Fault", handler=fault),
+    bus.Method(name="Write", handler=write, descriptors=3, root_only=True),
+)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Start a bus of our own, with the policy that the host image has, and return its address."""
+    config = tmp_path / "bus.conf"
+    config.write_text(CONFIG.format(socket=tmp_path / "bus", policy=POLICY))
+    daemon = subprocess.Popen(
+        ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert daemon.stdout is not None
+    yield daemon.stdout.readline().decode().strip()
+    daemon.terminate()
+    daemon.wait(10)
+    daemon.stdout.close()
+
+
+@pytest.fixture
+def agent(address: str) -> Iterator[str]:
+    """Serve METHODS on the bus; the server ends by being idle."""
+    server = threading.Thread(target=bus.serve, args=(METHODS,), kwargs={"address": address, "idle": 0.2})
+    server.start()
+    while True:
+        try:
+            bus.call("Echo", "", "", address=address)
+            break
+        except bus.AgentUnavailableError:
+            assert server.is_alive(), "the server ended before it owned its name"
+    yield address
+    server.join(10)
+    assert not server.is_alive(), "the server did not end when idle"
+
+
+def test_a_call_carries_arguments_the_peers_uid_and_progress(agent: str) -> None:
+    heard: list[str] = []
+    answer = bus.call("Echo", "a", "ü", on_progress=heard.append, address=agent)
+    assert json.loads(answer) == {"uid": os.geteuid(), "arguments": ["a", "ü"]}
+    assert heard == ["one", "two"]
+
+
+def test_a_failure_keeps_its_id_exit_code_and_texts(agent: str) -> None:
+    with pytest.raises(bus.AgentError) as caught:
+        bus.call("Fail", "tea", address=agent)
+    error = caught.value
+    assert (error.id, error.exit_code) == ("kettle-empty", EXIT_BUSY)
+    assert (error.brief, error.details, error.hint) == ("no water for tea", "level 0", "fill it")
+
+
+def test_a_fault_in_one_call_leaves_the_agent_answering(agent: str) -> None:
+    with pytest.raises(bus.AgentError, match="a bug"):
+        bus.call("Fault", address=agent)
+    assert bus.call("Echo", "x", "y", address=agent)
+
+
+def test_descriptors_arrive_in_order_and_are_closed_after_the_call(agent: str) -> None:
+    reader, writer = os.pipe()
+    null = os.open(os.devnull, os.O_RDWR)
+    assert bus.call("Write", descriptors=(null, writer, null), address=agent) == "3"
+    os.close(writer)
+    os.close(null)
+    with os.fdopen(reader, "rb") as file:
+        assert file.read() == b"to the second"  # end of file comes only when the agent has closed its copy
+
+
+@pytest.mark.parametrize(("member", "arguments"), [("Nothing", ()), ("Echo", ("one",)), ("Echo", ("1", "2", "3"))])
+def test_wrong_calls_are_refused(agent: str, member: str, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(bus.AgentError):
+        bus.call(member, *arguments, address=agent)
+
+
+def test_only_root_may_call_what_changes_things(agent: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for folder in (tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    read, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        try:
+            said = bus.call("Fail", "tea", address=agent)
+        except HostctlError as error:
+            said = error.id
+        os.write(write_end, said.encode())
+        os._exit(0)
+    os.close(write_end)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as file:
+        assert file.read() == "agent-denied"
+
+
+def test_no_bus_says_so_and_exits_69(tmp_path: Path) -> None:
+    with pytest.raises(bus.AgentUnavailableError) as caught:
+        bus.call("Echo", address=f"unix:path={tmp_path}/none")
+    assert caught.value.exit_code == 69
+
+
+def test_no_agent_says_so(address: str) -> None:
+    with pytest.raises(bus.AgentUnavailableError, match="cannot be reached"):
+        bus.call("Echo", "", "", address=address)

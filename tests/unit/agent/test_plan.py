@@ -1,0 +1,89 @@
+"""What applying would do, and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from hostctl.agent.plan import plan
+from hostctl.config.host import HostDeclaration
+from hostctl.config.load import parse_host
+
+BASE = """
+version: 1
+hostname: web-1
+users:
+  ops: {sudo: true}
+files:
+  /etc/motd: {content: "hello"}
+volumes: {content: {}}
+workloads:
+  site:
+    image: registry.example/site:1
+    memory: 64M
+    ports: ["8080:80"]
+  db:
+    image: registry.example/db:1
+"""
+
+
+def declared(text: str = BASE) -> HostDeclaration:
+    return parse_host(text, "host.yaml")
+
+
+def lines(old: str | None, new: str) -> list[str]:
+    return [str(action) for action in plan(declared(old) if old else None, declared(new))]
+
+
+def test_nothing_changed_means_nothing_to_do() -> None:
+    assert lines(BASE, BASE) == []
+    assert lines(BASE, f"# a remark\n{BASE}") == []
+
+
+def test_the_first_generation_makes_everything() -> None:
+    planned = lines(None, BASE)
+    assert planned[0] == "+ hostname hostname: first generation: web-1"
+    assert "+ user ops: declared" in planned
+    assert planned[-2:] == ["+ workload site: declared", "+ workload db: declared"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("hostname: web-1", "hostname: web-2", "~ hostname hostname: web-1 → web-2"),
+        ("memory: 64M", "memory: 128M", "~ workload site: memory 64M → 128M"),
+        ("site:1", "site:2", "~ workload site: image registry.example/site:1 → registry.example/site:2"),
+        ("    memory: 64M\n", "", "~ workload site: memory 64M → none"),
+        ("sudo: true", "sudo: false", "~ user ops: sudo true → false"),
+        ('content: "hello"', 'content: "bye"', "~ file /etc/motd: content changed"),
+        ("volumes: {content: {}}", "volumes: {content: {}, more: {}}", "+ volume more: declared"),
+        ("  db:\n    image: registry.example/db:1\n", "", "- workload db: no longer declared"),
+        ("hostname: web-1", "hostname: web-1\ntimezone: Europe/Berlin", "~ timezone timezone: UTC → Europe/Berlin"),
+        ("hostname: web-1", "hostname: web-1\nsysctl: {vm.swappiness: '1'}", "+ sysctl vm.swappiness: declared"),
+        (
+            "hostname: web-1",
+            "hostname: web-1\nnetwork: {lan: {match: 'en*', dhcp: true}}",
+            "+ network lan: declared",
+        ),
+    ],
+)
+def test_one_change_is_one_action_with_its_reason(before: str, after: str, expected: str) -> None:
+    assert before in BASE
+    assert lines(BASE, BASE.replace(before, after)) == [expected]
+
+
+def test_what_is_removed_goes_before_what_is_created() -> None:
+    planned = lines(BASE, BASE.replace("  db:", "  store:"))
+    assert planned == ["- workload db: no longer declared", "+ workload store: declared"]
+
+
+def test_another_release_renders_every_workload_anew() -> None:
+    old = declared()
+    new = declared(BASE.replace("64M", "128M"))
+    actions = plan(old, new, old_release="1", new_release="2")
+    assert [(action.kind, action.area, action.subject) for action in actions] == [
+        ("change", "release", "release"),
+        ("change", "workload", "site"),
+        ("change", "workload", "db"),
+    ]
+    assert "memory 64M → 128M" in actions[1].reason
+    assert "release 1, now 2" in actions[2].reason
