@@ -1,0 +1,50 @@
+"""Which systemd units run on a host: what is enabled, and what of Debian's set has no use here.
+
+A host starts nothing that is not named here or pulled in by systemd itself, so this table is the boot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SYSTEM = "usr/lib/systemd/system"
+
+ENABLED: Mapping[str, tuple[str, ...]] = {
+    "local-fs.target.requires": ("var.mount",),
+    "local-fs.target.wants": ("efi.automount",),
+    "sysinit.target.wants": ("systemd-resolved.service", "systemd-timesyncd.service"),
+    "multi-user.target.wants": (
+        "hostctl-deadline.timer",
+        "hostctl-firstboot.service",
+        "hostctl-health.service",
+        "hostctl-rerender.service",
+        "ssh.service",
+        "systemd-networkd.service",
+    ),
+    "boot-complete.target.requires": ("hostctl-health.service",),
+    "sockets.target.wants": ("dbus.socket", "systemd-networkd.socket"),
+}
+ALIASES: Mapping[str, str] = {
+    "default.target": "multi-user.target",
+    "dbus.service": "dbus-broker.service",
+    "dbus-org.freedesktop.network1.service": "systemd-networkd.service",
+    "dbus-org.freedesktop.resolve1.service": "systemd-resolved.service",
+    "dbus-org.freedesktop.timesync1.service": "systemd-timesyncd.service",
+}
+# Nothing here debugs a kernel, asks for a password, edits /etc, or rebuilds a cache that the image has.
+MASKED: tuple[str, ...] = (
+    "autovt@.service", "console-getty.service", "dev-hugepages.mount", "dev-mqueue.mount", "getty@.service",
+    "getty-static.service", "ldconfig.service", "proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount",
+    "serial-getty@.service", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "systemd-binfmt.service", "systemd-firstboot.service",
+    "systemd-hwdb-update.service", "systemd-journal-catalog-update.service", "systemd-machine-id-commit.service",
+    "systemd-sysusers.service", "systemd-update-done.service",
+)  # fmt: skip
+
+
+def unit_links() -> dict[str, str]:
+    """Return the symbolic links that enable, alias and mask: path in the image -> target."""
+    links = {f"{SYSTEM}/{where}/{unit}": f"../{unit}" for where, units in ENABLED.items() for unit in units}
+    links |= {f"{SYSTEM}/{alias}": unit for alias, unit in ALIASES.items()}
+    links |= {f"{SYSTEM}/{unit}": "/dev/null" for unit in MASKED}
+    return links

@@ -1,0 +1,68 @@
+"""The unified kernel image: kernel, initrd, command line and os-release in one signed EFI program.
+
+Source: UAPI unified kernel image specification; ukify(1). It is signed with a fixed signing time, because the
+time is part of the signature and two builds must give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostctl.compose.tools import ToolsRoot
+from hostctl.run import run
+
+STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+
+# Fail towards a reset, never towards a halt; keep raw memory, debugging and unsigned code out of reach.
+CMDLINE: tuple[str, ...] = (
+    "panic=10", "oops=panic", "softlockup_panic=1", "hung_task_panic=1", "proc_mem.force_override=never",
+    "module.sig_enforce=1", "lockdown=integrity", "slab_nomerge", "init_on_alloc=1", "randomize_kstack_offset=on",
+    "vsyscall=none", "debugfs=off", "systemd.gpt_auto=no", "rd.systemd.gpt_auto=no", "console=tty0",
+    "console=ttyS0,115200", "quiet", "loglevel=4",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UkiParts:
+    """What goes into a UKI: paths of its parts, in folders that the tools root may see."""
+
+    kernel: Path
+    kernel_version: str
+    initrds: Sequence[Path]
+    os_release: Path
+    cmdline: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EfiSigner:
+    """Paths of the Secure Boot key and certificate, PEM, and the signing time in seconds."""
+
+    key: Path
+    certificate: Path
+    epoch: int
+
+    def sign(self, tools: ToolsRoot, source: Path, target: Path) -> None:
+        """Write ``source``, an EFI program, to ``target`` with our signature."""
+        words = ["osslsigncode", "sign", "-h", "sha256", "-time", str(self.epoch)]
+        words += ["-certs", str(self.certificate), "-key", str(self.key), "-in", str(source), "-out", str(target)]
+        run(tools.argv(words, binds=[self.key.parent, self.certificate.parent, source.parent, target.parent]))
+
+
+def kernel_cmdline(root_hash: str, extra: Sequence[str]) -> str:
+    """Return the kernel command line of a release. Later words win, so that a release can override ours."""
+    return " ".join([f"roothash={root_hash}", *CMDLINE, *extra])
+
+
+def make_uki(tools: ToolsRoot, parts: UkiParts, signer: EfiSigner, output: Path) -> None:
+    """Build the UKI and sign it."""
+    unsigned = output.with_suffix(".unsigned.efi")
+    words = ["ukify", "build", f"--linux={parts.kernel}", f"--uname={parts.kernel_version}", f"--stub={STUB}"]
+    words += [f"--initrd={path}" for path in parts.initrds]
+    words += [f"--cmdline={parts.cmdline}", f"--os-release=@{parts.os_release}", f"--output={unsigned}"]
+    folders = {path.parent for path in (parts.kernel, *parts.initrds, parts.os_release, output)}
+    run(tools.argv(words, binds=sorted(folders)))
+    signer.sign(tools, unsigned, output)
+    unsigned.unlink()
