@@ -1,0 +1,228 @@
+"""The two slots of a disk: which one runs, which one an update may overwrite, and how the partition table changes.
+
+A pure model of ``sfdisk --json`` and one thin edge that runs sfdisk. Only labels and UUIDs ever change: places, sizes
+and types are written back as they were read. A slot's UUIDs are the halves of its root hash, as the UAPI
+discoverable partitions specification says. A disk image works as a disk, with files beside it as partitions.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hostctl.errors import HostctlError
+from hostctl.run import run
+
+TYPE_ROOT = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
+TYPE_VERITY = "2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5"
+TYPE_SIGNATURE = "41092B05-9FC8-4523-994F-2DEF0408B176"
+EMPTY = "_empty"
+MAX_LABEL = 36  # UTF-16 units that a GPT entry holds
+_SFDISK_SECONDS = 60.0
+
+
+class SlotError(HostctlError):
+    """The disk does not look like one of ours."""
+
+    id = "slots"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Partition:
+    """One entry of the partition table. ``start`` and ``size`` count sectors."""
+
+    node: Path
+    start: int
+    size: int
+    type: str
+    uuid: str
+    label: str
+    attributes: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A GPT as sfdisk prints it: its partitions in order, and the lines of its header."""
+
+    partitions: tuple[Partition, ...]
+    sector: int
+    header: tuple[tuple[str, str], ...] = field(default=())
+
+    def script(self) -> str:
+        """Return the whole table as sfdisk reads it."""
+        lines = [f"{key}: {value}" for key, value in self.header]
+        for part in self.partitions:
+            words = [f"start={part.start}", f"size={part.size}", f"type={part.type}", f"uuid={part.uuid}"]
+            words.append(f'name="{part.label}"')
+            if part.attributes:
+                words.append(f'attrs="{part.attributes}"')
+            lines.append(f"{part.node} : {', '.join(words)}")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """The three partitions that hold one release."""
+
+    root: Partition
+    verity: Partition
+    signature: Partition
+
+    def holds(self, root_hash: str) -> bool:
+        """Tell whether the partitions' UUIDs are the halves of ``root_hash``."""
+        return (self.root.uuid, self.verity.uuid) == halves(root_hash)
+
+    @property
+    def release(self) -> str | None:
+        """Return ``NAME_VERSION`` of the complete release in the slot; none if it is empty or half written."""
+        name = self.root.label
+        complete = self.verity.label == f"{name}-verity" and self.signature.label == f"{name}-sig"
+        return name if complete and name != EMPTY else None
+
+    @property
+    def root_hash(self) -> str:
+        """Return the root hash that the UUIDs spell."""
+        return (self.root.uuid + self.verity.uuid).replace("-", "").lower()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slots:
+    """The slot that runs and the other one."""
+
+    running: Slot
+    other: Slot
+
+
+def halves(root_hash: str) -> tuple[str, str]:
+    """Return the UUIDs of the root and the verity partition for a root hash of 64 hexadecimal digits."""
+    return str(uuid.UUID(root_hash[:32])), str(uuid.UUID(root_hash[32:]))
+
+
+def running_root_hash(cmdline: str) -> str:
+    """Return ``roothash=`` of a kernel command line, lower case.
+
+    Raises:
+        SlotError: it is not there, or not the SHA-256 of a root.
+    """
+    for word in cmdline.split():
+        key, _, value = word.partition("=")
+        if key == "roothash" and len(value) == 64 and set(value.lower()) <= set("0123456789abcdef"):
+            return value.lower()
+    raise SlotError(
+        "this host was not started from a verified slot", details="the kernel command line has no roothash="
+    )
+
+
+def _listed(value: object) -> list[dict[str, str | int]]:
+    if not isinstance(value, list):
+        raise TypeError("partitions")
+    return value
+
+
+def parse_table(document: bytes) -> Table:
+    """Read the output of ``sfdisk --json``.
+
+    Raises:
+        SlotError: it is not a GPT, or sfdisk printed something unexpected.
+    """
+    try:
+        table: Mapping[str, object] = json.loads(document)["partitiontable"]
+        if table["label"] != "gpt":
+            raise SlotError(f"{table['device']} has no GPT")
+        partitions = tuple(
+            Partition(
+                node=Path(str(part["node"])),
+                start=int(part["start"]),
+                size=int(part["size"]),
+                type=str(part["type"]).upper(),
+                uuid=str(part["uuid"]).lower(),
+                label=str(part.get("name", "")),
+                attributes=str(part.get("attrs", "")),
+            )
+            for part in _listed(table["partitions"])
+        )
+        keys = {"label": "label", "label-id": "id", "unit": "unit", "first-lba": "firstlba", "last-lba": "lastlba"}
+        header = tuple((key, str(table[source])) for key, source in keys.items())
+        return Table(partitions=partitions, sector=int(str(table.get("sectorsize", 512))), header=header)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SlotError("sfdisk printed a partition table that cannot be read", details=repr(error)) from error
+
+
+def find_slots(table: Table, root_hash: str) -> Slots:
+    """Return the running slot, found by its root hash, and the other one.
+
+    Slots are the first and the second partition of each of the three types, in disk order.
+
+    Raises:
+        SlotError: there are not exactly two slots, or none holds ``root_hash``.
+    """
+    ordered = sorted(table.partitions, key=lambda part: part.start)
+    roots, trees, signatures = (
+        [part for part in ordered if part.type == kind] for kind in (TYPE_ROOT, TYPE_VERITY, TYPE_SIGNATURE)
+    )
+    if not len(roots) == len(trees) == len(signatures) == 2:
+        raise SlotError(
+            f"the disk has {len(roots)} root, {len(trees)} verity and {len(signatures)} signature partitions"
+        )
+    first, second = (Slot(root=roots[place], verity=trees[place], signature=signatures[place]) for place in (0, 1))
+    if first.holds(root_hash):
+        return Slots(running=first, other=second)
+    if second.holds(root_hash):
+        return Slots(running=second, other=first)
+    raise SlotError("no slot of the disk holds the running root", details=f"roothash={root_hash}")
+
+
+def _relabel(table: Table, changes: Mapping[Path, tuple[str, str]]) -> Table:
+    partitions = tuple(
+        replace(part, label=changes[part.node][0], uuid=changes[part.node][1]) if part.node in changes else part
+        for part in table.partitions
+    )
+    return replace(table, partitions=partitions)
+
+
+def emptied(table: Table, slot: Slot) -> Table:
+    """Return the table with ``slot`` marked empty, under fresh UUIDs that no root hash spells."""
+    parts = (slot.root, slot.verity, slot.signature)
+    return _relabel(table, {part.node: (EMPTY, str(uuid.uuid4())) for part in parts})
+
+
+def filled(table: Table, slot: Slot, release: str, root_hash: str) -> Table:
+    """Return the table with ``slot`` holding ``release`` (``NAME_VERSION``) of ``root_hash``.
+
+    Raises:
+        SlotError: the labels do not fit a GPT.
+    """
+    if len(f"{release}-verity") > MAX_LABEL or not release.isascii() or '"' in release:
+        raise SlotError(f"{release!r} is too long or unfit for a partition label")
+    data, tree = halves(root_hash)
+    return _relabel(
+        table,
+        {
+            slot.root.node: (release, data),
+            slot.verity.node: (f"{release}-verity", tree),
+            slot.signature.node: (f"{release}-sig", str(uuid.uuid4())),
+        },
+    )
+
+
+def read_table(disk: Path) -> Table:
+    """Return the partition table of a disk or a disk image.
+
+    Raises:
+        SlotError: it has no GPT.
+        CommandError: sfdisk failed.
+    """
+    return parse_table(run(["sfdisk", "--json", disk], timeout=_SFDISK_SECONDS).stdout)
+
+
+def write_table(disk: Path, table: Table) -> None:
+    """Write the partition table; the kernel keeps the old one until the next boot, nothing moves anyway.
+
+    Raises:
+        CommandError: sfdisk failed.
+    """
+    words = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never", "--wipe-partitions=never"]
+    run([*words, disk], stdin=table.script().encode(), timeout=_SFDISK_SECONDS)
