@@ -1,0 +1,234 @@
+"""Reads a repository over HTTP: what is new by the rules of TUF, and payloads as checked streams.
+
+Trust starts at the root that came with the verified root file system, on every run: the cache in the state folder
+only spares downloads and remembers version numbers, python-tuf checks its signatures again. Whatever the network
+sends is bounded in size and time. Nothing here writes a slot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cmp_to_key
+from pathlib import Path
+from typing import TypeVar
+
+import urllib3
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+from tuf.api.exceptions import RepositoryError as TufError
+from tuf.ngclient import FetcherInterface, Updater
+
+from hostctl.config.versions import compare
+from hostctl.durable import write_file
+from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
+from hostctl.repository.release import (
+    MAX_DESCRIPTION,
+    DescriptionError,
+    Payload,
+    Release,
+    decode_index,
+    decode_release,
+    index_target,
+    release_target,
+)
+
+Result = TypeVar("Result")
+
+CHUNK = 1 << 16
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+RETRIES = 3
+GRACE_SECONDS = 20.0
+MIN_BYTES_PER_SECOND = 2048.0
+
+
+class RepositoryUnavailableError(HostctlError):
+    """The repository does not answer, or too slowly."""
+
+    id = "repository-unavailable"
+    exit_code = EXIT_UNAVAILABLE
+
+
+class RepositoryUntrustedError(HostctlError):
+    """What the repository says is not signed by keys this host trusts, has expired or goes back in time."""
+
+    id = "repository-untrusted"
+
+
+class PayloadError(HostctlError):
+    """A payload is not what the signed description says."""
+
+    id = "payload-mismatch"
+
+
+class Fetcher(FetcherInterface):
+    """HTTP downloads for python-tuf, with time limits, a minimum rate and a few retries."""
+
+    def __init__(self, *, grace: float = GRACE_SECONDS, rate: float = MIN_BYTES_PER_SECOND) -> None:
+        self._grace = grace
+        self._rate = rate
+        retries = urllib3.Retry(
+            RETRIES, redirect=3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False
+        )
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=retries
+        )
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        # No content coding: sizes and hashes are those of the bytes as they are stored.
+        response = self._pool.request("GET", url, preload_content=False, headers={"Accept-Encoding": "identity"})
+        if response.status != 200:
+            response.close()
+            raise DownloadHTTPError(f"{url}: HTTP status {response.status}", response.status)
+        return self._chunks(response, url)
+
+    def _chunks(self, response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
+        # The time is taken around reading alone: a slow disk is not the server's fault.
+        total, spent = 0, 0.0
+        try:
+            while True:
+                started = time.monotonic()
+                chunk = response.read(CHUNK, decode_content=False)
+                spent += time.monotonic() - started
+                if not chunk:
+                    return
+                total += len(chunk)
+                if spent > self._grace and total / spent < self._rate:
+                    raise SlowRetrievalError(f"{url}: only {total} bytes in {spent:.0f} s")
+                yield chunk
+        except urllib3.exceptions.HTTPError as error:
+            raise DownloadError(f"{url}: {error}") from error
+        finally:
+            response.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a host gets its updates, and what it trusts."""
+
+    url: str
+    """Base URL of the repository."""
+    name: str
+    channel: str
+    root: bytes
+    """The root metadata that came with the release."""
+    cache: Path
+    """Folder for metadata; nothing in it is trusted."""
+
+
+class RepositoryClient:
+    """One look at a repository: metadata are refreshed when it is made."""
+
+    def __init__(self, source: Source, fetcher: Fetcher | None = None) -> None:
+        """Refresh the metadata.
+
+        Raises:
+            RepositoryUnavailableError: it cannot be reached.
+            RepositoryUntrustedError: it breaks a rule of TUF.
+        """
+        self._source = source
+        self._fetcher = fetcher or Fetcher()
+        self._targets = f"{source.url.rstrip('/')}/targets/"
+        self._updater = _guarded(source.url, self._refresh)
+
+    def _refresh(self) -> Updater:
+        cache = self._source.cache
+        cache.mkdir(parents=True, exist_ok=True)
+        make: Callable[..., Updater] = Updater
+        arguments: dict[str, bytes] = {}
+        if "bootstrap" in inspect.signature(Updater.__init__).parameters:
+            arguments["bootstrap"] = self._source.root
+        else:
+            # python-tuf 5 trusts the root in its folder, so ours replaces it each time.
+            write_file(cache / "root.json", self._source.root)
+        updater = make(str(cache), f"{self._source.url.rstrip('/')}/metadata/", fetcher=self._fetcher, **arguments)
+        updater.refresh()
+        return updater
+
+    def _small(self, target: str) -> bytes | None:
+        info = self._updater.get_targetinfo(target)
+        if info is None:
+            return None
+        if info.length > MAX_DESCRIPTION:
+            raise DescriptionError(f"{target} is too long")
+        url = f"{self._targets}{_hashed(target, info.hashes['sha256'])}"
+        data = self._fetcher.download_bytes(url, info.length)
+        info.verify_length_and_hashes(data)
+        return data
+
+    def versions(self) -> tuple[str, ...]:
+        """Return the versions in the channel, newest first."""
+        source = self._source
+        data = _guarded(source.url, lambda: self._small(index_target(source.name, source.channel)))
+        return () if data is None else tuple(sorted(decode_index(data), key=cmp_to_key(compare), reverse=True))
+
+    def release(self, version: str) -> Release:
+        """Return the description of a release in the channel.
+
+        Raises:
+            DescriptionError: it is missing, malformed or of something else.
+        """
+        source = self._source
+        target = release_target(source.name, source.channel, version)
+        data = _guarded(source.url, lambda: self._small(target))
+        if data is None:
+            raise DescriptionError(f"the repository lists release {version}, but does not describe it")
+        release = decode_release(data)
+        if (release.name, release.channel, release.version) != (source.name, source.channel, version):
+            raise DescriptionError(f"{target} describes {release.title}")
+        return release
+
+    def open(self, payload: Payload) -> Iterator[bytes]:
+        """Yield the bytes of a payload; the last step checks size and SHA-256.
+
+        Whoever consumes it must not act on the bytes before the iterator has ended by itself.
+
+        Raises:
+            PayloadError: it is longer, shorter or other than described.
+            RepositoryUnavailableError: the download broke off.
+        """
+        digest, total = hashlib.sha256(), 0
+        url = f"{self._targets}{_hashed(payload.target, payload.sha256)}"
+        chunks = _guarded(self._source.url, lambda: self._fetcher.fetch(url))
+        while (chunk := _guarded(self._source.url, lambda: next(chunks, None))) is not None:
+            total += len(chunk)
+            digest.update(chunk)
+            if total > payload.bytes:
+                raise PayloadError(f"{payload.target} is longer than its {payload.bytes} bytes")
+            yield chunk
+        if total != payload.bytes:
+            raise PayloadError(f"{payload.target} has {total} bytes instead of {payload.bytes}")
+        if digest.hexdigest() != payload.sha256:
+            raise PayloadError(
+                f"{payload.target} is not the file that was signed", details=f"sha256 {digest.hexdigest()}"
+            )
+
+
+def _guarded(url: str, action: Callable[[], Result]) -> Result:
+    """Turn python-tuf's errors into ours."""
+    try:
+        return action()
+    except (DownloadError, OSError) as error:
+        raise RepositoryUnavailableError(
+            f"the repository {url} cannot be read", details=str(error), hint="check the network and update.repository"
+        ) from error
+    except (TufError, ValueError, KeyError) as error:
+        raise RepositoryUntrustedError(
+            f"the repository {url} is not to be trusted",
+            details=str(error),
+            hint="the running release is untouched; check the clock, and which keys the repository is signed with",
+        ) from error
+
+
+def _hashed(target: str, sha256: str) -> str:
+    parent, _, name = target.rpartition("/")
+    return f"{parent}/{sha256}.{name}"
+
+
+def newest(versions: tuple[str, ...], running: str, bad: frozenset[str]) -> str | None:
+    """Return the newest version above ``running`` that is not known to be bad; none if there is none."""
+    wanted = [version for version in versions if compare(version, running) > 0 and version not in bad]
+    return max(wanted, key=cmp_to_key(compare), default=None)
