@@ -82,9 +82,7 @@ def layout(
                 f"{content.name} has {content.stat().st_size} bytes, its partition {size}",
                 hint="set limits.root or limits.esp in release.yaml; hosts cannot change these by an update",
             )
-        partitions.append(
-            Partition(start=start, size=size, type=kind, label=label, uuid=identity, content=content)
-        )
+        partitions.append(Partition(start=start, size=size, type=kind, label=label, uuid=identity, content=content))
         start += size
     return tuple(partitions)
 
@@ -107,7 +105,10 @@ def make_esp(tools: ToolsRoot, files: Mapping[PurePosixPath, Path], output: Path
     words = ["mkfs.fat", "--invariant", "-F", "32", "-n", "ESP", "-i", serial, str(output)]
     run(tools.argv(words, binds=[output.parent]), env=environment)
     folders = sorted({parent for path in files for parent in path.parents if str(parent) != "."})
-    run(tools.argv(["mmd", "-i", str(output), *[f"::{path}" for path in folders]], binds=[output.parent]), env=environment)
+    run(
+        tools.argv(["mmd", "-i", str(output), *[f"::{path}" for path in folders]], binds=[output.parent]),
+        env=environment,
+    )
     for path, source in sorted(files.items()):
         words = ["mcopy", "-i", str(output), str(source), f"::{path}"]
         run(tools.argv(words, binds=[output.parent, source.parent]), env=environment)

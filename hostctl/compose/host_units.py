@@ -12,7 +12,6 @@ SYSTEM = "usr/lib/systemd/system"
 ENABLED: Mapping[str, tuple[str, ...]] = {
     "local-fs.target.requires": ("var.mount",),
     "local-fs.target.wants": ("efi.automount",),
-    "sysinit.target.wants": ("systemd-resolved.service", "systemd-timesyncd.service"),
     "multi-user.target.wants": (
         "hostctl-deadline.timer",
         "hostctl-firstboot.service",
@@ -20,6 +19,8 @@ ENABLED: Mapping[str, tuple[str, ...]] = {
         "hostctl-rerender.service",
         "ssh.service",
         "systemd-networkd.service",
+        "systemd-resolved.service",
+        "systemd-timesyncd.service",
     ),
     "boot-complete.target.requires": ("hostctl-health.service",),
     "sockets.target.wants": ("dbus.socket", "systemd-networkd.socket"),
