@@ -33,8 +33,10 @@ DROPPED_PATHS: tuple[str, ...] = (
     "etc/systemd/system", "etc/ucf.conf", "home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "usr/games",
     "usr/include", "usr/lib/kernel", "usr/lib/python3.13/ensurepip", "usr/lib/python3.13/idlelib",
     "usr/lib/python3.13/lib2to3", "usr/lib/python3.13/pydoc_data", "usr/lib/python3.13/test",
-    "usr/lib/python3.13/tkinter", "usr/lib/python3.13/turtledemo", "usr/lib/udev/hwdb.d", "usr/lib/x86_64-linux-gnu/gconv",
-    "usr/lib/x86_64-linux-gnu/perl-base", "usr/local", "usr/share/bash-completion", "usr/share/bug", "usr/share/common-licenses",
+    "usr/lib/python3.13/tkinter", "usr/lib/python3.13/turtledemo", "usr/lib/udev/hwdb.d",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/x86_64-linux-gnu/perl-base", "usr/local", "usr/share/bash-completion", "usr/share/bug",
+    "usr/share/common-licenses",
     "usr/share/doc", "usr/share/doc-base", "usr/share/fish", "usr/share/info", "usr/share/initramfs-tools",
     "usr/share/lintian", "usr/share/locale", "usr/share/man", "usr/share/menu", "usr/share/perl5", "usr/share/pixmaps",
     "usr/share/python3/runtime.d", "usr/share/zsh", "usr/src", "var",
@@ -50,6 +52,7 @@ LINKS: Mapping[str, str] = {
     "home": "var/home",
     "opt": "var/opt",
 }
+TOP = PurePosixPath()
 SETUID_KEPT = frozenset({"usr/bin/sudo"})
 
 
@@ -64,7 +67,7 @@ class Source:
     """A folder of this machine whose files are laid at ``target`` (relative to the root), owned by root."""
 
     folder: Path
-    target: PurePosixPath = PurePosixPath()
+    target: PurePosixPath = TOP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
