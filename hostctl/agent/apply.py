@@ -61,6 +61,8 @@ class Pending:
 
     former: int
     wanted: int
+    booting: bool = False
+    """Rendered during boot: the boot's health check judges it, not the next start of the agent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,15 +103,18 @@ def read_pending(layout: HostLayout) -> Pending | None:
     """Return the generation that is being tried; none if everything is settled."""
     try:
         document = json.loads((layout.state / "pending").read_bytes())
-        return Pending(former=int(document["former"]), wanted=int(document["wanted"]))
+        return Pending(
+            former=int(document["former"]), wanted=int(document["wanted"]), booting=bool(document["booting"])
+        )
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         return Pending(former=0, wanted=0)  # torn by no power cut of ours; treated as settled by resolve()
 
 
-def _mark_pending(layout: HostLayout, former: int, wanted: int) -> None:
-    durable.write_file(layout.state / "pending", json.dumps({"former": former, "wanted": wanted}).encode())
+def _mark_pending(layout: HostLayout, pending: Pending) -> None:
+    document = {"former": pending.former, "wanted": pending.wanted, "booting": pending.booting}
+    durable.write_file(layout.state / "pending", json.dumps(document).encode())
 
 
 def settle(layout: HostLayout) -> None:
@@ -184,7 +189,7 @@ def resolve(context: Context) -> str:
     Call it with the lock held.
     """
     pending = read_pending(context.layout)
-    if pending is None:
+    if pending is None or pending.booting:
         return ""
     wanted_path = context.layout.generations / str(pending.wanted)
     former_path = context.layout.generations / str(pending.former)
@@ -229,7 +234,7 @@ def apply(text: str, name: str, context: Context) -> Outcome:
         number = max([former_number, *generation.numbers(layout)]) + 1
         context.notify(f"rendering generation {number}")
         wanted = generation.store(layout, context.stage(text, declaration, former, number))
-        _mark_pending(layout, former_number, number)
+        _mark_pending(layout, Pending(former=former_number, wanted=number, booting=context.booting))
         generation.put_in_force(layout, number)
         notes += _try(actions, declaration, wanted, former, context)
         if not context.booting:

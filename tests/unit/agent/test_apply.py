@@ -254,7 +254,9 @@ def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -
     transaction.apply(BASE, "host.yaml", context(layout, machine, booting=True))
     assert "start workload-site.service later" in machine.log
     assert not any(line.startswith("stop") for line in machine.log)
-    assert transaction.read_pending(layout) == transaction.Pending(former=0, wanted=1)
+    assert transaction.read_pending(layout) == transaction.Pending(former=0, wanted=1, booting=True)
+    assert transaction.resolve(context(layout, machine)) == ""  # the boot's health check judges it
+    assert in_force(layout) == 1
 
 
 def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None:

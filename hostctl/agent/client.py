@@ -1,0 +1,49 @@
+"""The command line's side of the agent: typed calls over the bus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from hostctl.agent import bus
+from hostctl.agent.apply import Outcome
+from hostctl.agent.execution import Request, encode
+from hostctl.agent.plan import Action
+
+
+def _action(document: dict[str, str]) -> Action:
+    return Action(
+        kind=document["kind"],  # type: ignore[arg-type]  # the agent writes nothing else
+        area=document["area"],  # type: ignore[arg-type]  # as above
+        subject=document["subject"],
+        reason=document["reason"],
+    )
+
+
+def apply(text: str, name: str, on_progress: Callable[[str], None], *, address: str | None = None) -> Outcome:
+    """Let the agent apply a declaration.
+
+    Args:
+        text: the declaration as written.
+        name: what to call it in error messages.
+        on_progress: told what the agent is doing.
+        address: of the bus; none is the system bus.
+    """
+    document = json.loads(bus.call("Apply", text, name, on_progress=on_progress, address=address))
+    return Outcome(
+        generation=document["generation"],
+        former=document["former"],
+        actions=tuple(_action(action) for action in document["actions"]),
+        notes=tuple(document["notes"]),
+    )
+
+
+def unit(verb: str, name: str, *, address: str | None = None) -> None:
+    """Let the agent start, stop or restart a workload."""
+    bus.call(verb.capitalize(), name, address=address)
+
+
+def execute(name: str, request: Request, descriptors: Sequence[int], *, address: str | None = None) -> int:
+    """Let the agent run a command in a workload on the given files; return its exit status."""
+    document = json.loads(bus.call("Exec", name, encode(request), descriptors=descriptors, address=address))
+    return int(document["status"])

@@ -1,0 +1,155 @@
+"""What runs on this host, read from the disk and from systemd without the agent: fast, and always there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+from hostctl.agent import generation
+from hostctl.agent.generation import Stored
+from hostctl.agent.machine import Machine, UnitState, release_version, workload_unit
+from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.layout import HostLayout
+
+
+class UnknownWorkloadError(HostctlError):
+    """No workload of this name is declared."""
+
+    id = "unknown-workload"
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadStatus:
+    """One workload as a table shows it. ``up_for`` is in seconds."""
+
+    name: str
+    image: str
+    digest: str
+    state: str
+    sub: str
+    health: str
+    main_pid: int
+    restarts: int
+    up_for: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """The machine in a few words."""
+
+    hostname: str
+    release: str
+    releases: tuple[str, ...]
+    generation: int
+    generation_created: str
+    state: str
+    workloads: tuple[WorkloadStatus, ...]
+
+
+def releases(labels: Iterable[str], running: str) -> tuple[str, ...]:
+    """Return the versions in the root slots, from the partitions' labels ``NAME_VERSION``.
+
+    Args:
+        labels: of all partitions.
+        running: version of the running release, which names the product: only labels of the same NAME count.
+    """
+    names = {label.removesuffix(f"_{running}") for label in labels if running and label.endswith(f"_{running}")}
+    found = []
+    for label in labels:
+        name, separator, version = label.partition("_")
+        if separator and name in names and not version.endswith(("-verity", "-sig")):
+            found.append(version)
+    return tuple(sorted(found))
+
+
+def workload_status(name: str, stored: Stored, state: UnitState | None, health: str) -> WorkloadStatus:
+    """Return one workload's row."""
+    pin = stored.record.images.get(name)
+    return WorkloadStatus(
+        name=name,
+        image=pin.reference if pin else "",
+        digest=pin.digest if pin else "",
+        state=state.active if state else "missing",
+        sub=state.sub if state else "",
+        health=health if state and state.is_active else "",
+        main_pid=state.main_pid if state else 0,
+        restarts=state.restarts if state else 0,
+        up_for=round(state.active_for, 1) if state else 0.0,
+    )
+
+
+def list_workloads(layout: HostLayout, machine: Machine) -> tuple[WorkloadStatus, ...]:
+    """Return all workloads of the generation in force, by name."""
+    stored = generation.current(layout)
+    if stored is None:
+        return ()
+    names = sorted(stored.record.images)
+    states = machine.states([workload_unit(name) for name in names])
+    return tuple(
+        workload_status(name, stored, states.get(workload_unit(name)), machine.workload_health(name)) for name in names
+    )
+
+
+def judge(workloads: Iterable[WorkloadStatus]) -> str:
+    """Return the machine's state in one word: ``running``, ``starting`` or ``degraded``."""
+    rows = tuple(workloads)
+    if any(row.state in ("failed", "missing") or row.health == "unhealthy" for row in rows):
+        return "degraded"
+    return "starting" if any(row.state != "active" for row in rows) else "running"
+
+
+def status(layout: HostLayout, machine: Machine) -> Status:
+    """Return the machine in a few words."""
+    stored = generation.current(layout)
+    labels_folder = layout.root / "dev/disk/by-partlabel"
+    labels = [path.name for path in labels_folder.iterdir()] if labels_folder.is_dir() else []
+    running = release_version(layout.root)
+    workloads = list_workloads(layout, machine)
+    return Status(
+        hostname=(layout.root / "proc/sys/kernel/hostname").read_text().strip(),
+        release=running,
+        releases=releases(labels, running),
+        generation=stored.record.number if stored else 0,
+        generation_created=stored.record.created if stored else "",
+        state=judge(workloads),
+        workloads=workloads,
+    )
+
+
+def inspect(name: str, layout: HostLayout, machine: Machine) -> Mapping[str, object]:
+    """Return everything known of a workload, as a tree for JSON.
+
+    Raises:
+        UnknownWorkloadError: it is not declared.
+    """
+    stored = require(name, layout)
+    from hostctl.config.dump import plain  # noqa: PLC0415 - only here, start-up counts
+    from hostctl.config.load import parse_host  # noqa: PLC0415 - as above
+
+    declaration = parse_host(stored.declaration, "host.yaml")
+    declared = {str(key): workload for key, workload in declaration.workloads.items()}[name]
+    state = machine.states([workload_unit(name)]).get(workload_unit(name))
+    bundle = stored.path / "bundles" / name / "config.json"
+    return {
+        "status": asdict(workload_status(name, stored, state, machine.workload_health(name))),
+        "unit": workload_unit(name),
+        "generation": stored.record.number,
+        "declared": plain(declared, full=True),
+        "bundle": json.loads(bundle.read_bytes()) if bundle.is_file() else None,
+    }
+
+
+def require(name: str, layout: HostLayout) -> Stored:
+    """Return the generation in force if it declares workload ``name``.
+
+    Raises:
+        UnknownWorkloadError: it does not.
+    """
+    stored = generation.current(layout)
+    known = sorted(stored.record.images) if stored else []
+    if stored is None or name not in known:
+        hint = f"declared are {', '.join(known)}" if known else "no workloads are declared"
+        raise UnknownWorkloadError(f"there is no workload {name!r}", hint=hint)
+    return stored

@@ -1,0 +1,46 @@
+"""``hostctl status``: the machine in a few lines, read without the agent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from hostctl.agent import overview
+from hostctl.agent.machine import SystemdMachine
+from hostctl.cli.tables import duration, table
+from hostctl.layout import HostLayout
+
+EXAMPLES = """examples:
+  hostctl status
+  hostctl status --json | jq .state
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def text(status: overview.Status) -> str:
+    """Return what a terminal shows."""
+    others = [version for version in status.releases if version != status.release]
+    other = f"  (other slot: {', '.join(others)})" if others else ""
+    since = f"  of {status.generation_created}" if status.generation else ""
+    lines = [
+        f"{status.hostname}: {status.state}",
+        f"  release     {status.release or 'unknown'}{other}",
+        f"  generation  {status.generation or 'none'}{since}",
+    ]
+    if status.workloads:
+        rows = [(row.name, row.state, row.health or "-", duration(row.up_for)) for row in status.workloads]
+        lines += ["", table(("WORKLOAD", "STATE", "HEALTH", "UP"), rows)]
+    return "\n".join(lines)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the status."""
+    layout = HostLayout()
+    status = overview.status(layout, SystemdMachine(layout))
+    print(json.dumps(asdict(status), indent=1) if arguments.json else text(status))
+    return 0

@@ -1,0 +1,155 @@
+"""What ``status``, ``ps``, ``logs`` and ``exec`` show and ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import generation, overview
+from hostctl.agent.generation import Pin, Record, Stored
+from hostctl.agent.machine import UnitState
+from hostctl.agent.overview import Status, UnknownWorkloadError, WorkloadStatus
+from hostctl.cli import exec as exec_verb
+from hostctl.cli import logs, ps, status
+from hostctl.cli.tables import duration, table
+from hostctl.errors import UsageError
+from hostctl.layout import HostLayout
+
+LABELS = ("hostctl-esp", "edge_1", "edge_1-verity", "edge_1-sig", "edge_2", "edge_2-verity", "_empty", "other_9")
+
+
+def row(state: str = "active", health: str = "") -> WorkloadStatus:
+    return WorkloadStatus(
+        name="site",
+        image="r.example/site:1",
+        digest="sha256:0",
+        state=state,
+        sub="running",
+        health=health,
+        main_pid=1,
+        restarts=2,
+        up_for=61.0,
+    )
+
+
+def test_slots_are_told_by_their_labels() -> None:
+    assert overview.releases(LABELS, "2") == ("1", "2")
+    assert overview.releases(LABELS, "") == ()
+    assert overview.releases((), "2") == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"),
+    [
+        ((), "running"),
+        ((row(), row(health="healthy")), "running"),
+        ((row(), row("failed")), "degraded"),
+        ((row("missing"),), "degraded"),
+        ((row(health="unhealthy"), row("activating")), "degraded"),
+        ((row(), row("activating")), "starting"),
+    ],
+)
+def test_the_machine_in_one_word(rows: tuple[WorkloadStatus, ...], word: str) -> None:
+    assert overview.judge(rows) == word
+
+
+def test_a_row_says_what_the_unit_and_the_pin_say() -> None:
+    record = Record(
+        number=1,
+        created="",
+        release="1",
+        declaration_sha256="",
+        images={"site": Pin(reference="r/s:1", digest="sha256:1")},
+    )
+    stored = Stored(record=record, path=Path("/"))
+    state = UnitState(
+        name="u", active="active", sub="running", result="success", main_pid=9, restarts=1, active_for=3.21
+    )
+    seen = overview.workload_status("site", stored, state, "healthy")
+    assert (seen.image, seen.digest, seen.state, seen.health, seen.up_for) == (
+        "r/s:1",
+        "sha256:1",
+        "active",
+        "healthy",
+        3.2,
+    )
+    assert overview.workload_status("site", stored, None, "healthy").state == "missing"
+    assert overview.workload_status("site", stored, None, "healthy").health == ""
+
+
+def test_an_unknown_workload_names_the_known(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    with pytest.raises(UnknownWorkloadError) as caught:
+        overview.require("nope", layout)
+    assert "no workloads" in caught.value.hint
+    folder = layout.generations / "1"
+    folder.mkdir(parents=True)
+    record = Record(
+        number=1, created="", release="", declaration_sha256="", images={"site": Pin(reference="r/s:1", digest="d")}
+    )
+    (folder / "generation.json").write_bytes(generation.encode(record))
+    generation.put_in_force(layout, 1)
+    with pytest.raises(UnknownWorkloadError) as caught:
+        overview.require("nope", layout)
+    assert "site" in caught.value.hint
+    assert overview.require("site", layout).record == record
+
+
+def test_status_and_ps_for_a_terminal() -> None:
+    shown = Status(
+        hostname="web-1",
+        release="2",
+        releases=("1", "2"),
+        generation=3,
+        generation_created="2026-01-01T00:00:00Z",
+        state="running",
+        workloads=(row(),),
+    )
+    assert status.text(shown).splitlines() == [
+        "web-1: running",
+        "  release     2  (other slot: 1)",
+        "  generation  3  of 2026-01-01T00:00:00Z",
+        "",
+        "WORKLOAD  STATE   HEALTH  UP",
+        "site      active  -       1m 1s",
+    ]
+    assert ps.text((row(),)).splitlines()[1].split() == [
+        "site", "r.example/site:1", "active", "(running)", "-", "2", "1m", "1s",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "-"), (5.9, "5s"), (61, "1m 1s"), (3660, "1h 1m"), (90000, "1d 1h")]
+)
+def test_time_spans(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_tables_are_aligned() -> None:
+    assert table(("A", "B"), [("long", "x")]) == "A     B\nlong  x"
+
+
+def test_logs_ask_journalctl_for_one_unit() -> None:
+    words = logs.command("site", follow=True, lines=5, since="-1h; reboot", as_json=True)
+    assert words[0] == "journalctl"
+    assert set(words[1:]) == {
+        "--no-pager", "--unit=workload-site.service", "--output=json", "--follow", "--lines=5", "--since=-1h; reboot",
+    }  # fmt: skip
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    exec_verb.configure(parser)
+    return parser.parse_args(words)
+
+
+def test_exec_takes_numbers_for_users_only() -> None:
+    request = exec_verb.request(parsed("--user", "5:6", "-e", "A=1", "site", "--", "ls", "-l"), terminal=False)
+    assert (request.argv, request.uid, request.gid, request.env) == (("ls", "-l"), 5, 6, ("A=1",))
+    for bad in ("root", "0x", "", "1:"):
+        with pytest.raises(UsageError):
+            exec_verb.request(parsed(f"--user={bad}", "site", "--", "id"), terminal=False)
+    with pytest.raises(UsageError):
+        exec_verb.request(parsed("site"), terminal=False)
