@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hostctl_qemu.pe import UkiError, read_uki, sections
+
+
+def make_pe(parts: dict[str, bytes]) -> bytes:
+    """Build a PE file with the given sections, each padded to 512 bytes as linkers do."""
+    start, optional = 0x80, 16
+    table = start + 24 + optional
+    position = -(-(table + 40 * len(parts)) // 512) * 512
+    head = bytearray(b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", start)).ljust(start, b"\0")
+    head += struct.pack("<4sHH12xHH", b"PE\0\0", 0x8664, len(parts), optional, 0) + bytes(optional)
+    body = b""
+    for name, data in parts.items():
+        padded = data.ljust(-(-len(data) // 512) * 512, b"\0")
+        head += struct.pack("<8sIIII16x", name.encode(), len(data), 0, len(padded), position + len(body))
+        body += padded
+    return bytes(head.ljust(position, b"\0")) + body
+
+
+def test_uki_parts_come_without_padding() -> None:
+    uki = read_uki(make_pe({".linux": b"kernel", ".initrd": b"initrd", ".cmdline": b"root=x quiet\n\0"}))
+    assert (uki.kernel, uki.initrd, uki.cmdline) == (b"kernel", b"initrd", "root=x quiet")
+
+
+def test_missing_section_is_named() -> None:
+    with pytest.raises(UkiError, match=r"\.initrd"):
+        read_uki(make_pe({".linux": b"kernel", ".cmdline": b"x"}))
+
+
+@pytest.mark.parametrize("image", [b"", b"MZ", b"\x7fELF" + bytes(100), b"MZ".ljust(0x3C) + b"\xff\xff\xff\xff"])
+def test_other_files_are_refused(image: bytes) -> None:
+    with pytest.raises(UkiError):
+        sections(image)
+
+
+def test_every_truncation_is_refused() -> None:
+    image = make_pe({".linux": b"k" * 600, ".initrd": b"i", ".cmdline": b"c"})
+    for length in range(0, len(image), 7):
+        with pytest.raises(UkiError):
+            read_uki(image[:length])
