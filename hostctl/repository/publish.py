@@ -236,10 +236,11 @@ def _locked(repository: Path) -> Iterator[None]:
     repository.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RepositoryBusyError(f"somebody else publishes to {repository}", hint="try again later") from error
         yield
-    except BlockingIOError as error:
-        raise RepositoryBusyError(f"somebody else publishes to {repository}", hint="try again later") from error
     finally:
         os.close(descriptor)
 
