@@ -278,6 +278,11 @@ class Machine:
         self.process.wait(END_SECONDS)
         self._release()
 
+    def quit(self) -> None:
+        """Make QEMU end by itself, with its files flushed; the guest is not asked."""
+        self.qmp.execute("quit")
+        self.wait_end(END_SECONDS)
+
     def detach(self) -> None:
         """Let the machine run on without this process."""
         self._release()

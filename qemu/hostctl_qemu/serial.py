@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from hostctl.errors import HostctlError
 
@@ -27,9 +28,12 @@ class SerialConsole:
 
     Args:
         connection: the connected socket of the console.
+
+    `sink`, when set, gets every piece as it comes, for example to show it on a terminal.
     """
 
     def __init__(self, connection: socket.socket) -> None:
+        self.sink: Callable[[bytes], object] | None = None
         self._socket = connection
         self._output = bytearray()
         self._ended = False
@@ -43,6 +47,8 @@ class SerialConsole:
                 chunk = self._socket.recv(65536)
             except OSError:
                 chunk = b""
+            if chunk and self.sink is not None:
+                self.sink(chunk)
             with self._changed:
                 self._output += chunk
                 self._ended = not chunk
