@@ -145,8 +145,8 @@ def activate(
         machine.apply_sysctl()
     if touched(actions, "user"):
         machine.make_homes()
-    if touched(actions, "network", "hostname") and block:
-        machine.reload_network()
+    if touched(actions, "network", "hostname"):
+        machine.reload_network(block=block)
     if touched(actions, "workload"):
         machine.refresh_workload_network(block=block)
     for name in workloads(actions, "create", "change"):

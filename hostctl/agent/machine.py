@@ -62,7 +62,7 @@ class Machine(Protocol):
     def reload_units(self) -> None:
         """Read unit files again."""
 
-    def reload_network(self) -> None:
+    def reload_network(self, *, block: bool = True) -> None:
         """Take over changed systemd-networkd files."""
 
     def refresh_workload_network(self, *, block: bool = True) -> None:
@@ -137,9 +137,10 @@ class SystemdMachine:
         """Read unit files again."""
         run(["systemctl", "daemon-reload"], timeout=START_TIMEOUT)
 
-    def reload_network(self) -> None:
-        """Take over changed systemd-networkd files."""
-        run(["networkctl", "reload"], timeout=60)
+    def reload_network(self, *, block: bool = True) -> None:
+        """Take over changed systemd-networkd files; nothing when it does not run (yet)."""
+        words = ["systemctl", "try-reload-or-restart", *([] if block else ["--no-block"])]
+        run([*words, "systemd-networkd.service"], timeout=60)
 
     def refresh_workload_network(self, *, block: bool = True) -> None:
         """Run the network pass of all workloads again."""

@@ -61,7 +61,7 @@ class FakeMachine:
         folder = self.layer / "systemd/system" if self.layer else None
         self.loaded = {unit.name: unit.read_text() for unit in folder.iterdir()} if folder and folder.is_dir() else {}
 
-    def reload_network(self) -> None:
+    def reload_network(self, *, block: bool = True) -> None:
         self._did("network")
 
     def refresh_workload_network(self, *, block: bool = True) -> None:

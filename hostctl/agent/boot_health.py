@@ -1,0 +1,84 @@
+"""The boot's health check: blesses nothing itself, but decides what a boot that is not healthy leads to.
+
+While a boot is being tried (the boot loader counts it), a release under which the machine is not healthy is marked bad
+and the machine reboots into the other one. A release that was blessed before is never left for a failing check: the
+host stays up and says that it is degraded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from hostctl.agent import apply as transaction
+from hostctl.agent import generation, health
+from hostctl.agent.apply import Context
+from hostctl.boot import assess
+from hostctl.config.load import parse_host
+from hostctl.run import run
+from hostctl.update import history
+
+Verdict = Literal["healthy", "degraded", "bad"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BootEdge:
+    """How the boot loader's count is read and a boot is given up."""
+
+    counted: Callable[[], bool]
+    mark_bad: Callable[[], None]
+    reboot: Callable[[], None]
+
+
+def judge(report: health.Report, *, counted: bool) -> Verdict:
+    """Decide what a boot is."""
+    if report.healthy:
+        return "healthy"
+    return "bad" if counted else "degraded"
+
+
+def is_counted() -> bool:
+    """Tell whether the boot loader counts this boot and it is not decided yet (systemd-bless-boot(8))."""
+    if assess.counted_entry() is None:
+        return False
+    return run([assess.BLESS, "status"], timeout=60).text.strip() == "indeterminate"
+
+
+def real_edge() -> BootEdge:
+    """Return the edge of this machine."""
+    return BootEdge(
+        counted=is_counted,
+        mark_bad=lambda: assess.mark("bad"),
+        reboot=_reboot,
+    )
+
+
+def _reboot() -> None:
+    run(["systemctl", "--no-block", "reboot"], timeout=60)
+
+
+def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
+    """Wait for health and act on the verdict.
+
+    A generation that a crash left untried is taken back first; one that was rendered during this boot is settled,
+    unless the whole release is given up.
+    """
+    layout = context.layout
+    with transaction.lock(layout):
+        said = transaction.resolve(context)
+    if said:
+        context.notify(said)
+    stored = generation.current(layout)
+    if stored is None:
+        return "healthy", health.Report(results=())
+    declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+    report = health.wait(declaration, context.machine, notify=context.notify)
+    verdict = judge(report, counted=not report.healthy and edge.counted())
+    if verdict == "bad":
+        history.append(layout.state / "history.jsonl", history.BAD, context.release, report.cause())
+        edge.mark_bad()
+        edge.reboot()
+    elif transaction.read_pending(layout) is not None:
+        transaction.settle(layout)
+    return verdict, report

@@ -1,0 +1,77 @@
+"""Makes the content of a generation from a declaration: what lies below /etc, the workloads' part, and the record.
+
+What a workload becomes is decided by the renderer that the stager is given; this module only puts the parts together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from hostctl.agent import render
+from hostctl.agent.generation import Content, Pin, Record, Stored
+from hostctl.agent.tree import Tree, merge
+from hostctl.config.host import HostDeclaration
+from hostctl.layout import HostLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """The workloads' part of a generation. ``ranges`` are the numbers of the workloads' user id ranges."""
+
+    images: Mapping[str, Pin] = field(default_factory=dict)
+    ranges: Mapping[str, int] = field(default_factory=dict)
+    units: Tree = field(default_factory=dict)
+    bundles: Mapping[str, bytes] = field(default_factory=dict)
+    network: bytes = b"{}\n"
+
+
+WorkloadRenderer = Callable[[HostDeclaration, Stored | None, int], Rendered]
+"""Renders all workloads of a declaration, given the former generation and the new one's number; may pull images."""
+
+
+def machine_id(layout: HostLayout) -> str:
+    """Return the id of this machine: the running one, else a new one (machine-id(5))."""
+    path = layout.root / "etc/machine-id"
+    known = path.read_text().strip() if path.is_file() else ""
+    if len(known) == 32 and all(digit in "0123456789abcdef" for digit in known) and known != "0" * 32:
+        return known
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostStager:
+    """The transaction's stager on a host; see :data:`hostctl.agent.apply.Stager`."""
+
+    layout: HostLayout
+    release: str
+    workloads: WorkloadRenderer
+
+    def __call__(self, text: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
+        """Return the content of generation ``number``.
+
+        Raises:
+            TreeError: a declared file collides with a rendered one.
+        """
+        uids = render.allocate_uids([str(name) for name in declaration.users], former.record.uids if former else {})
+        part = self.workloads(declaration, former, number)
+        record = Record(
+            number=number,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            release=self.release,
+            declaration_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            images=part.images,
+            uids=uids,
+            ranges=part.ranges,
+        )
+        host = render.host(declaration, machine_id=machine_id(self.layout), uids=uids)
+        return Content(
+            record=record,
+            declaration=text,
+            etc=merge(host, part.units),
+            bundles=part.bundles,
+            network=part.network,
+        )

@@ -1,0 +1,101 @@
+"""What a boot that is or is not healthy leads to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import apply as transaction
+from hostctl.agent import generation
+from hostctl.agent.apply import Context
+from hostctl.agent.boot_health import BootEdge, check_boot
+from hostctl.agent.machine import SystemdMachine
+from hostctl.agent.stage import HostStager, Rendered
+from hostctl.config.load import parse_host
+from hostctl.layout import HostLayout
+from hostctl.update import history
+
+
+class FakeLoader:
+    """A boot loader that counts, or not."""
+
+    def __init__(self, *, counts: bool) -> None:
+        self.counts = counts
+        self.log: list[str] = []
+
+    def edge(self) -> BootEdge:
+        return BootEdge(
+            counted=lambda: self.counts,
+            mark_bad=lambda: self.log.append("bad"),
+            reboot=lambda: self.log.append("reboot"),
+        )
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def prepared(root: Path, port: int) -> Context:
+    """Return a machine whose generation 1 checks a TCP port; it was rendered during this boot."""
+    layout = HostLayout(root=root)
+    stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
+    context = Context(layout=layout, machine=SystemdMachine(layout), stage=stager, release="2", booting=True)
+    text = f"version: 1\nhostname: a\nhealth: {{site: {{tcp: '127.0.0.1:{port}', within: 10ms}}}}\n"
+    generation.store(layout, stager(text, parse_host(text, "host.yaml"), None, 1))
+    generation.put_in_force(layout, 1)
+    (layout.state / "pending").write_text('{"former": 0, "wanted": 1, "booting": true}')
+    return context
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_healthy_boot_settles_what_was_rendered_during_it(tmp_path: Path, port: int, counts: bool) -> None:
+    context, loader = prepared(tmp_path, port), FakeLoader(counts=counts)
+    verdict, report = check_boot(context, loader.edge())
+    assert (verdict, report.healthy, loader.log) == ("healthy", True, [])
+    assert transaction.read_pending(context.layout) is None
+
+
+def test_a_release_on_trial_is_given_up_with_its_cause(tmp_path: Path) -> None:
+    context, loader = prepared(tmp_path, 1), FakeLoader(counts=True)
+    verdict, _ = check_boot(context, loader.edge())
+    assert (verdict, loader.log) == ("bad", ["bad", "reboot"])
+    (event,) = history.read(context.layout.state / "history.jsonl")
+    assert (event.event, event.version) == (history.BAD, "2")
+    assert "check site: 127.0.0.1:1" in event.cause
+
+
+def test_a_blessed_release_stays_up_degraded(tmp_path: Path) -> None:
+    context, loader = prepared(tmp_path, 1), FakeLoader(counts=False)
+    verdict, report = check_boot(context, loader.edge())
+    assert (verdict, report.healthy, loader.log) == ("degraded", False, [])
+    assert not (context.layout.state / "history.jsonl").exists()
+    assert transaction.read_pending(context.layout) is None
+
+
+def test_nothing_declared_is_healthy(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
+    context = Context(layout=layout, machine=SystemdMachine(layout), stage=stager, release="2", booting=True)
+    assert check_boot(context, FakeLoader(counts=True).edge())[0] == "healthy"
+
+
+def test_the_machine_id_stays_and_numbers_of_users_too(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
+    one, two = "version: 1\nhostname: a\nusers: {b: {}}\n", "version: 1\nhostname: a\nusers: {a: {}, b: {}}\n"
+    first = generation.store(layout, stager(one, parse_host(one, "x"), None, 1))
+    second = stager(two, parse_host(two, "x"), first, 2)
+    assert dict(second.record.uids) == {"b": 1000, "a": 1001}
+    assert (first.path / "etc/machine-id").read_text() == "0123456789abcdef0123456789abcdef\n"
+    (tmp_path / "etc/machine-id").write_text("uninitialized\n")
+    third = generation.store(layout, stager(one, parse_host(one, "x"), None, 3))
+    fresh = (third.path / "etc/machine-id").read_text().strip()
+    assert len(fresh) == 32
+    assert fresh != "0" * 32
