@@ -30,6 +30,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the stage, bytes done and bytes in all (0 if the stage does not count)."""
 
 VERITY_SECONDS = 1800.0
+_ROOT_HINT = "updates and rollbacks are for root, on a host whose ESP is mounted"
 _ROOT_HASH = re.compile(r"^Root hash:\s+([0-9a-f]{64})$", re.MULTILINE)
 
 
@@ -38,6 +39,12 @@ class UpdateBusyError(HostctlError):
 
     id = "update-busy"
     exit_code = EXIT_BUSY
+
+
+class StateError(HostctlError):
+    """The ESP or the state folder cannot be used."""
+
+    id = "update-state"
 
 
 class UpdateRefusedError(HostctlError):
@@ -101,8 +108,15 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 def read_entries(host: UpdateHost) -> tuple[BootEntry, ...]:
-    """Return the boot entries of the host's image."""
-    return parse_entries((path.name for path in host.entries.iterdir()), host.name)
+    """Return the boot entries of the host's image.
+
+    Raises:
+        StateError: the ESP is not there.
+    """
+    try:
+        return parse_entries((path.name for path in host.entries.iterdir()), host.name)
+    except OSError as error:
+        raise StateError("the EFI system partition cannot be read", details=str(error), hint=_ROOT_HINT) from error
 
 
 @contextmanager
@@ -111,9 +125,13 @@ def locked(host: UpdateHost) -> Iterator[None]:
 
     Raises:
         UpdateBusyError: somebody else holds it.
+        StateError: the state folder cannot be written.
     """
-    host.state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(host.state / "update.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        host.state.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(host.state / "update.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"{host.state} cannot be written", details=str(error), hint=_ROOT_HINT) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,6 +170,7 @@ def update(host: UpdateHost, source: Source, progress: Progress = _silent) -> Ou
         UpdateBusyError: another one is at work.
         UpdateRefusedError: the running release is not blessed, so the other slot is still needed.
         SlotTooSmallError: the release does not fit.
+        StateError: the ESP or the state folder cannot be used.
         PayloadError, StreamError, RootMismatchError: what arrived is not the release; the other slot stays empty.
         RepositoryUnavailableError, RepositoryUntrustedError: see the client.
     """
@@ -271,7 +290,7 @@ def _stage(host: UpdateHost, client: RepositoryClient, release: Release, progres
             raise RootMismatchError(f"the kernel image of release {release.version} reads back wrong from the ESP")
         temporary.replace(host.entries / entry.filename)
     except OSError as error:
-        raise UpdateRefusedError(
+        raise StateError(
             f"cannot write the kernel image of release {release.version} to the ESP", details=str(error)
         ) from error
     finally:

@@ -1,0 +1,116 @@
+"""Finds out about the machine at hand: its release, its disk, and where its declaration says updates come from.
+
+A thin edge: reads /proc, /sys, os-release and the generation in force. Decides and writes nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from hostctl.boot.slots import SlotError, halves, running_root_hash
+from hostctl.config.load import load_host
+from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.layout import HostLayout
+from hostctl.repository.client import Source
+from hostctl.update.updater import UpdateHost
+
+TRUSTED_ROOT = Path("usr/share/hostctl/tuf/root.json")
+ENTRIES = Path("EFI/Linux")
+
+
+class NoRepositoryError(HostctlError):
+    """The host's declaration names no repository."""
+
+    id = "no-repository"
+    exit_code = EXIT_USAGE
+
+
+class NotAHostError(HostctlError):
+    """This machine does not run a release."""
+
+    id = "not-a-host"
+
+
+def os_release(text: str) -> dict[str, str]:
+    """Return the variables of an os-release file (os-release(5)); lines that are no assignment are passed over."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, separator, value = line.strip().partition("=")
+        if separator and not key.startswith("#"):
+            try:
+                found[key] = "".join(shlex.split(value))
+            except ValueError:
+                continue
+    return found
+
+
+def find_disk(root_hash: str, root: Path = Path("/")) -> Path:
+    """Return the disk with the partition that holds the running root.
+
+    Raises:
+        SlotError: there is no such partition, or it is on no disk with partitions.
+    """
+    identity = halves(root_hash)[0]
+    link = root / "dev/disk/by-partuuid" / identity
+    if not link.exists():
+        raise SlotError("the partition of the running root is not there", details=str(link))
+    entry = (root / "sys/class/block" / link.resolve().name).resolve()
+    if not (entry / "partition").exists():
+        raise SlotError(f"{entry.name} is not a partition of a disk")
+    return root / "dev" / entry.parent.name
+
+
+def this_host(layout: HostLayout) -> UpdateHost:
+    """Return the machine at hand.
+
+    Raises:
+        NotAHostError: it does not run a release.
+        SlotError: its disk is not one of ours.
+    """
+    try:
+        words = os_release((layout.root / "usr/lib/os-release").read_text(encoding="utf-8"))
+        name, version = words["IMAGE_ID"], words["IMAGE_VERSION"]
+        cmdline = (layout.root / "proc/cmdline").read_text(encoding="ascii")
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise NotAHostError(
+            "this machine does not run a release of hostctl",
+            details=str(error),
+            hint="run this on a host that `hostctl build` made",
+        ) from error
+    root_hash = running_root_hash(cmdline)
+    return UpdateHost(
+        name=name,
+        version=version,
+        root_hash=root_hash,
+        disk=find_disk(root_hash, layout.root),
+        entries=layout.esp / ENTRIES,
+        state=layout.state,
+    )
+
+
+def this_source(layout: HostLayout, host: UpdateHost) -> Source:
+    """Return where the declaration in force says that updates come from.
+
+    Raises:
+        NoRepositoryError: it does not say.
+        NotAHostError: the release came without a root of trust.
+    """
+    declaration = layout.current / "host.yaml"
+    policy = load_host(declaration).update if declaration.exists() else None
+    if policy is None:
+        raise NoRepositoryError(
+            "the declaration in force names no repository",
+            hint="add `update: {repository: https://…}` to host.yaml and `hostctl apply` it",
+        )
+    try:
+        root = (layout.root / TRUSTED_ROOT).read_bytes()
+    except OSError as error:
+        raise NotAHostError("this release came without a root of trust", details=str(error)) from error
+    return Source(
+        url=str(policy.repository),
+        name=host.name,
+        channel=str(policy.channel),
+        root=root,
+        cache=layout.state / "tuf",
+    )
