@@ -1,0 +1,102 @@
+"""The agent's methods over a real bus, on a machine below a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import apply as transaction
+from hostctl.agent import bus, client, execution, service
+from hostctl.errors import HostctlError
+from hostctl.layout import HostLayout
+
+pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="dbus-daemon is not installed")
+
+HOST = "version: 1\nhostname: web-1\nusers: {ops: {sudo: true}}\n"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> HostLayout:
+    root = tmp_path / "root"
+    (root / "proc/sys/kernel").mkdir(parents=True)
+    (root / "proc/sys/kernel/hostname").write_text("web-0\n")
+    (root / "usr/lib").mkdir(parents=True)
+    (root / "usr/lib/os-release").write_text('ID=hostctl\nIMAGE_VERSION="7"\n')
+    return HostLayout(root=root)
+
+
+@pytest.fixture
+def address(tmp_path: Path, layout: HostLayout) -> Iterator[str]:
+    """Run the agent on a bus of our own; it ends by being idle."""
+    daemon = subprocess.Popen(
+        [
+            "dbus-daemon",
+            "--session",
+            "--nofork",
+            "--nopidfile",
+            f"--address=unix:path={tmp_path}/bus",
+            "--print-address=1",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert daemon.stdout is not None
+    where = daemon.stdout.readline().decode().strip()
+    agent = threading.Thread(target=service.run, args=(layout,), kwargs={"address": where, "idle": 0.3})
+    agent.start()
+    while True:
+        try:
+            bus.call("Status", address=where)
+            break
+        except bus.AgentUnavailableError:
+            assert agent.is_alive(), "the agent ended before it owned its name"
+    yield where
+    agent.join(10)
+    daemon.terminate()
+    daemon.wait(10)
+    daemon.stdout.close()
+
+
+def refused(member: str, *arguments: str, address: str) -> str:
+    with pytest.raises(HostctlError) as caught:
+        bus.call(member, *arguments, address=address)
+    return caught.value.id
+
+
+def test_a_machine_without_a_generation_answers(address: str) -> None:
+    status = json.loads(bus.call("Status", address=address))
+    assert (status["hostname"], status["release"], status["generation"]) == ("web-0", "7", 0)
+    assert json.loads(bus.call("ListWorkloads", address=address)) == []
+
+
+def test_plan_is_what_apply_would_do(address: str) -> None:
+    actions = json.loads(bus.call("Plan", HOST, "host.yaml", address=address))
+    assert [action["area"] for action in actions] == ["hostname", "timezone", "user"]
+
+
+def test_failures_come_with_the_ids_of_their_errors(address: str) -> None:
+    assert refused("Plan", "hostnam: x", "host.yaml", address=address) == "declaration-invalid"
+    assert refused("Inspect", "nope", address=address) == "unknown-workload"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="these methods are for root")
+def test_what_changes_things_says_what_is_wrong(address: str, layout: HostLayout) -> None:
+    assert refused("Stop", "nope", address=address) == "unknown-workload"
+    with pytest.raises(HostctlError) as caught:
+        client.execute("nope", execution.Request(argv=("id",)), (0, 1, 2), address=address)
+    assert caught.value.id == "unknown-workload"
+    with transaction.lock(layout), pytest.raises(HostctlError) as caught:
+        client.apply(HOST, "host.yaml", lambda text: None, address=address)
+    assert (caught.value.id, caught.value.exit_code) == ("busy", 75)
+
+
+def test_introspection_names_every_method(layout: HostLayout) -> None:
+    xml = bus.introspection(service.HostService(layout).methods())
+    for name in ("Status", "Plan", "Apply", "ListWorkloads", "Inspect", "Start", "Stop", "Restart", "Exec"):
+        assert f'<method name="{name}">' in xml
