@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from hostctl.durable import CHUNK, sha256_file
 from hostctl.errors import HostctlError
@@ -25,13 +26,14 @@ from hostctl.run import run
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 ARCHITECTURE = "amd64"
-SIZE_LIMIT = 1 << 30  # bytes; no package of a host comes near it
+SIZE_LIMIT = 4 << 30  # bytes; the largest package of Debian has about 1.4 GiB
 TIMEOUT = 60.0  # seconds without a byte
 WORKERS = 8
 APT_TIMEOUT = 600.0  # seconds
 
 HOST_PACKAGES: tuple[str, ...] = (
-    "systemd-boot", "systemd-repart",
+    "systemd-boot",
+    "systemd-repart",
     *("systemd", "systemd-sysv", "systemd-resolved", "systemd-timesyncd", "systemd-boot-tools", "libnss-systemd"),
     *("dbus-broker", "udev", "kmod", "crun", "skopeo", "ca-certificates", "catatonit", "python3", "python3-yaml"),
     *("python3-jinja2", "python3-dbus-next", "python3-pyroute2", "python3-tuf", "python3-zstandard", "nftables"),
@@ -39,7 +41,9 @@ HOST_PACKAGES: tuple[str, ...] = (
     "less",
 )
 TOOLS_PACKAGES: tuple[str, ...] = (
-    "e2fsprogs", "libc-bin", "osslsigncode",
+    "e2fsprogs",
+    "libc-bin",
+    "osslsigncode",
     *("erofs-utils", "cryptsetup-bin", "systemd-ukify", "systemd-boot", "systemd-boot-efi", "mtools", "dosfstools"),
     *("fdisk", "kmod", "busybox-static", "zstd", "openssl", "sbsigntool", "efitools", "python3", "python3-pefile"),
     *("python3-cryptography", "cpio", "skopeo", "util-linux", "bash", "coreutils", "binutils", "tar", "gzip"),
@@ -207,21 +211,26 @@ def deb_path(cache: Path, package: Package) -> Path:
     return cache / "debs" / f"{package.sha256}.deb"
 
 
+def _receive(package: Package, file: BinaryIO) -> None:
+    digest, size = hashlib.sha256(), 0
+    with urllib.request.urlopen(package.url, timeout=TIMEOUT) as answer:  # noqa: S310 - Package takes http(s) only
+        while chunk := answer.read(CHUNK):
+            size += len(chunk)
+            if size > package.size:
+                raise ValueError(f"is longer than the {package.size} bytes of the lock")
+            digest.update(chunk)
+            file.write(chunk)
+    if size != package.size:
+        raise ValueError(f"has {size} bytes, the lock says {package.size}")
+    if digest.hexdigest() != package.sha256:
+        raise ValueError(f"has sha256 {digest.hexdigest()}, the lock says {package.sha256}")
+
+
 def _fetch(package: Package, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    digest, size = hashlib.sha256(), 0
     try:
-        with urllib.request.urlopen(package.url, timeout=TIMEOUT) as answer, temporary.open("wb") as file:
-            while chunk := answer.read(CHUNK):
-                size += len(chunk)
-                if size > package.size:
-                    raise ValueError(f"is longer than the {package.size} bytes of the lock")
-                digest.update(chunk)
-                file.write(chunk)
-        if size != package.size:
-            raise ValueError(f"has {size} bytes, the lock says {package.size}")
-        if digest.hexdigest() != package.sha256:
-            raise ValueError(f"has sha256 {digest.hexdigest()}, the lock says {package.sha256}")
+        with temporary.open("wb") as file:
+            _receive(package, file)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""``hostctl lock``: pin every package of a release beside its declaration."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hostctl.compose.lock import NAME, cache_folder, format_lock, make_lock
+from hostctl.compose.packages import fetch_packages
+from hostctl.config.load import load_release
+from hostctl.durable import write_file
+from hostctl.progress import Progress
+
+EXAMPLES = """examples:
+  hostctl lock release.yaml            write release.lock beside it
+  hostctl lock release.yaml --fetch    and bring the packages into the cache"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("release", type=Path, metavar="RELEASE.yaml")
+    parser.add_argument("--fetch", action="store_true", help="bring the packages into the cache as well")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Resolve, write, and perhaps fetch."""
+    progress = Progress()
+    release = load_release(arguments.release)
+    with progress.stage("resolve packages"):
+        lock = make_lock(release)
+    write_file(arguments.release.with_name(NAME), format_lock(lock).encode())
+    if arguments.fetch:
+        with progress.stage("fetch packages"):
+            fetch_packages((*lock.host, *lock.kernel, *lock.tools), cache_folder())
+    return 0

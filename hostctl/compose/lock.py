@@ -1,0 +1,167 @@
+"""``release.lock``: every package of a release by version and SHA-256, so that a build reads nothing else.
+
+The file is sorted JSON. Making it asks the archive; reading it asks nobody and trusts nothing in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from hostctl.compose.packages import (
+    DEFAULT_MIRROR,
+    HOST_PACKAGES,
+    KERNELS,
+    TOOLS_PACKAGES,
+    Apt,
+    Package,
+    PackageResolutionError,
+    known_packages,
+    select,
+)
+from hostctl.config.release import ReleaseDeclaration
+from hostctl.errors import HostctlError
+
+FORMAT = 1
+NAME = "release.lock"
+_KERNEL_IMAGE = re.compile(r"linux-image-[0-9]")
+
+
+class LockError(HostctlError):
+    """There is no usable lock."""
+
+    id = "lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lock:
+    """What a release is made of."""
+
+    suite: str
+    source_date_epoch: int
+    """Date of the newest Release file, seconds since 1970: the time that every build of this lock claims."""
+    requested: tuple[str, ...]
+    """Names that the host set was resolved from."""
+    host: tuple[Package, ...]
+    kernel: tuple[Package, ...]
+    """Extracted, not installed: the package asks for a generator of initrds."""
+    tools: tuple[Package, ...]
+
+
+def cache_folder() -> Path:
+    """Return the builder's cache: $HOSTCTL_CACHE, else hostctl in $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("HOSTCTL_CACHE"):
+        return Path(own).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "hostctl"
+
+
+def requested_packages(release: ReleaseDeclaration) -> tuple[str, ...]:
+    """Return the names that the host set of a release starts from."""
+    return tuple(sorted({*HOST_PACKAGES, *map(str, release.packages)}))
+
+
+def newest_date(releases: list[str]) -> int:
+    """Return the latest ``Date`` of Release files, in seconds since 1970."""
+    dates = []
+    for text in releases:
+        match = re.search(r"^Date: (.+)$", text, re.MULTILINE)
+        if match:
+            dates.append(int(parsedate_to_datetime(match[1].strip()).replace(tzinfo=UTC).timestamp()))
+    if not dates:
+        raise PackageResolutionError("the archive's Release files have no date")
+    return max(dates)
+
+
+def make_lock(release: ReleaseDeclaration) -> Lock:
+    """Resolve a release against the archive as it is now.
+
+    Raises:
+        PackageResolutionError: apt's lists and its choice differ.
+        CommandError: apt could not fetch its lists or resolve the names.
+    """
+    mirror = DEFAULT_MIRROR if release.base.mirror == "default" else str(release.base.mirror)
+    names = requested_packages(release)
+    with tempfile.TemporaryDirectory(prefix="hostctl-apt-") as folder:
+        apt = Apt(Path(folder), mirror, release.base.suite)
+        apt.update()
+        known = known_packages((uri, path.read_text()) for uri, path in apt.indexes())
+        kernel = {
+            name: version
+            for name, version in apt.resolve((KERNELS[release.kernel],)).items()
+            if _KERNEL_IMAGE.match(name)
+        }
+        return Lock(
+            suite=release.base.suite,
+            source_date_epoch=newest_date(apt.releases()),
+            requested=names,
+            host=select(apt.resolve(("?essential", *names)), known),
+            kernel=select(kernel, known),
+            tools=select(apt.resolve(("?essential", *TOOLS_PACKAGES)), known),
+        )
+
+
+def format_lock(lock: Lock) -> str:
+    """Return the text of a lock file."""
+    return json.dumps({"format": FORMAT, **asdict(lock)}, indent=1, sort_keys=True) + "\n"
+
+
+def _decode(tree: dict[str, Any]) -> Lock:
+    if tree.pop("format") != FORMAT:
+        raise ValueError("another format version")
+    sets = {key: tuple(Package(**entry) for entry in tree.pop(key)) for key in ("host", "kernel", "tools")}
+    lock = Lock(
+        suite=str(tree.pop("suite")),
+        source_date_epoch=int(tree.pop("source_date_epoch")),
+        requested=tuple(map(str, tree.pop("requested"))),
+        **sets,
+    )
+    if tree:
+        raise ValueError(f"unknown keys: {', '.join(sorted(tree))}")
+    return lock
+
+
+def parse_lock(text: str, name: str = NAME) -> Lock:
+    """Read the text of a lock file.
+
+    Raises:
+        LockError: it is not a lock of this format.
+    """
+    try:
+        return _decode(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LockError(f"{name} is not a lock: {error}", hint="`hostctl lock` makes it anew") from error
+
+
+def load_lock(path: Path) -> Lock:
+    """Read a lock file.
+
+    Raises:
+        LockError: it is missing or not a lock.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        hint = f"run `hostctl lock {path.with_name('release.yaml')}`"
+        raise LockError(f"there is no {path}", hint=hint) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise LockError(f"{path} cannot be read", details=str(error)) from error
+    return parse_lock(text, str(path))
+
+
+def check_lock(lock: Lock, release: ReleaseDeclaration) -> None:
+    """Refuse a lock that was made from another declaration.
+
+    Raises:
+        LockError: the packages of the declaration are not those that were resolved.
+    """
+    names = set(requested_packages(release))
+    if names != set(lock.requested) or lock.suite != release.base.suite:
+        differing = ", ".join(sorted(names ^ set(lock.requested)))
+        raise LockError("the lock does not fit release.yaml", details=differing, hint="run `hostctl lock` again")
