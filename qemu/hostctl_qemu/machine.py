@@ -168,7 +168,7 @@ def listen(folder: Path, name: str) -> socket.socket:
     try:
         server = socket.socket(socket.AF_UNIX)
         server.bind(f"/proc/self/fd/{directory}/{name}")
-        server.listen(1)
+        server.listen(128)  # more than ever ask at once: connecting to a full queue would block
     finally:
         os.close(directory)
     return server

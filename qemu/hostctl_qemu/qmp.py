@@ -134,6 +134,22 @@ class Qmp:
             if event is not None and event.name == name and accept(event):
                 return event
 
+    def wait_closed(self, seconds: float) -> None:
+        """Return once QEMU closed the connection, which it does when it ends.
+
+        Raises:
+            QmpError: it did not within ``seconds``.
+        """
+        end = time.monotonic() + seconds
+        try:
+            self._socket.settimeout(seconds)
+            while self._socket.recv(65536):
+                self._socket.settimeout(max(0.001, end - time.monotonic()))
+        except TimeoutError as error:
+            raise QmpError(f"QEMU still runs after {seconds:g} s") from error
+        except ConnectionError:
+            return
+
     def _next(self, what: str, end: float) -> dict[str, object]:
         while not self._messages:
             self._socket.settimeout(max(0.001, end - time.monotonic()))
