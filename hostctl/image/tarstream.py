@@ -1,0 +1,216 @@
+"""One pass over a layer's tar stream that refuses what has no business in an image and writes out a plain one.
+
+What comes out is written anew from the checked values, so the next program cannot read other names or sizes out of
+the same bytes. Extended attributes are left out: ``trusted.overlay.*`` would change what the overlay shows.
+Format: POSIX.1-2017 pax, "Extended Description"; whiteouts (``.wh.``) pass through as ordinary files.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hostctl.errors import HostctlError
+
+BLOCK = 512
+CHUNK = 1 << 20
+HEADER_BYTES = 1 << 20  # of one extended header; a path has at most 4096 bytes
+ENTRIES = 500_000
+DEPTH = 100
+PATH_BYTES = 4096
+NAME_BYTES = 255
+ID_LIMIT = 65536  # a workload's user namespace has as many ids
+MOUNT_POINTS = frozenset({"dev", "proc", "sys"})
+
+
+class LayerError(HostctlError):
+    """A layer is malformed, dangerous or beyond a limit."""
+
+    id = "image-layer"
+
+
+class Source(Protocol):
+    """What the stream is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes, none at the end."""
+
+
+@dataclass(slots=True)
+class _Tree:
+    kinds: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, path: str, kind: bytes) -> None:
+        if len(self.kinds) >= ENTRIES:
+            raise LayerError(f"the layer has more than {ENTRIES} entries")
+        parent = path.rpartition("/")[0]
+        while parent:
+            if self.kinds.setdefault(parent, tarfile.DIRTYPE) != tarfile.DIRTYPE:
+                raise LayerError(f"the layer puts {path!r} below {parent!r}, which is no folder")
+            parent = parent.rpartition("/")[0]
+        if path in MOUNT_POINTS and kind != tarfile.DIRTYPE:
+            raise LayerError(f"the layer's /{path} is no folder")
+        before = self.kinds.get(path, kind)
+        if tarfile.DIRTYPE in (before, kind) and before != kind:
+            raise LayerError(f"the layer has {path!r} both as a folder and as something else")
+        self.kinds[path] = kind
+
+
+def safe_path(name: str) -> str:
+    """Return a member's name relative to the root, without ``.`` parts; empty for the root itself.
+
+    Raises:
+        LayerError: the name leaves the root, is too long, too deep or has a NUL in it.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in name:
+        raise LayerError(f"the layer has an entry with the unsafe name {name[:200]!r}")
+    sizes = [len(part.encode("utf-8", "surrogateescape")) for part in parts]
+    if len(parts) > DEPTH or sum(sizes) + len(parts) > PATH_BYTES or max(sizes, default=0) > NAME_BYTES:
+        raise LayerError(f"the layer has an entry with an overlong name {name[:200]!r}")
+    return "/".join(parts)
+
+
+def _exactly(source: Source, size: int) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        part = source.read(min(size, CHUNK))
+        if not part:
+            raise LayerError("the layer is cut off")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _extended(body: bytes) -> dict[str, str]:
+    """Return the records ``LENGTH KEY=VALUE\\n`` of a pax header."""
+    found: dict[str, str] = {}
+    while body:
+        length, space, _ = body[:12].partition(b" ")
+        if not space or not length.isdigit() or not len(length) + 3 < int(length) <= len(body):
+            raise LayerError("the layer has a malformed extended header")
+        record, body = body[len(length) + 1 : int(length)], body[int(length) :]
+        key, equals, value = record.partition(b"=")
+        if not equals or not value.endswith(b"\n"):
+            raise LayerError("the layer has a malformed extended header")
+        name = key.decode("utf-8", "surrogateescape")
+        if name.startswith("GNU.sparse"):
+            raise LayerError("the layer has a sparse file")
+        found[name] = value[:-1].decode("utf-8", "surrogateescape")
+    return found
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise LayerError(f"the layer has an entry with the {what} {text[:40]!r}")
+    return int(text)
+
+
+@dataclass(slots=True)
+class _Reader:
+    source: Source
+    longer: dict[str, str] = field(default_factory=dict)
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """Yield members with their extended headers applied; the caller consumes each one's content."""
+        while True:
+            block = _exactly(self.source, BLOCK)
+            if not block.strip(b"\0"):
+                return
+            try:
+                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except tarfile.HeaderError as error:
+                raise LayerError("the layer has a malformed header", details=str(error)) from error
+            if info.size < 0:
+                raise LayerError("the layer has an entry with a negative size")
+            if info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
+                self._remember(info)
+                continue
+            self._apply(info)
+            yield info
+
+    def _remember(self, info: tarfile.TarInfo) -> None:
+        if info.size > HEADER_BYTES:
+            raise LayerError("the layer has an overlong extended header")
+        body = _exactly(self.source, _padded(info.size))[: info.size]
+        if info.type == tarfile.XGLTYPE:
+            if {"path", "linkpath", "size"} & _extended(body).keys():
+                raise LayerError("the layer has a global header that renames every entry")
+        elif info.type == tarfile.XHDTYPE:
+            self.longer.update(_extended(body))
+        else:
+            key = "path" if info.type == tarfile.GNUTYPE_LONGNAME else "linkpath"
+            self.longer[key] = body.rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+    def _apply(self, info: tarfile.TarInfo) -> None:
+        longer, self.longer = self.longer, {}
+        info.name = longer.get("path", info.name)
+        info.linkname = longer.get("linkpath", info.linkname)
+        for key in ("size", "uid", "gid"):
+            if key in longer:
+                setattr(info, key, _number(longer[key], key))
+
+
+def _checked(info: tarfile.TarInfo, tree: _Tree) -> tarfile.TarInfo | None:
+    """Return the entry to write, or none for one that is left out (the root's siblings, pipes)."""
+    kind = tarfile.REGTYPE if info.type in (tarfile.AREGTYPE, tarfile.CONTTYPE) else info.type
+    if kind not in (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
+        raise LayerError(f"the layer has {info.name[:200]!r}, which is a device or of an unknown type {kind!r}")
+    if kind != tarfile.REGTYPE and info.size:
+        raise LayerError(f"the layer has {info.name[:200]!r}, which is no file but has content")
+    path = safe_path(info.name)
+    if kind == tarfile.FIFOTYPE:
+        return None
+    if not (0 <= info.uid < ID_LIMIT and 0 <= info.gid < ID_LIMIT):
+        raise LayerError(f"the layer's {path!r} belongs to {info.uid}:{info.gid}, beyond {ID_LIMIT - 1}")
+    plain = tarfile.TarInfo(path or ".")
+    plain.type, plain.size, plain.uid, plain.gid = kind, info.size, info.uid, info.gid
+    plain.mode = info.mode & 0o7777
+    if path:
+        tree.add(path, kind)
+    elif kind != tarfile.DIRTYPE:
+        raise LayerError("the layer's root is no folder")
+    if kind == tarfile.LNKTYPE:
+        plain.linkname = safe_path(info.linkname)
+        if plain.linkname == path or tree.kinds.get(plain.linkname) in (None, tarfile.DIRTYPE):
+            raise LayerError(f"the layer's {path!r} is a link to {info.linkname[:200]!r}, which is no file before it")
+    if kind == tarfile.SYMTYPE:
+        if not 0 < len(info.linkname) < PATH_BYTES or "\0" in info.linkname:
+            raise LayerError(f"the layer's {path!r} is a symbolic link to nothing")
+        plain.linkname = info.linkname
+    return plain
+
+
+def rewrite(source: Source, write: Callable[[bytes], object]) -> int:
+    """Check the tar stream ``source`` and pass a plain one to ``write``.
+
+    Args:
+        source: the uncompressed layer; read up to the end-of-archive block.
+        write: takes the bytes of the new tar stream.
+
+    Returns:
+        How many entries were written.
+
+    Raises:
+        LayerError: the stream is malformed, dangerous or beyond a limit.
+    """
+    tree, count = _Tree(), 0
+    for info in _Reader(source).members():
+        plain = _checked(info, tree)
+        if plain is None:
+            continue
+        count += 1
+        write(plain.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        left = _padded(plain.size)
+        while left:
+            part = _exactly(source, min(left, CHUNK))
+            write(part)
+            left -= len(part)
+    write(b"\0" * (2 * BLOCK))
+    return count
