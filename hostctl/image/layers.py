@@ -1,0 +1,162 @@
+"""Turns one layer blob into one EROFS file: decompress, check, verify both digests, write beside and rename.
+
+No path of the layer ever reaches a file system: the checked tar stream goes to ``mkfs.erofs`` through its standard
+input. A layer that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import secrets
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+import zstandard
+
+from hostctl.durable import sync_directory
+from hostctl.image.oci import LAYER_TYPES, Descriptor
+from hostctl.image.tarstream import CHUNK, LayerError, Source, rewrite
+from hostctl.run import ENVIRONMENT, failure
+
+UNPACKED_BYTES = 32 << 30
+RATIO = 1032  # the most that deflate can do; zstd may do more, which no honest layer needs
+RATIO_FREE_BYTES = 64 << 20  # below this much the ratio does not matter
+ZSTD_WINDOW = 128 << 20
+UUID = "00000000-0000-0000-0000-000000000000"  # mkfs.erofs -U clear
+
+MakeErofs = Callable[[Path], Sequence[str]]
+
+
+def make_erofs(output: Path) -> tuple[str, ...]:
+    """Return the command that makes ``output`` from a tar stream on standard input, with a fixed UUID and times."""
+    return ("mkfs.erofs", "--quiet", "--tar=f", "--aufs", f"-U{UUID}", "-T0", str(output))
+
+
+class _Compressed:
+    """Counts and digests what is read of a blob."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.count = 0
+        self.digest = sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self.count += len(data)
+        self.digest.update(data)
+        return data
+
+
+class _Unpacked:
+    """Digests the uncompressed stream and stops a blob that unpacks to far more than it should."""
+
+    def __init__(self, source: Source, compressed: _Compressed, limit: int) -> None:
+        self._source = source
+        self._compressed = compressed
+        self._limit = limit
+        self.count = 0
+        self.digest = sha256()
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            data = self._source.read(size)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise LayerError("the layer cannot be decompressed", details=str(error)) from error
+        self.count += len(data)
+        self.digest.update(data)
+        allowed = max(RATIO_FREE_BYTES, RATIO * self._compressed.count)
+        if self.count > min(self._limit, allowed):
+            raise LayerError(f"the layer unpacks to more than {min(self._limit, allowed)} bytes")
+        return data
+
+
+def _open(compressed: _Compressed, media_type: str) -> Source:
+    kind = LAYER_TYPES[media_type]
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=compressed, mode="rb")  # type: ignore[call-overload, no-any-return]
+    if kind == "zstd":
+        decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+        return decompressor.stream_reader(compressed, read_across_frames=True)  # type: ignore[arg-type]
+    return compressed
+
+
+def _feed(blob: Path, layer: Descriptor, diff_id: str, write: Callable[[bytes], object], limit: int) -> None:
+    with blob.open("rb") as file:
+        compressed = _Compressed(file)
+        unpacked = _Unpacked(_open(compressed, layer.media_type), compressed, limit)
+        rewrite(unpacked, write)
+        while unpacked.read(CHUNK):
+            pass
+        while compressed.read(CHUNK):
+            pass
+    if f"sha256:{compressed.digest.hexdigest()}" != layer.digest or compressed.count != layer.size:
+        raise LayerError("the layer's blob is not what the manifest says", details=f"wanted {layer.digest}")
+    if f"sha256:{unpacked.digest.hexdigest()}" != diff_id:
+        raise LayerError("the layer's content is not what the configuration says", details=f"wanted {diff_id}")
+
+
+def _pipe(argv: Sequence[str], feed: Callable[[Callable[[bytes], object]], None]) -> None:
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=dict(ENVIRONMENT))
+        assert process.stdin is not None  # noqa: S101 - asked for in the line above
+        broken = False
+        try:
+            feed(process.stdin.write)
+            process.stdin.close()
+        except BrokenPipeError:
+            broken = True
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        status = process.wait()
+        output.seek(0)
+        if status or broken:
+            raise failure(argv, status, output.read())
+
+
+def convert(
+    blob: Path,
+    layer: Descriptor,
+    diff_id: str,
+    target: Path,
+    *,
+    make: MakeErofs = make_erofs,
+    limit: int = UNPACKED_BYTES,
+) -> Path:
+    """Make the EROFS file ``target`` of a layer, in one step; one that is there already is kept.
+
+    Args:
+        blob: the layer as the registry gave it.
+        layer: its descriptor in the manifest.
+        diff_id: digest ``sha256:…`` of its uncompressed tar stream.
+        target: the EROFS file.
+        make: gives the command that reads a tar stream and writes an EROFS file.
+        limit: bytes that it may unpack to.
+
+    Raises:
+        LayerError: the layer is not what its digests say, or dangerous.
+        CommandError: ``mkfs.erofs`` failed.
+    """
+    if target.exists():
+        return target
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _pipe(make(temporary), lambda write: _feed(blob, layer, diff_id, write, limit))
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(target.parent)
+    return target

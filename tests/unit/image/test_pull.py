@@ -1,0 +1,151 @@
+"""A real registry, skopeo and mkfs.erofs: pull, moved tags, wrong digests, archives, collection."""
+
+import gzip
+import io
+import json
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from hostctl.config.values import ImageReference
+from hostctl.image.archive import import_archive
+from hostctl.image.layers import UUID, convert
+from hostctl.image.oci import Descriptor
+from hostctl.image.pull import PullError, pull, resolve
+from hostctl.image.store import ImageStore
+from hostctl.image.tarstream import LayerError
+
+MKFS = shutil.which("mkfs.erofs")
+needs_mkfs = pytest.mark.skipif(MKFS is None, reason="erofs-utils is not installed")
+needs_registry = pytest.mark.skipif(
+    not (shutil.which("docker-registry") and shutil.which("skopeo")), reason="docker-registry or skopeo is missing"
+)
+GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def make(output: Path) -> tuple[str, ...]:
+    return (str(MKFS), "--quiet", "--tar=f", "--aufs", f"-U{UUID}", "-T0", str(output))
+
+
+def layer(text: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo("etc/motd")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text))
+    return out.getvalue()
+
+
+def layout(folder: Path, text: bytes, *, diff_id: str = "") -> str:
+    """Write an OCI layout with one image of one layer; return the manifest's digest."""
+    (folder / "blobs/sha256").mkdir(parents=True)
+
+    def put(data: bytes) -> tuple[str, int]:
+        name = sha256(data).hexdigest()
+        (folder / "blobs/sha256" / name).write_bytes(data)
+        return f"sha256:{name}", len(data)
+
+    tar = layer(text)
+    config = {"os": "linux", "architecture": "amd64", "config": {"Entrypoint": ["/bin/x"], "User": "7"}}
+    ids = {"rootfs": {"type": "layers", "diff_ids": [diff_id or f"sha256:{sha256(tar).hexdigest()}"]}}
+    kinds = ("application/vnd.oci.image.config.v1+json", GZIP, "application/vnd.oci.image.manifest.v1+json")
+    blobs = (put(json.dumps(config | ids).encode()), put(gzip.compress(tar, mtime=0)))
+    parts = [{"mediaType": kind, "digest": d, "size": n} for kind, (d, n) in zip(kinds, blobs, strict=False)]
+    manifest = {"schemaVersion": 2, "mediaType": kinds[2], "config": parts[0], "layers": parts[1:]}
+    digest, size = put(json.dumps(manifest).encode())
+    index = {"schemaVersion": 2, "manifests": [{"mediaType": kinds[2], "digest": digest, "size": size}]}
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return digest
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = tmp_path / "registry.yml"
+    storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
+    config.write_text(json.dumps({"version": "0.1", "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
+    with (tmp_path / "registry.log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+                break
+            except urllib.error.URLError:
+                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "registry.log").read_text()
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def push(folder: Path, target: str) -> None:
+    argv = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", f"oci:{folder}"]
+    subprocess.run([*argv, f"docker://{target}"], check=True)
+
+
+@needs_mkfs
+@needs_registry
+def test_pull_keeps_to_the_digest_when_the_tag_moves(registry: str, tmp_path: Path) -> None:
+    first, second = layout(tmp_path / "one", b"one"), layout(tmp_path / "two", b"two")
+    reference = ImageReference(f"{registry}/site:1")
+    store = ImageStore(tmp_path / "store")
+    push(tmp_path / "one", str(reference))
+    digest = resolve(reference, insecure=True)
+    push(tmp_path / "two", str(reference))
+    image = pull(reference, digest, store, insecure=True, make=make)
+    assert (digest, image.digest) == (first, first)
+    assert image.config.entrypoint == ("/bin/x",)
+    assert image.layers[0].read_bytes()[1024:1028] == b"\xe2\xe1\xf5\xe0"
+    assert resolve(reference, insecure=True) == second
+    assert store.find(reference) == image
+    assert list((tmp_path / "store/tmp").iterdir()) == []
+    assert len(store.collect({first})) == 0
+    assert len(store.collect(set())) == 3
+    assert store.list() == ()
+
+
+@needs_registry
+def test_missing_digest_and_registry_are_told(registry: str, tmp_path: Path) -> None:
+    with pytest.raises(PullError, match="cannot be looked up"):
+        resolve(ImageReference(f"{registry}/site@sha256:{'0' * 64}"), insecure=True)
+    with pytest.raises(PullError, match="cannot be pulled"):
+        pull(ImageReference(f"{registry}/site:1"), f"sha256:{'0' * 64}", ImageStore(tmp_path / "store"), insecure=True)
+    assert list((tmp_path / "store/tmp").iterdir()) == []
+
+
+@needs_mkfs
+def test_archive_is_imported_and_wrong_content_leaves_nothing(tmp_path: Path) -> None:
+    digest = layout(tmp_path / "good", b"good")
+    with tarfile.open(tmp_path / "good.tar", "w") as tar:
+        tar.add(tmp_path / "good", ".")
+    store = ImageStore(tmp_path / "store")
+    assert import_archive(tmp_path / "good.tar", ImageReference("a.example/b:1"), store, make=make).digest == digest
+    bad = layout(tmp_path / "bad", b"bad", diff_id=f"sha256:{'1' * 64}")
+    with pytest.raises(LayerError, match="configuration says"):
+        import_archive(tmp_path / "bad", None, store, make=make)
+    assert store.get(bad) is None
+    assert len(list((tmp_path / "store/layers").iterdir())) == 1
+
+
+@needs_mkfs
+def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path) -> None:
+    data = gzip.compress(layer(b"\0" * 3_000_000))
+    (tmp_path / "blob").write_bytes(data)
+    descriptor = Descriptor(media_type=GZIP, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
+    with pytest.raises(LayerError, match="unpacks to more"):
+        convert(tmp_path / "blob", descriptor, f"sha256:{'2' * 64}", tmp_path / "x.erofs", make=make, limit=1 << 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["blob"]
