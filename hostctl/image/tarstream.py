@@ -22,6 +22,7 @@ DEPTH = 100
 PATH_BYTES = 4096
 NAME_BYTES = 255
 ID_LIMIT = 65536  # a workload's user namespace has as many ids
+UNSAFE_NAMES = frozenset({"..", ".wh.", ".wh..", ".wh..."})  # the last three would hide "", "." and ".."
 MOUNT_POINTS = frozenset({"dev", "proc", "sys"})
 
 
@@ -65,7 +66,7 @@ def safe_path(name: str) -> str:
         LayerError: the name leaves the root, is too long, too deep or has a NUL in it.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts or "\0" in name:
+    if "\0" in name or not UNSAFE_NAMES.isdisjoint(parts):
         raise LayerError(f"the layer has an entry with the unsafe name {name[:200]!r}")
     sizes = [len(part.encode("utf-8", "surrogateescape")) for part in parts]
     if len(parts) > DEPTH or sum(sizes) + len(parts) > PATH_BYTES or max(sizes, default=0) > NAME_BYTES:

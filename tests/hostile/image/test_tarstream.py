@@ -25,6 +25,8 @@ def entry(
     [
         (entry("../evil"), "unsafe name"),
         (entry("a/../../evil"), "unsafe name"),
+        (entry("a/.wh..."), "unsafe name"),
+        (entry("a/.wh."), "unsafe name"),
         (entry("null", tarfile.CHRTYPE), "device"),
         (entry("disk", tarfile.BLKTYPE), "device"),
         (entry("s", tarfile.GNUTYPE_SPARSE), "device or of an unknown type"),
