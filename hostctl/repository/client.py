@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import urllib3
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, DownloadLengthMismatchError, SlowRetrievalError
 from tuf.api.exceptions import RepositoryError as TufError
 from tuf.ngclient import FetcherInterface, Updater
 
@@ -86,12 +86,12 @@ class Fetcher(FetcherInterface):
         return self._chunks(response, url)
 
     def _chunks(self, response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
-        # The time is taken around reading alone: a slow disk is not the server's fault.
+        # Only reading is timed: a slow disk is not the server's fault. read1, as read would wait for a whole chunk.
         total, spent = 0, 0.0
         try:
             while True:
                 started = time.monotonic()
-                chunk = response.read(CHUNK, decode_content=False)
+                chunk = response.read1(CHUNK, decode_content=False)
                 spent += time.monotonic() - started
                 if not chunk:
                     return
@@ -212,10 +212,14 @@ def _guarded(url: str, action: Callable[[], Result]) -> Result:
     try:
         return action()
     except (DownloadError, OSError) as error:
+        if isinstance(error, DownloadLengthMismatchError):
+            raise RepositoryUntrustedError(
+                f"the repository {url} sends more than it may", details=str(error)
+            ) from error
         raise RepositoryUnavailableError(
             f"the repository {url} cannot be read", details=str(error), hint="check the network and update.repository"
         ) from error
-    except (TufError, ValueError, KeyError) as error:
+    except (TufError, ValueError, KeyError, RecursionError) as error:
         raise RepositoryUntrustedError(
             f"the repository {url} is not to be trusted",
             details=str(error),
