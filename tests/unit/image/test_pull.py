@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from hostctl.config.values import ImageReference
 from hostctl.image.archive import import_archive
@@ -149,3 +150,18 @@ def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(LayerError, match="unpacks to more"):
         convert(tmp_path / "blob", descriptor, f"sha256:{'2' * 64}", tmp_path / "x.erofs", make=make, limit=1 << 20)
     assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+
+
+@needs_mkfs
+@pytest.mark.parametrize("kind", ["", "+gzip", "+zstd"])
+def test_every_compression_gives_the_same_file(tmp_path: Path, kind: str) -> None:
+    tar = layer(b"same")
+    data = {"": tar, "+gzip": gzip.compress(tar), "+zstd": zstandard.ZstdCompressor().compress(tar)}[kind]
+    (tmp_path / "blob").write_bytes(data)
+    media_type = f"application/vnd.oci.image.layer.v1.tar{kind}"
+    descriptor = Descriptor(media_type=media_type, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
+    diff_id = f"sha256:{sha256(tar).hexdigest()}"
+    made = convert(tmp_path / "blob", descriptor, diff_id, tmp_path / "a.erofs", make=make).read_bytes()
+    (tmp_path / "plain").write_bytes(tar)
+    plain = Descriptor(media_type="application/vnd.oci.image.layer.v1.tar", digest=diff_id, size=len(tar))
+    assert convert(tmp_path / "plain", plain, diff_id, tmp_path / "b.erofs", make=make).read_bytes() == made
