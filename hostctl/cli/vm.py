@@ -43,12 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     boot.add_argument("--direct", action="store_true", help="boot the kernel of DIR at once: faster, no slots")
     start.add_argument("--detach", action="store_true", help="leave it running in the background")
     ssh = actions.add_parser("ssh", help="log in to the machine, or run a command in it")
-    ssh.add_argument("--user", default="root", metavar="NAME", help="who to log in as (default: root)")
+    ssh.add_argument("--user", default="root", metavar="NAME", help="log in as (default: root)")
     stop = actions.add_parser("stop", help="shut a detached machine down")
     for action in (start, ssh, stop):
         action.add_argument("dir", type=Path, metavar="DIR", help="folder of the built release")
         action.add_argument("--state", type=Path, metavar="FOLDER", help="folder of the machine (default: DIR/vm)")
-    ssh.add_argument("command", nargs="*", metavar="COMMAND", help="after --: the command and its words")
+    ssh.add_argument("command", nargs="*", metavar="COMMAND", help="after --: the command; options stand before DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:
