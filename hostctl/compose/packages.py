@@ -11,11 +11,11 @@ import hashlib
 import os
 import re
 import secrets
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +29,7 @@ ARCHITECTURE = "amd64"
 SIZE_LIMIT = 4 << 30  # bytes; the largest package of Debian has about 1.4 GiB
 TIMEOUT = 60.0  # seconds without a byte
 WORKERS = 8
+ATTEMPTS = 3  # wrong bytes are not asked for again, a broken connection is
 APT_TIMEOUT = 600.0  # seconds
 
 HOST_PACKAGES: tuple[str, ...] = (
@@ -243,11 +244,18 @@ def _obtain(cache: Path, package: Package) -> str | None:
             os.utime(target)
             return None
         target.unlink(missing_ok=True)
-    try:
-        _fetch(package, target)
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        return f"{package.name} {package.version}: {error} ({package.url})"
-    return None
+    problem: Exception | None = None
+    for _ in range(ATTEMPTS):
+        try:
+            _fetch(package, target)
+        except ValueError as error:
+            problem = error
+            break
+        except (OSError, HTTPException) as error:
+            problem = error
+        else:
+            return None
+    return f"{package.name} {package.version}: {problem} ({package.url})"
 
 
 def fetch_packages(packages: Iterable[Package], cache: Path) -> dict[Package, Path]:
