@@ -14,7 +14,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Hashable
 from typing import TypeVar, cast
 
 from hostctl.config.nodes import Document, Mapping, Node, Scalar, Sequence
@@ -61,10 +61,12 @@ def decode(text: str, declaration: type[Declared], name: str) -> Declared:
     return cast(Declared, value)
 
 
-@functools.cache
-def field_types(declared: Callable[..., object]) -> dict[str, object]:
+_hints = functools.cache(typing.get_type_hints)
+
+
+def field_types(declared: type[object]) -> dict[str, object]:
     """Return the types of a dataclass' fields by name, in order."""
-    hints = typing.get_type_hints(declared)
+    hints = _hints(cast(Hashable, declared))
     return {field.name: hints[field.name] for field in dataclasses.fields(cast(typing.Any, declared))}
 
 
@@ -91,6 +93,11 @@ def close(text: str, known: collections.abc.Iterable[str]) -> str:
     """Return a question that names the nearest of the known words, or nothing."""
     near = difflib.get_close_matches(text, list(known), 1) if len(text) <= 64 else []
     return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _visible(node: Node, place: Node) -> Node:
+    """Return where to point at: at the key, when the value is nothing at all."""
+    return place if isinstance(node, Scalar) and node.missing and not node.text else node
 
 
 def _whole_number(text: str) -> int:
@@ -127,9 +134,9 @@ class _Decoder:
             return self._record(node, cast("type[object]", annotation), path, place)
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
         if origin is tuple:
-            return self._sequence(node, arguments[0], path)
+            return self._sequence(node, arguments[0], path, place)
         if origin is collections.abc.Mapping:
-            return self._mapping(node, arguments[0], arguments[1], path)
+            return self._mapping(node, (arguments[0], arguments[1]), path, place)
         return self._single(node, annotation, path, place)
 
     def _single(self, node: Node, annotation: object, path: str, place: Node) -> object:
@@ -137,7 +144,7 @@ class _Decoder:
             kind = "a list" if isinstance(node, Sequence) else "a mapping"
             return self.fail(node, path, f"this is {kind}, but a single value is expected")
         if node.missing:
-            return self.fail(node if node.text else place, path, "the value is missing")
+            return self.fail(_visible(node, place), path, "the value is missing")
         if typing.get_origin(annotation) is typing.Literal:
             return self._literal(node, typing.get_args(annotation), path)
         return self._scalar(node, annotation, path)
@@ -185,19 +192,20 @@ class _Decoder:
         hint = f"did you mean {other}?" if other else ""
         return self.fail(node, path, f"{quoted(node.text)} is not true or false", hint)
 
-    def _sequence(self, node: Node, item: object, path: str) -> object:
+    def _sequence(self, node: Node, item: object, path: str, place: Node) -> object:
         if not isinstance(node, Sequence):
             if isinstance(node, Scalar) and not node.missing:
                 return self.fail(node, path, "a list is expected", f"did you mean [{_word(node.text)}]?")
-            return self.fail(node, path, "a list is expected", "write [] for an empty one")
+            hint = "write [] for an empty one" if isinstance(node, Scalar) else ""
+            return self.fail(_visible(node, place), path, "a list is expected", hint)
         values = [self.value(each, item, f"{path}[{index}]", each) for index, each in enumerate(node.items)]
         return tuple(values)
 
-    def _keys(self, node: Node, path: str) -> list[tuple[Scalar, str, Node]] | None:
+    def _keys(self, node: Node, path: str, place: Node) -> list[tuple[Scalar, str, Node]] | None:
         """Return the keys, their paths and values of a mapping, or None when it is not one."""
         if not isinstance(node, Mapping):
             hint = "write {} for an empty one" if isinstance(node, Scalar) and node.missing else ""
-            self.fail(node, path, "a mapping of keys and values is expected", hint)
+            self.fail(_visible(node, place), path, "a mapping of keys and values is expected", hint)
             return None
         keys: list[tuple[Scalar, str, Node]] = []
         for key, value in node.items:
@@ -209,16 +217,16 @@ class _Decoder:
                 keys.append((key, _join(path, key.text), value))
         return keys
 
-    def _mapping(self, node: Node, key_type: object, value_type: object, path: str) -> object:
+    def _mapping(self, node: Node, kinds: tuple[object, object], path: str, place: Node) -> object:
         found: dict[object, object] = {}
         lines: dict[object, int] = {}
-        for key, where, value in self._keys(node, path) or []:
-            name = self._scalar(key, key_type, where)
+        for key, where, value in self._keys(node, path, place) or []:
+            name = self._scalar(key, kinds[0], where)
             if name is not _FAILED and name in lines:
                 self.fail(key, where, f"this is already given in line {lines[name]}")
                 continue
             lines[name] = key.line
-            found[name] = self.value(value, value_type, where, key)
+            found[name] = self.value(value, kinds[1], where, key)
         return found
 
     def _record(self, node: Node, declared: type[object], path: str, place: Node) -> object:
@@ -226,17 +234,20 @@ class _Decoder:
         expected = field_types(declared)
         if isinstance(node, Scalar) and node.missing and not expected:
             return declared()
-        keys = self._keys(node, path)
+        keys = self._keys(node, path, place)
         if keys is None:
             return _FAILED
+        given = {key.text for key, _, _ in keys}
+        left = [name for name in expected if name not in given]
         lines: dict[str, int] = {}
         values: dict[str, object] = {}
         for key, where, value in keys:
             if key.text in lines:
                 self.fail(key, where, f"this is already given in line {lines[key.text]}")
             elif key.text not in expected:
-                left = [name for name in expected if name not in {each.text for each, _, _ in keys}]
-                self.fail(key, where, "unknown setting", _settings(key.text, left, list(expected)))
+                # Nearness is costly, so it is not looked for once there is more to show than is shown.
+                few = len(self.problems) < MAX_PROBLEMS
+                self.fail(key, where, "unknown setting", _settings(key.text, left, list(expected)) if few else "")
             else:
                 values[key.text] = self.value(value, expected[key.text], where, key)
             lines.setdefault(key.text, key.line)
@@ -281,12 +292,13 @@ def _find(node: Node, path: str) -> Node | None:
     if not isinstance(node, Mapping):
         return None
     fitting = [
-        (key.text, value)
+        (key, value)
         for key, value in node.items
         if isinstance(key, Scalar) and (path == key.text or path.startswith((f"{key.text}.", f"{key.text}[")))
     ]
-    for text, value in sorted(fitting, key=lambda item: -len(item[0])):
-        found = _find(value, path[len(text) :].removeprefix("."))
+    for key, value in sorted(fitting, key=lambda item: -len(item[0].text)):
+        rest = path[len(key.text) :].removeprefix(".")
+        found = _find(value, rest)
         if found is not None:
-            return found
+            return found if rest or isinstance(value, Scalar) else key
     return None

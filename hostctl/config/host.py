@@ -6,8 +6,9 @@ Each field's documentation is the string that follows it; ``hostctl config schem
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Literal
 
 from hostctl.config.values import (
@@ -181,6 +182,10 @@ class Workload:
         """Refuse limits and ports that cannot work."""
         if not 1 <= self.pids <= 4194304:
             raise ValueError("pids: must be from 1 to 4194304")
+        targets = [mount.target for mount in self.volumes]
+        for index, target in enumerate(targets):
+            if target in targets[:index]:
+                raise ValueError(f"volumes[{index}]: another volume is already mounted at {target}")
         if self.ports and self.network != "private":
             raise ValueError("ports: only network: private can publish ports")
         for name in self.env:
@@ -231,15 +236,38 @@ class HostDeclaration:
     """Named volumes."""
 
     def __post_init__(self) -> None:
-        """Refuse references to undeclared volumes and host ports that are published twice."""
-        taken: dict[tuple[str, int, str], str] = {}
+        """Refuse references to undeclared volumes, host ports published twice, files inside files, torn settings."""
+        wrong = [*self._volume_problems(), *self._port_problems(), *self._file_problems()]
+        torn = (name for name, value in self.sysctl.items() if not value.isprintable())
+        wrong += [f"sysctl.{name}: the value must be one line" for name in torn]
+        if wrong:
+            raise ValueError(*wrong)
+
+    def _volume_problems(self) -> Iterator[str]:
         for name, workload in self.workloads.items():
-            for mount in workload.volumes:
+            for index, mount in enumerate(workload.volumes):
                 if mount.volume not in self.volumes:
-                    raise ValueError(f"workloads.{name}.volumes: volume {mount.volume!r} is not declared under volumes")
-            for port in workload.ports:
-                key = (port.address or "", port.host_port, port.protocol)
-                if key in taken:
+                    yield f"workloads.{name}.volumes[{index}]: volume {mount.volume!r} is not declared under volumes"
+
+    def _port_problems(self) -> Iterator[str]:
+        taken: list[tuple[PortMapping, Name]] = []
+        for name, workload in self.workloads.items():
+            for index, port in enumerate(workload.ports):
+                holder = next((other for former, other in taken if _same_port(former, port)), None)
+                if holder is not None:
                     where = f"{port.host_port}/{port.protocol}"
-                    raise ValueError(f"workloads.{name}.ports: host port {where} is already published by {taken[key]}")
-                taken[key] = name
+                    yield f"workloads.{name}.ports[{index}]: host port {where} is already published by {holder!r}"
+                taken.append((port, name))
+
+    def _file_problems(self) -> Iterator[str]:
+        for path in self.files:
+            for parent in PurePosixPath(path).parents:
+                if str(parent) in self.files:
+                    yield f"files.{path}: {parent} is declared as a file, so nothing can be below it"
+
+
+def _same_port(one: PortMapping, other: PortMapping) -> bool:
+    """Tell whether two published ports cannot both be had; no address means all addresses."""
+    if (one.host_port, one.protocol) != (other.host_port, other.protocol):
+        return False
+    return one.address is None or other.address is None or one.address == other.address

@@ -7,6 +7,11 @@ from typing import Literal
 
 from hostctl.config.values import ByteSize, Duration, HttpUrl, Name, PackageName, RelativePath, ReleaseVersion
 
+SEALED_WORDS = frozenset(("root", "roothash", "usrhash", "rootflags", "rd.systemd.verity", "systemd.verity"))
+"""Words of the kernel command line that tie a release to its verity root."""
+LABEL_LENGTH = 36
+"""Longest name of a GPT partition, in UTF-16 units (UEFI specification, section 5.3.3)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Base:
@@ -36,6 +41,8 @@ class Boot:
         for word in self.cmdline:
             if not word.isprintable() or any(letter.isspace() for letter in word) or not word.isascii():
                 raise ValueError(f"cmdline: {word!r} is not one word")
+            if word.partition("=")[0] in SEALED_WORDS:
+                raise ValueError(f"cmdline: {word!r} is set when the release is sealed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +53,12 @@ class Limits:
     """Size of a root slot."""
     esp: ByteSize = field(default_factory=lambda: ByteSize(256 << 20))
     """Size of the EFI system partition."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that partitions cannot have, or that hold no two boot images."""
+        for name, size, least in (("root", self.root, 64), ("esp", self.esp, 64)):
+            if size % (1 << 20) or size < least << 20:
+                raise ValueError(f"{name}: must be a whole number of MiB, at least {least}M")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,3 +89,12 @@ class ReleaseDeclaration:
     """How it is tried."""
     limits: Limits = field(default_factory=Limits)
     """Sizes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a name and version that do not fit a partition label together."""
+        label = f"{self.name}_{self.release}-verity"
+        if len(label) > LABEL_LENGTH:
+            raise ValueError(
+                f"release: name and release make the partition label {label!r}, "
+                f"which is {len(label) - LABEL_LENGTH} characters too long"
+            )

@@ -1,0 +1,210 @@
+"""Decoding: positions, wording, and that all problems come at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hostctl.config.load import (
+    DeclarationError,
+    DeclarationUnreadableError,
+    load_host,
+    load_release,
+    parse_host,
+    parse_release,
+)
+from hostctl.config.values import Duration, ImageReference, Name, PortMapping, VolumeMount
+
+HEAD = "version: 1\nhostname: web-1\n"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ops"
+COMPLETE = f"""\
+version: 1
+hostname: web-1
+users:
+  ops: {{ssh_keys: ["{KEY}"], sudo: true}}
+network:
+  lan: {{match: "en*", addresses: [192.0.2.10/24], gateway: 192.0.2.1, dns: [192.0.2.1]}}
+timezone: Europe/Berlin
+files:
+  /etc/motd: {{content: "hello\\n", mode: 0600}}
+sysctl: {{net.ipv4.ip_forward: 1}}
+update: {{repository: "https://updates.example/", strategy: immediate}}
+health:
+  site: {{http: "http://localhost:8080/", within: 2m}}
+registries: {{"registry.example:5000": {{insecure: true}}}}
+workloads:
+  site:
+    image: registry.example/site:1
+    env: {{VERSION: 1.10, FLAG: no, CODE: 0080}}
+    ports: ["8080:80"]
+    volumes: ["content:/srv"]
+    memory: 64M
+    cpus: 0.5
+    pids: 100
+    user: 1000
+    capabilities: [CAP_NET_RAW]
+    required: true
+    healthcheck: {{http: "http://localhost/", interval: 10s}}
+volumes: {{content: {{}}}}
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(DeclarationError) as caught:
+        parse_host(text)
+    lines = caught.value.render().splitlines()
+    return [line.removeprefix("host.yaml:") for line in lines if line.startswith("host.yaml:")]
+
+
+def test_a_complete_declaration() -> None:
+    host = parse_host(COMPLETE)
+    site = host.workloads[Name("site")]
+    assert site.image == ImageReference("registry.example/site:1")
+    assert site.ports == (PortMapping(host_port=8080, container_port=80),)
+    assert site.volumes == (VolumeMount(volume=Name("content"), target="/srv"),)
+    assert (site.memory, site.cpus, site.pids) == (64 << 20, 0.5, 100)
+    assert site.healthcheck is not None
+    assert site.healthcheck.interval == Duration(10)
+    assert next(iter(host.files.values())).mode == 0o600
+
+
+def test_text_means_what_is_written() -> None:
+    host = parse_host(COMPLETE)
+    assert host.workloads[Name("site")].env == {"VERSION": "1.10", "FLAG": "no", "CODE": "0080"}
+    assert dict(host.sysctl) == {"net.ipv4.ip_forward": "1"}
+
+
+def test_release_with_its_version_as_text() -> None:
+    release = parse_release("version: 1\nname: edge\nrelease: 2026.10\nbase: {mirror: http://mirror.example/debian}\n")
+    assert release.release == "2026.10"
+    assert release.base.mirror == "http://mirror.example/debian"
+
+
+def test_error_has_position_path_hint_source_and_caret() -> None:
+    with pytest.raises(DeclarationError) as caught:
+        parse_host(HEAD + "workloads:\n  site:\n    image: r.example/site:1\n    memroy: 64M\n")
+    assert caught.value.render() == (
+        "host.yaml:6:5: workloads.site.memroy: unknown setting; did you mean 'memory'?\n"
+        "     6 |     memroy: 64M\n"
+        "       |     ^"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+    found = problems(
+        "version: 2\nusers:\n  root: {}\n  ops: {sudo: yes}\nnetwork:\n  lan: {match: en*, dhpc: true}\n"
+        "  wan: {match: x}\n"
+        "workloads:\n  a: {image: nginx, restart: allways}\n  b: {pids: 5, image: r.e/x:1, memory: 64m, memory: 1G}\n"
+    )
+    assert [line.partition(" ")[0] for line in found] == [
+        *("1:1:", "1:10:", "3:3:", "4:15:", "6:21:", "7:3:", "9:14:", "9:30:", "10:40:", "10:45:"),
+    ]
+    assert "the setting 'hostname' is missing" in found[0]
+    assert "did you mean true?" in found[3]
+    assert "already given in line 10" in found[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("network: {a: {match: x, dhcp: true, gateway: 192.0.2.1}}", "3:46: network.a.gateway: needs addresses"),
+        ("network:\n  a: {match: x}", "4:3: network.a: set dhcp: true, or give addresses"),
+        (
+            "workloads:\n  a: {image: r.e/x:1, volumes: ['d:/x']}",
+            "4:33: workloads.a.volumes[0]: volume 'd' is not declared under volumes",
+        ),
+        (
+            "workloads:\n  a: {image: r.e/x:1, ports: ['80:1']}\n"
+            "  b: {image: r.e/x:1, ports: ['81:1', '127.0.0.1:80:2']}",
+            "5:39: workloads.b.ports[1]: host port 80/tcp is already published by 'a'",
+        ),
+        ('sysctl:\n  kernel.x: "a\\nb"', "4:13: sysctl.kernel.x: the value must be one line"),
+        (
+            "files: {/etc/a: {content: x}, /etc/a/b: {content: y}}",
+            "3:31: files./etc/a/b: /etc/a is declared as a file, so nothing can be below it",
+        ),
+        ("workloads: {a: {image: r.e/x:1, pids: 0}}", "3:39: workloads.a.pids: must be from 1 to 4194304"),
+        ("health: {a: {tcp: nowhere}}", "3:19: health.a.tcp: 'nowhere' is not host:port"),
+    ],
+)
+def test_rules_between_settings_are_positioned(text: str, expected: str) -> None:
+    assert problems(HEAD + text + "\n") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("users:\n  ops:\n", "4:3: users.ops: a mapping of keys and values is expected; write {} for an empty one"),
+        ("timezone:\n", "3:1: timezone: the value is missing"),
+        ("timezone: ~\n", "3:11: timezone: the value is missing"),
+        ("timezone: [UTC]\n", "3:11: timezone: this is a list, but a single value is expected"),
+        ("workloads: []\n", "3:12: workloads: a mapping of keys and values is expected"),
+        ("network: {a: {match: x, dhcp: true, dns: 192.0.2.1}}\n", "a list is expected; did you mean [192.0.2.1]?"),
+        ("network: {a: {match: x, dhcp: True}}\n", "'True' is not true or false; did you mean true?"),
+        ("network: {a: {match: x, <<: {dhcp: true}}}\n", "merge keys are not allowed; write the settings out"),
+        ("users: {[a]: {}}\n", "3:9: users: this cannot be a key: a name is expected"),
+        ("registries: {R.example: {}, r.example: {}}\n", "registries.r.example: this is already given in line 3"),
+        ("workloads: {a: {image: r.e/x:1, pids: 010}}\n", "'010' is not a whole number"),
+        ("volumes: {a: {size: 1}}\n", "volumes.a.size: unknown setting; there are none here"),
+        ("update: {}\n", "3:1: update: the setting 'repository' is missing"),
+        ('"a\\nb": 1\n', r"3:1: 'a\nb': unknown setting"),
+    ],
+)
+def test_wrong_shapes(text: str, expected: str) -> None:
+    (found,) = problems(HEAD + text)
+    assert expected in found
+
+
+def test_null_means_not_set_where_that_is_possible() -> None:
+    host = parse_host(HEAD + "update: null\nvolumes:\n  data:\nworkloads: {a: {image: r.e/x:1, memory: ~}}\n")
+    assert host.update is None
+    assert Name("data") in host.volumes
+
+
+def test_tabs_and_wide_letters_keep_the_caret_in_place() -> None:
+    with pytest.raises(DeclarationError) as caught:
+        parse_host(HEAD + "users: {日本: {}}\n")
+    assert caught.value.render().endswith("     3 | users: {日本: {}}\n       |         ^")
+    with pytest.raises(DeclarationError) as caught:
+        parse_host(HEAD + "files: {/etc/a: {content: 日本, mode: x}}\n")
+    assert caught.value.render().splitlines()[-1] == "       |" + " " * 39 + "^"
+
+
+def test_a_file_names_itself_in_errors(tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_bytes(b"version: 1\nhostname: \xff\n")
+    with pytest.raises(DeclarationError) as caught:
+        load_host(path)
+    assert caught.value.render().startswith(f"{path}:2:11: the byte 0xff is not UTF-8")
+    path.write_bytes("\ufeffversion: 1\nhostname: a\n".encode())
+    assert load_host(path).hostname == "a"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeclarationUnreadableError, match="No such file"):
+        load_release(tmp_path / "release.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("boot: {tries: 0}", "boot.tries: must be from 1 to 9"),
+        ("boot: {cmdline: ['a b']}", "boot.cmdline: 'a b' is not one word"),
+        ("boot: {cmdline: ['roothash=00']}", "is set when the release is sealed"),
+        ("limits: {esp: 1M}", "limits.esp: must be a whole number of MiB, at least 64M"),
+        ("base: {mirror: defualt}", "did you mean 'default'?"),
+        ("channel: testing\nkernel: cluod", "did you mean 'cloud'?"),
+    ],
+)
+def test_rules_of_a_release(text: str, expected: str) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        parse_release(f"version: 1\nname: edge\nrelease: 1\n{text}\n")
+    assert expected in caught.value.render()
+
+
+def test_name_and_version_must_fit_a_partition_label() -> None:
+    with pytest.raises(DeclarationError) as caught:
+        parse_release("version: 1\nname: a-very-long-name-of-an-os\nrelease: 2026.11.12\n")
+    assert "release.yaml:3:10: release: name and release make the partition label" in caught.value.render()
