@@ -76,6 +76,7 @@ class Additions:
 
     sources: tuple[Source, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    programs: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -121,6 +122,19 @@ def _below(path: str, folders: frozenset[str]) -> bool:
     return path in folders or any(str(parent) in folders for parent in PurePosixPath(path).parents)
 
 
+def read_member(bootstrap: Path, path: str) -> bytes:
+    """Return the content of the file at ``path`` in the bootstrapped tree.
+
+    Raises:
+        CustomiseError: there is no such file.
+    """
+    with tarfile.open(bootstrap) as archive:
+        for info in archive:
+            if _name(info.name) == path and info.isreg() and (stream := archive.extractfile(info)):
+                return stream.read()
+    raise CustomiseError(f"the bootstrapped tree has no {path}")
+
+
 def customise(bootstrap: Path, additions: Additions, output: Path) -> None:
     """Write the tar of a host's root.
 
@@ -136,9 +150,10 @@ def customise(bootstrap: Path, additions: Additions, output: Path) -> None:
         members = _kept(archive)
         for source in additions.sources:
             _lay(members, source)
-        for path, data in additions.files.items():
-            _put(members, path, _Member(info=_info(path, stat.S_IFREG | 0o644, len(data)), data=data))
-        for path, target in (LINKS | dict(additions.links)).items():
+        for mode, files in ((0o644, additions.files), (0o755, additions.programs)):
+            for path, data in files.items():
+                _put(members, path, _Member(info=_info(path, stat.S_IFREG | mode, len(data)), data=data))
+        for path, target in {**LINKS, **additions.links}.items():
             info = _info(path, stat.S_IFLNK | 0o777, 0)
             info.linkname = target
             _put(members, path, _Member(info=info))

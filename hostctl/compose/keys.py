@@ -1,109 +1,138 @@
-"""The keys that sign releases: made once into a folder, read by builds.
+"""The keys that sign a release: Secure Boot, verity and repository, as ``hostctl keys init`` makes them.
 
-Secure Boot and verity keys are RSA 2048 with self-signed certificates, because firmware and the kernel take
-nothing newer everywhere; the roles of the repository have Ed25519 keys. Nothing is ever overwritten.
+These are development keys: unencrypted files that only their owner can read. In production the root keys of the
+repository stay offline. Nothing here prints or logs a private key.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from hostctl.durable import write_file
+from hostctl.compose.secure_boot import VARIABLES, Owner, variable_update
+from hostctl.durable import sync_tree, write_file
 from hostctl.errors import HostctlError
 from hostctl.repository.metadata import initial_root
 
 LIFETIME = timedelta(days=3650)
 ROOT_KEYS = 3
-PAIRS = ("secure-boot", "verity")
+ONLINE = ("targets", "snapshot", "timestamp")
 
 
 class KeysError(HostctlError):
-    """The folder of keys is missing, incomplete, or in the way."""
+    """Signing keys are missing, incomplete, or already there."""
 
     id = "keys"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeySet:
-    """Where the keys of a folder lie; certificates and RSA keys are PEM."""
+    """Where the keys of a build lie. Private keys are named by their paths and read only by what signs."""
 
-    folder: Path
     secure_boot_key: Path
     secure_boot_certificate: Path
     verity_key: Path
     verity_certificate: Path
-    tuf_root: Path
+    enrolment: tuple[Path, ...]
+    """Signed variable updates: PK, KEK and db."""
+    tuf_root: bytes
+    """Root metadata that a host's trust starts from."""
 
     @classmethod
     def load(cls, folder: Path) -> KeySet:
-        """Return the keys of ``folder``.
+        """Find the keys in ``folder``.
 
         Raises:
-            KeysError: a file is missing.
+            KeysError: one is missing.
         """
-        keys = cls(
-            folder=folder,
-            secure_boot_key=folder / "secure-boot.key",
-            secure_boot_certificate=folder / "secure-boot.crt",
-            verity_key=folder / "verity.key",
-            verity_certificate=folder / "verity.crt",
-            tuf_root=folder / "tuf/root.json",
-        )
-        files = (keys.secure_boot_key, keys.secure_boot_certificate, keys.verity_key, keys.verity_certificate)
-        missing = [str(path) for path in (*files, keys.tuf_root) if not path.is_file()]
+        keys = cls._paths(folder)
+        missing = [str(path.relative_to(folder)) for path in keys if not path.is_file()]
         if missing:
-            hint = f"`hostctl keys init {folder}` makes keys"
-            raise KeysError(f"there are no signing keys in {folder}", details="\n".join(missing), hint=hint)
-        return keys
+            raise KeysError(
+                f"there are no signing keys in {folder}",
+                details=f"missing: {', '.join(missing)}",
+                hint=f"`hostctl keys init {folder}` makes a complete set of development keys",
+            )
+        boot_key, boot_certificate, verity_key, verity_certificate, root, *enrolment = keys
+        return cls(
+            secure_boot_key=boot_key,
+            secure_boot_certificate=boot_certificate,
+            verity_key=verity_key,
+            verity_certificate=verity_certificate,
+            enrolment=tuple(enrolment),
+            tuf_root=root.read_bytes(),
+        )
+
+    @staticmethod
+    def _paths(folder: Path) -> tuple[Path, ...]:
+        names = ("secure-boot.key", "secure-boot.crt", "verity.key", "verity.crt", "tuf/root.json")
+        return (*(folder / name for name in names), *(folder / f"secure-boot/{name}.auth" for name in VARIABLES))
+
+    @property
+    def identity(self) -> str:
+        """A hash of the public parts: what a stage that signs depends on."""
+        public = (self.secure_boot_certificate, self.verity_certificate, *self.enrolment)
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in public]
+        return hashlib.sha256("".join([*digests, hashlib.sha256(self.tuf_root).hexdigest()]).encode()).hexdigest()
 
 
-def _pem(key: rsa.RSAPrivateKey | Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+def _secret(path: Path, key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> None:
+    plain = serialization.NoEncryption()
+    data = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    write_file(path, data, mode=0o600)
 
 
-def _certificate(key: rsa.RSAPrivateKey, name: str, now: datetime) -> bytes:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"hostctl {name}")])
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + LIFETIME)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+def _owner(name: str, now: datetime) -> Owner:
+    key = rsa.generate_private_key(65537, 2048)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now).not_valid_after(now + LIFETIME)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return Owner(key=key, certificate=builder.sign(key, hashes.SHA256()))
 
 
-def init_keys(folder: Path, now: datetime | None = None) -> KeySet:
-    """Make every key into ``folder``, which must be empty or missing.
+def make_keys(folder: Path, now: datetime | None = None) -> None:
+    """Make a complete set of development keys in ``folder``, which must not hold anything yet.
 
     Args:
-        folder: becomes mode 0700; private keys are 0600.
-        now: when certificates start; none means the clock.
+        folder: is created, readable by its owner only.
+        now: start of the certificates' lifetime, UTC; none means the clock.
 
     Raises:
-        KeysError: the folder has something in it.
+        KeysError: the folder holds something; keys are never overwritten.
     """
-    started = now or datetime.now(UTC)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise KeysError(f"{folder} is not empty", hint="keys are never overwritten: name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    (folder / "tuf").mkdir(mode=0o700)
-    for name in PAIRS:
-        key = rsa.generate_private_key(65537, 2048)
-        write_file(folder / f"{name}.key", _pem(key), mode=0o600)
-        write_file(folder / f"{name}.crt", _certificate(key, name, started))
-    roots = [Ed25519PrivateKey.generate() for _ in range(ROOT_KEYS)]
-    online = {name: Ed25519PrivateKey.generate() for name in ("targets", "snapshot", "timestamp")}
-    named = {**{f"root-{number}": key for number, key in enumerate(roots, 1)}, **online}
-    for name, role_key in named.items():
-        write_file(folder / f"tuf/{name}.pem", _pem(role_key), mode=0o600)
-    public = {name: role_key.public_key() for name, role_key in online.items()}
-    write_file(folder / "tuf/root.json", initial_root(roots, **public, expires=started + LIFETIME))
-    return KeySet.load(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise KeysError(
+            f"{folder} is not empty, and keys are never overwritten", hint="name a new folder, or remove this one"
+        )
+    moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    for path in (folder, folder / "tuf", folder / "secure-boot"):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    for stem, title in (("secure-boot", "hostctl Secure Boot"), ("verity", "hostctl verity")):
+        owner = _owner(title, moment)
+        _secret(folder / f"{stem}.key", owner.key)
+        write_file(folder / f"{stem}.crt", owner.certificate.public_bytes(serialization.Encoding.PEM))
+        if stem == "secure-boot":
+            for variable in VARIABLES:
+                write_file(folder / f"secure-boot/{variable}.auth", variable_update(variable, owner, moment))
+    _make_repository_keys(folder / "tuf", moment)
+    sync_tree(folder)
+
+
+def _make_repository_keys(folder: Path, moment: datetime) -> None:
+    roots = [ed25519.Ed25519PrivateKey.generate() for _ in range(ROOT_KEYS)]
+    for number, key in enumerate(roots, 1):
+        _secret(folder / f"root-{number}.pem", key)
+    online = {name: ed25519.Ed25519PrivateKey.generate() for name in ONLINE}
+    for name, key in online.items():
+        _secret(folder / f"{name}.pem", key)
+    targets, snapshot, timestamp = (online[name].public_key() for name in ONLINE)
+    write_file(folder / "root.json", initial_root(roots, targets, snapshot, timestamp, moment + LIFETIME))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -54,6 +54,16 @@ class Verity:
     def tree_partition(self) -> str:
         """UUID of the verity partition: the second half of the root hash."""
         return str(uuid.UUID(self.root_hash[32:]))
+
+
+def encode(verity: Verity) -> bytes:
+    """Return the parameters as a stage keeps them."""
+    return json.dumps(asdict(verity), sort_keys=True).encode()
+
+
+def decode(data: bytes) -> Verity:
+    """Return the parameters that :func:`encode` wrote."""
+    return Verity(**json.loads(data))
 
 
 def derived_uuid(*words: str) -> str:

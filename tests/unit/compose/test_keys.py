@@ -1,29 +1,69 @@
-"""Signing keys: complete, private, never overwritten."""
+"""A complete key set, readable by its owner only, never overwritten; the enrolment files as firmware reads them."""
 
-from __future__ import annotations
-
+import struct
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from hostctl.compose.keys import KeysError, KeySet, init_keys
+from hostctl.cli.main import main
+from hostctl.compose.keys import KeysError, KeySet, make_keys
+from hostctl.compose.secure_boot import CERT_TYPE_PKCS7, CERT_X509
 from hostctl.repository.metadata import load_keys
 
 
-def test_init(tmp_path: Path) -> None:
-    folder = tmp_path / "keys"
-    keys = init_keys(folder)
-    assert KeySet.load(folder) == keys
-    load_keys(folder)
-    assert folder.stat().st_mode & 0o777 == 0o700
-    secrets = [*folder.glob("*.key"), *folder.glob("tuf/*.pem")]
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "keys"
+    make_keys(folder)
+    return folder
+
+
+def test_a_new_set_is_complete_for_building_and_publishing(keys: Path) -> None:
+    assert KeySet.load(keys).tuf_root == load_keys(keys).root
+
+
+def test_private_keys_are_their_owner_s_alone(keys: Path) -> None:
+    secrets = [*keys.glob("*.key"), *keys.glob("tuf/*.pem")]
     assert len(secrets) == 8
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
-    with pytest.raises(KeysError, match="not empty"):
-        init_keys(folder)
+    assert keys.stat().st_mode & 0o777 == 0o700
 
 
-def test_missing_names_the_command(tmp_path: Path) -> None:
+def test_keys_are_never_overwritten(keys: Path) -> None:
+    before = (keys / "verity.key").read_bytes()
+    with pytest.raises(KeysError, match="never overwritten"):
+        make_keys(keys)
+    assert (keys / "verity.key").read_bytes() == before
+
+
+def test_a_missing_set_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(KeysError) as caught:
         KeySet.load(tmp_path)
-    assert "hostctl keys init" in caught.value.hint
+    assert f"hostctl keys init {tmp_path}" in caught.value.hint
+
+
+def test_an_incomplete_set_names_what_is_missing(keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "verity.crt").write_bytes((keys / "verity.crt").read_bytes())
+    with pytest.raises(KeysError) as caught:
+        KeySet.load(tmp_path)
+    assert "verity.key" in caught.value.details
+    assert "verity.crt" not in caught.value.details
+
+
+@pytest.mark.parametrize("name", ["PK", "KEK", "db"])
+def test_an_enrolment_file_is_a_signed_list_with_our_certificate(keys: Path, name: str) -> None:
+    data = (keys / f"secure-boot/{name}.auth").read_bytes()
+    length, revision, kind = struct.unpack_from("<IHH", data, 16)
+    assert (revision, kind) == (0x0200, 0x0EF1)
+    assert data[24:40] == CERT_TYPE_PKCS7.bytes_le
+    assert data[40] == 0x30  # SignedData, not a ContentInfo: the next element is its version
+    assert CERT_X509.bytes_le == data[16 + length : 32 + length]
+    certificate = x509.load_pem_x509_certificate((keys / "secure-boot.crt").read_bytes())
+    assert x509.load_der_x509_certificate(data[16 + length + 28 + 16 :]) == certificate
+
+
+def test_the_command_makes_keys_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "init", str(tmp_path / "keys")]) == 0
+    assert main(["keys", "init", str(tmp_path / "keys")]) == 1
+    assert "never overwritten" in capsys.readouterr().err
