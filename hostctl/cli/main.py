@@ -108,19 +108,21 @@ def main(arguments: Sequence[str]) -> int:
         print(f"hostctl {__version__}")
         return 0
     verb = next((verb for verb in verbs if verb.name == words[0]), None)
-    if verb is None:
-        return _unknown(words[0], verbs)
-    parsed = _verb_parser(verb).parse_args(words[1:])
+    return _unknown(words[0], verbs) if verb is None else _run(verb, words[1:])
+
+
+def _run(verb: Verb, words: Sequence[str]) -> int:
+    parsed = _verb_parser(verb).parse_args(words)
     try:
         code: int = parsed.run(parsed)
     except HostctlError as error:
         _report(error, as_json=getattr(parsed, "json", False))
-        return error.exit_code
+        code = error.exit_code
     except KeyboardInterrupt:
-        return 130
+        code = 130
     except BrokenPipeError:
         sys.stderr.close()
-        return EXIT_FAILED
+        code = EXIT_FAILED
     return code
 
 

@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import shutil
 import socket
 import subprocess
 import tarfile
@@ -19,22 +18,13 @@ import zstandard
 
 from hostctl.config.values import ImageReference
 from hostctl.image.archive import import_archive
-from hostctl.image.layers import UUID, convert
+from hostctl.image.layers import MakeErofs, convert
 from hostctl.image.oci import Descriptor
 from hostctl.image.pull import PullError, pull, resolve
 from hostctl.image.store import ImageStore
 from hostctl.image.tarstream import LayerError
 
-MKFS = shutil.which("mkfs.erofs")
-needs_mkfs = pytest.mark.skipif(MKFS is None, reason="erofs-utils is not installed")
-needs_registry = pytest.mark.skipif(
-    not (shutil.which("docker-registry") and shutil.which("skopeo")), reason="docker-registry or skopeo is missing"
-)
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
-
-
-def make(output: Path) -> tuple[str, ...]:
-    return (str(MKFS), "--quiet", "--tar=f", "--aufs", f"-U{UUID}", "-T0", str(output))
 
 
 def layer(text: bytes) -> bytes:
@@ -98,9 +88,7 @@ def push(folder: Path, target: str) -> None:
     subprocess.run([*argv, f"docker://{target}"], check=True)
 
 
-@needs_mkfs
-@needs_registry
-def test_pull_keeps_to_the_digest_when_the_tag_moves(registry: str, tmp_path: Path) -> None:
+def test_pull_keeps_to_the_digest_when_the_tag_moves(registry: str, tmp_path: Path, make: MakeErofs) -> None:
     first, second = layout(tmp_path / "one", b"one"), layout(tmp_path / "two", b"two")
     reference = ImageReference(f"{registry}/site:1")
     store = ImageStore(tmp_path / "store")
@@ -119,7 +107,6 @@ def test_pull_keeps_to_the_digest_when_the_tag_moves(registry: str, tmp_path: Pa
     assert store.list() == ()
 
 
-@needs_registry
 def test_missing_digest_and_registry_are_told(registry: str, tmp_path: Path) -> None:
     with pytest.raises(PullError, match="cannot be looked up"):
         resolve(ImageReference(f"{registry}/site@sha256:{'0' * 64}"), insecure=True)
@@ -128,8 +115,7 @@ def test_missing_digest_and_registry_are_told(registry: str, tmp_path: Path) -> 
     assert list((tmp_path / "store/tmp").iterdir()) == []
 
 
-@needs_mkfs
-def test_archive_is_imported_and_wrong_content_leaves_nothing(tmp_path: Path) -> None:
+def test_archive_is_imported_and_wrong_content_leaves_nothing(tmp_path: Path, make: MakeErofs) -> None:
     digest = layout(tmp_path / "good", b"good")
     with tarfile.open(tmp_path / "good.tar", "w") as tar:
         tar.add(tmp_path / "good", ".")
@@ -142,8 +128,7 @@ def test_archive_is_imported_and_wrong_content_leaves_nothing(tmp_path: Path) ->
     assert len(list((tmp_path / "store/layers").iterdir())) == 1
 
 
-@needs_mkfs
-def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path) -> None:
+def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path, make: MakeErofs) -> None:
     data = gzip.compress(layer(b"\0" * 3_000_000))
     (tmp_path / "blob").write_bytes(data)
     descriptor = Descriptor(media_type=GZIP, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
@@ -152,9 +137,8 @@ def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["blob"]
 
 
-@needs_mkfs
 @pytest.mark.parametrize("kind", ["", "+gzip", "+zstd"])
-def test_every_compression_gives_the_same_file(tmp_path: Path, kind: str) -> None:
+def test_every_compression_gives_the_same_file(tmp_path: Path, kind: str, make: MakeErofs) -> None:
     tar = layer(b"same")
     data = {"": tar, "+gzip": gzip.compress(tar), "+zstd": zstandard.ZstdCompressor().compress(tar)}[kind]
     (tmp_path / "blob").write_bytes(data)
