@@ -59,6 +59,8 @@ def users(declaration: HostDeclaration, uids: Mapping[str, int]) -> Tree:
         tree[f"userdb/{uid}.user-privileged"] = Link(target=f"{name}.user-privileged")
         tree[f"userdb/{name}.group"] = text(_record({"groupName": name, "gid": uid, "disposition": "regular"}))
         tree[f"userdb/{uid}.group"] = Link(target=f"{name}.group")
+        # What sshd reads: AuthorizedKeysFile in the image's sshd_config.
+        tree[f"ssh/authorized_keys.d/{name}"] = text("".join(f"{key}\n" for key in user.ssh_keys))
         homes.append(f"d /var/home/{name} 0700 {uid} {uid} -\n")
         if user.sudo:
             tree[f"userdb/{name}:sudo.membership"] = text("")

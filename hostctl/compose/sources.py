@@ -92,6 +92,9 @@ def additions(
         "usr/share/hostctl/tuf/root.json": root_keys,
         f"{SYSTEM}/hostctl-deadline.timer.d/10-release.conf": deadline(release),
     }
+    bus = data_folder("units") / "dbus"
+    files |= {f"usr/share/dbus-1/system.d/{path.name}": path.read_bytes() for path in bus.glob("*.conf")}
+    files |= {f"usr/share/dbus-1/system-services/{path.name}": path.read_bytes() for path in bus.glob("*.service")}
     programs = {"usr/bin/hostctl": LAUNCHER}
     return Additions(sources=tuple(sources), files=files, programs=programs, links=unit_links())
 
