@@ -30,6 +30,9 @@ DROPPED_PATHS: tuple[str, ...] = (
     "boot", "dev", "etc/apt", "etc/cron.d", "etc/cron.daily", "etc/default", "etc/dpkg", "etc/fstab", "etc/hostname",
     "etc/init.d", "etc/kernel", "etc/logrotate.d", "etc/machine-id", "etc/motd", "etc/mtab", "etc/rc0.d", "etc/rc1.d",
     "etc/rc2.d", "etc/rc3.d", "etc/rc4.d", "etc/rc5.d", "etc/rc6.d", "etc/rcS.d", "etc/resolv.conf", "etc/skel",
+    # Made by the package while it was installed: every host would share them, and no two builds would be equal.
+    "etc/ssh/ssh_host_ecdsa_key", "etc/ssh/ssh_host_ecdsa_key.pub", "etc/ssh/ssh_host_ed25519_key",
+    "etc/ssh/ssh_host_ed25519_key.pub", "etc/ssh/ssh_host_rsa_key", "etc/ssh/ssh_host_rsa_key.pub",
     "etc/systemd/system", "etc/ucf.conf", "home", "media", "mnt", "opt", "root", "run", "srv", "tmp", "usr/games",
     "usr/include", "usr/lib/kernel", "usr/lib/python3.13/ensurepip", "usr/lib/python3.13/idlelib",
     "usr/lib/python3.13/lib2to3", "usr/lib/python3.13/pydoc_data", "usr/lib/python3.13/test",

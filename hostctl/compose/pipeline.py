@@ -152,13 +152,12 @@ def _agent(builder: Builder, toolbox: tools.ToolsRoot) -> Path:
             copy = target / path.relative_to(package)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        for name in ("units", "rootfs"):
-            shutil.copytree(data_folder(name), target / "data" / name)
+        shutil.copytree(data_folder("units"), target / "data/units")
         words = ["python3", "-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
         run(toolbox.argv([*words, "-s", str(output), "-p", "/", str(target)], binds=[output]))
 
     inputs = [sources.tree_id(package, skip=sources.BUILDER_ONLY), toolbox.path.name]
-    inputs += [sources.tree_id(data_folder(name)) for name in ("units", "rootfs")]
+    inputs += [sources.tree_id(data_folder("units"))]
     return builder.stage("agent", [sources], inputs, make)
 
 

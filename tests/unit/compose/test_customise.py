@@ -89,3 +89,9 @@ def test_a_path_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None
     source = bootstrap(tmp_path / "in.tar", {name: b"x"})
     with pytest.raises(CustomiseError, match="etc/passwd"):
         customise(source, Additions(), tmp_path / "out.tar")
+
+
+def test_host_keys_made_while_installing_never_reach_an_image(tmp_path: Path) -> None:
+    source = bootstrap(tmp_path / "in.tar", {"etc/ssh/ssh_host_ed25519_key": b"secret", "etc/ssh/moduli": b"m"})
+    customise(source, Additions(), tmp_path / "out.tar")
+    assert [name for name in members(tmp_path / "out.tar") if name.startswith("etc/ssh/")] == ["etc/ssh/moduli"]
