@@ -223,6 +223,8 @@ def _lay(members: dict[str, _Member], source: Source) -> None:
 
 def _write(archive: tarfile.TarFile, members: Mapping[str, _Member], output: Path) -> None:
     with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as result:
+        # Without an entry of its own the root would be writable by all, and sshd rightly refuses such a machine.
+        result.addfile(_info("./", stat.S_IFDIR | 0o755, 0))
         for path in sorted(members):
             member = members[path]
             info = member.info

@@ -95,3 +95,8 @@ def test_host_keys_made_while_installing_never_reach_an_image(tmp_path: Path) ->
     source = bootstrap(tmp_path / "in.tar", {"etc/ssh/ssh_host_ed25519_key": b"secret", "etc/ssh/moduli": b"m"})
     customise(source, Additions(), tmp_path / "out.tar")
     assert [name for name in members(tmp_path / "out.tar") if name.startswith("etc/ssh/")] == ["etc/ssh/moduli"]
+
+
+def test_the_root_itself_is_writable_by_root_only(tmp_path: Path) -> None:
+    customise(bootstrap(tmp_path / "in.tar", {}), Additions(), tmp_path / "out.tar")
+    assert members(tmp_path / "out.tar")["."].mode == 0o755
