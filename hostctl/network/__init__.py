@@ -1,0 +1,1 @@
+"""The workloads' private network: addresses, published ports and isolation on one bridge of the host."""
