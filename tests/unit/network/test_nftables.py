@@ -1,0 +1,81 @@
+"""The packet filter's transaction: whole, ours alone, and understood by nft."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from hostctl.config.references import PortMapping
+from hostctl.network.model import NetworkPlan, Wanted, allocate
+from hostctl.network.nftables import PublishedAddressError, ruleset
+
+
+def plan(*ports: str) -> NetworkPlan:
+    mappings = tuple(PortMapping.parse(port) for port in ports)
+    return allocate([Wanted(name="site", userns_start=0x10000000, ports=mappings)])
+
+
+def commands(made: NetworkPlan) -> list[dict[str, dict[str, dict[str, object]]]]:
+    document = json.loads(ruleset(made))["nftables"]
+    assert document[0] == {"metainfo": {"json_schema_version": 1}}
+    return list(document[1:])
+
+
+def rules(made: NetworkPlan, chain: str) -> list[object]:
+    added = [command["add"].get("rule", {}) for command in commands(made) if "add" in command]
+    return [rule["expr"] for rule in added if rule.get("chain") == chain]
+
+
+def test_the_table_is_replaced_in_one_transaction_and_no_other_is_named() -> None:
+    made = commands(plan("8080:80"))
+    table = {"table": {"family": "inet", "name": "hostctl"}}
+    assert made[:3] == [{"add": table}, {"delete": table}, {"add": table}]
+    for command in made[3:]:
+        [thing] = command["add"].values()
+        assert (thing["family"], thing["table"]) == ("inet", "hostctl")
+
+
+def test_without_workloads_the_table_is_removed() -> None:
+    assert [*commands(NetworkPlan())[-1]] == ["delete"]
+
+
+def test_a_port_is_published_at_its_address_or_at_all() -> None:
+    anywhere, loopback = rules(plan("8080:80", "127.0.0.1:53:5353/udp"), "published")
+    to = {"dnat": {"family": "ip", "addr": "10.88.0.2", "port": 80}}
+    port = {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 8080}}
+    assert anywhere == [port, to]
+    assert isinstance(loopback, list)
+    assert loopback[0]["match"]["right"] == "127.0.0.1"
+    assert loopback[1]["match"]["left"] == {"payload": {"protocol": "udp", "field": "dport"}}
+    assert rules(plan("0.0.0.0:8080:80"), "published") == [anywhere]
+
+
+def test_an_ipv6_address_is_refused_with_its_workload() -> None:
+    with pytest.raises(PublishedAddressError, match="workload site"):
+        ruleset(plan("[::1]:8080:80"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="needs root and nft")
+def test_nft_takes_it_and_other_tables_stay() -> None:
+    """In a network namespace of its own: applied over itself, read back, removed."""
+    words = [
+        "unshare",
+        "-n",
+        "sh",
+        "-ec",
+        'nft add table ip other; for f in "$@"; do nft -j -f "$f"; nft list tables; done',
+    ]
+    files = []
+    for made in (plan("8080:80"), plan("8080:80", "127.0.0.1:53:53/udp"), NetworkPlan(), NetworkPlan()):
+        descriptor = os.memfd_create("ruleset")
+        os.write(descriptor, ruleset(made))
+        files.append(descriptor)
+    names = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in files]
+    done = subprocess.run([*words, "sh", *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    both = "table ip other\ntable inet hostctl\n"
+    assert done.stdout == both + both + "table ip other\n" * 2
