@@ -1,0 +1,203 @@
+"""Makes a workload's OCI bundle: config.json and the few files of /etc that every container needs.
+
+Pure, and the same input gives the same bytes. What a container may do is decided here and nowhere else: everything
+beyond the default set of capabilities and a private set of namespaces comes from a field of the declaration that a
+reviewer can see. Nothing that an image says can widen it: annotations, volumes and labels of images are not read.
+Format: https://github.com/opencontainers/runtime-spec v1.2, config.md and config-linux.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hostctl.run import PATH
+from hostctl.workload.seccomp import convert
+from hostctl.workload.spec import VOLUMES, WorkloadError, WorkloadSpec
+
+OCI_VERSION = "1.2.0"
+INIT = "/usr/bin/catatonit"  # reaps orphans and passes signals on: as process 1 most programs would ignore SIGTERM
+INIT_INSIDE = "/dev/init"  # on a file system that no image can have prepared
+DEFAULT_CAPABILITIES = (  # containers-common, containers.conf(5), "default_capabilities", and Docker's SETFCAP
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+MASKED = (  # what Podman masks by default, pkg/specgen
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+OPEN_FILES = (65536, 524288)  # soft and hard; systemd's own hard limit, and a soft one that servers can live with
+
+
+def granted(spec: WorkloadSpec) -> tuple[str, ...]:
+    """Return the capabilities that the workload may have, the default ones and those it declares."""
+    return tuple(sorted({*DEFAULT_CAPABILITIES, *(str(capability) for capability in spec.workload.capabilities)}))
+
+
+def arguments(spec: WorkloadSpec) -> tuple[str, ...]:
+    """Return the command with its arguments.
+
+    As with Docker and Kubernetes a declared command replaces the image's entrypoint *and* arguments.
+
+    Raises:
+        WorkloadError: neither the image nor the declaration says what to run.
+    """
+    workload, image = spec.workload, spec.image.config
+    entrypoint = image.entrypoint if workload.command is None else workload.command
+    rest = workload.args if workload.args is not None else image.cmd if workload.command is None else ()
+    if not (*entrypoint, *rest):
+        raise WorkloadError(
+            f"workload {spec.name}: the image says nothing about what to run", hint=f"workloads.{spec.name}.command"
+        )
+    return (*entrypoint, *rest)
+
+
+def environment(spec: WorkloadSpec) -> list[str]:
+    """Return the variables: a default PATH, over it the image's, over them the declared ones."""
+    variables = {"PATH": PATH, "HOSTNAME": spec.name}
+    variables |= dict(entry.split("=", 1) for entry in spec.image.config.env)
+    variables |= {str(name): value for name, value in spec.workload.env.items()}
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def _process(spec: WorkloadSpec) -> dict[str, object]:
+    uid, gid = spec.user
+    capabilities = list(granted(spec))
+    declared = sorted(str(capability) for capability in spec.workload.capabilities)
+    effective = capabilities if uid == 0 else declared
+    sets = {"bounding": capabilities, "effective": effective, "permitted": effective}
+    if uid != 0 and declared:  # without these, execve would take them from another user than 0
+        sets |= {"inheritable": declared, "ambient": declared}
+    return {
+        "terminal": False,
+        "user": {"uid": uid, "gid": gid},
+        "args": [INIT_INSIDE, "--", *arguments(spec)],
+        "env": environment(spec),
+        "cwd": spec.working_directory,
+        "capabilities": sets,
+        "noNewPrivileges": True,
+        "rlimits": [
+            {"type": "RLIMIT_NOFILE", "soft": OPEN_FILES[0], "hard": OPEN_FILES[1]},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ],
+    }
+
+
+def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": list(options)}
+
+
+def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
+    return _mount(destination, "bind", source, "bind", "nosuid", "nodev", *options)
+
+
+def _system_mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
+    quiet = ("nosuid", "noexec", "nodev")
+    mounts = [
+        _mount("/proc", "proc", "proc", *quiet),
+        _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=64k"),
+        _mount(
+            "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
+        ),
+        _mount("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=64m"),  # noqa: S108 - the container's own
+        _mount("/dev/mqueue", "mqueue", "mqueue", *quiet),
+    ]
+    if spec.workload.network == "host":  # sysfs shows a network namespace, and this one is not the container's
+        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *quiet, "ro"))
+    else:
+        mounts.append(_mount("/sys", "sysfs", "sysfs", *quiet, "ro"))
+    mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", "ro"))
+    if spec.workload.read_only:
+        mounts.append(_mount("/run", "tmpfs", "tmpfs", "nosuid", "nodev", "mode=755"))
+        mounts.append(_mount("/tmp", "tmpfs", "tmpfs", "nosuid", "nodev", "mode=1777"))  # noqa: S108 - as above
+    return mounts
+
+
+def _mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
+    mounts = _system_mounts(spec)
+    mounts.append(_bind(INIT_INSIDE, INIT, "ro"))
+    mounts += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in sorted(files(spec))]
+    for volume in sorted(spec.workload.volumes, key=lambda mount: mount.target):  # outer before inner
+        mount = _bind(volume.target, f"{VOLUMES}/{volume.volume}", *(["ro"] if volume.read_only else []))
+        mounts.append({**mount, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]})
+    return mounts
+
+
+def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
+    namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
+    linux: dict[str, object] = {
+        "namespaces": namespaces,
+        "maskedPaths": list(MASKED),
+        "readonlyPaths": list(READ_ONLY),
+        "seccomp": convert(profile, granted(spec)),
+    }
+    if spec.workload.network == "private":
+        namespaces.append({"type": "user", "path": f"/run/hostctl/userns/{spec.name}"})
+        namespaces.append({"type": "network", "path": f"/run/netns/workload-{spec.name}"})
+        return linux
+    namespaces.append({"type": "user"})
+    if spec.workload.network == "none":
+        namespaces.append({"type": "network"})
+    return {**linux, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]}
+
+
+def render(spec: WorkloadSpec, profile: bytes) -> bytes:
+    """Return the bytes of config.json.
+
+    Args:
+        spec: the workload.
+        profile: the host's seccomp profile, see :mod:`hostctl.workload.seccomp`.
+
+    Raises:
+        WorkloadError: it cannot be run as it is declared, or as its image wants.
+        SeccompProfileError: the profile cannot be read.
+    """
+    document = {
+        "ociVersion": OCI_VERSION,
+        "process": _process(spec),
+        "root": {"path": spec.rootfs, "readonly": spec.workload.read_only},
+        "hostname": spec.name,
+        "mounts": _mounts(spec),
+        "linux": _linux(spec, profile),
+    }
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
+    """Return the files that are shown in the container's /etc: host name, hosts and name server.
+
+    A workload in the host's network sees the host's own name server; one without a network has none.
+    """
+    own = spec.network.address if spec.network else "127.0.1.1"
+    peers = {**(spec.network.hosts if spec.network else {}), spec.name: own}
+    hosts = ["127.0.0.1 localhost", "::1 localhost", *(f"{peers[name]} {name}" for name in sorted(peers))]
+    server = {"private": spec.network.name_server if spec.network else "", "host": "127.0.0.53", "none": ""}
+    name_server = server[spec.workload.network]
+    return {
+        "hostname": f"{spec.name}\n".encode(),
+        "hosts": "".join(f"{line}\n" for line in hosts).encode(),
+        "resolv.conf": f"nameserver {name_server}\noptions edns0\n".encode() if name_server else b"",
+    }

@@ -1,0 +1,120 @@
+"""What a workload is when everything about it is decided: the one value that its bundle and its units are made from.
+
+Paths are those of the running host; nothing in :mod:`hostctl.workload` looks at a disk to make a bundle or a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostctl.config.host import Workload
+from hostctl.errors import HostctlError
+from hostctl.image.store import StoredImage
+from hostctl.workload.identity import RANGE, range_start
+
+RUNTIME = "/run/hostctl/workloads"
+STATE = "/var/lib/hostctl/workloads"
+VOLUMES = "/var/lib/hostctl/volumes"
+BUNDLES = "/var/lib/hostctl/current/bundles"  # through the link, so that a unit does not name a generation
+
+
+class WorkloadError(HostctlError):
+    """A workload cannot be run as it is declared."""
+
+    id = "workload-cannot-run"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """How a workload with a private network is connected."""
+
+    address: str
+    """Its own, without prefix length."""
+    name_server: str
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Addresses of all workloads of the network, by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadSpec:
+    """One workload, its image and its range of user ids; ``network`` only when it is private."""
+
+    name: str
+    workload: Workload
+    image: StoredImage
+    range_number: int
+    network: Network | None = None
+
+    @property
+    def first_id(self) -> int:
+        """The user id, on the host, of the container's user 0."""
+        return range_start(self.range_number)
+
+    @property
+    def mapping(self) -> dict[str, int]:
+        """The container's ids on the host (runtime-spec 1.2, "User namespace mappings")."""
+        return {"containerID": 0, "hostID": self.first_id, "size": RANGE}
+
+    @property
+    def runtime(self) -> str:
+        """The folder with process id and mount points, on a tmpfs."""
+        return f"{RUNTIME}/{self.name}"
+
+    @property
+    def rootfs(self) -> str:
+        """Where the container's root file system is mounted."""
+        return f"{self.runtime}/rootfs"
+
+    @property
+    def state(self) -> str:
+        """The folder with the writable layer, which no start inherits from the one before."""
+        return f"{STATE}/{self.name}"
+
+    @property
+    def bundle(self) -> str:
+        """The folder with config.json and the files of :func:`hostctl.workload.bundle.files`."""
+        return f"{BUNDLES}/{self.name}"
+
+    @property
+    def layers(self) -> tuple[tuple[str, Path], ...]:
+        """A short name and the EROFS file of each layer, lowest first; one that occurs twice counts on top."""
+        found = {_layer_name(path): path for path in reversed(self.image.layers)}
+        return tuple(reversed(found.items()))
+
+    @property
+    def user(self) -> tuple[int, int]:
+        """User and group inside the container.
+
+        Raises:
+            WorkloadError: the image asks for a user by name.
+        """
+        if self.workload.user is not None:
+            return self.workload.user.uid, self.workload.user.gid or 0
+        words = self.image.config.user.split(":")
+        numbers = ["0" if word in ("", "root") else word for word in words]
+        if len(numbers) > 2 or not all(n.isascii() and n.isdigit() and int(n) < RANGE for n in numbers):
+            raise WorkloadError(
+                f"workload {self.name}: the image wants to run as user {self.image.config.user!r}, a name",
+                details="names are not looked up in an image's own files",
+                hint=f"workloads.{self.name}.user: UID:GID, in numbers",
+            )
+        return int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
+
+    @property
+    def working_directory(self) -> str:
+        """Where the command starts.
+
+        Raises:
+            WorkloadError: it leads into /proc, where a file of the host could be named.
+        """
+        parts = [part for part in self.image.config.working_dir.split("/") if part not in ("", ".")]
+        if ".." in parts or parts[:1] == ["proc"]:
+            raise WorkloadError(f"workload {self.name}: the image wants to start in {self.image.config.working_dir!r}")
+        return "/" + "/".join(parts)
+
+
+def _layer_name(path: Path) -> str:
+    """Return 128 bits of a layer's digest, from the store's file name ``sha256-<hex>.erofs``: short, yet unique."""
+    return path.stem.removeprefix("sha256-")[:32]

@@ -1,0 +1,127 @@
+"""What a container is allowed, decided from a declaration and an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostctl.config.host import Workload
+from hostctl.config.values import ImageReference
+from hostctl.image.oci import ImageConfig
+from hostctl.image.store import StoredImage
+from hostctl.workload import bundle
+from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
+
+PROFILE = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": []}).encode()
+
+
+def spec(image: ImageConfig | None = None, **fields: Any) -> WorkloadSpec:  # noqa: ANN401 - fields of Workload
+    workload = Workload(image=ImageReference.parse("registry.example/web:1"), **fields)
+    stored = StoredImage(
+        reference="registry.example/web:1",
+        digest="sha256:" + "1" * 64,
+        config=image or ImageConfig(diff_ids=(), entrypoint=("/bin/web",), cmd=("--serve",), env=("PATH=/bin", "A=1")),
+        layers=(Path("/i/sha256-" + "a" * 64 + ".erofs"),),
+        bytes=1,
+    )
+    private = workload.network == "private"
+    network = Network(address="10.88.0.2", name_server="10.88.0.1", hosts={"db": "10.88.0.3"}) if private else None
+    return WorkloadSpec(name="web", workload=workload, image=stored, range_number=2, network=network)
+
+
+def document(image: ImageConfig | None = None, **fields: Any) -> Any:  # noqa: ANN401 - JSON
+    return json.loads(bundle.render(spec(image, **fields), PROFILE))
+
+
+def mount(made: Any, destination: str) -> Any:  # noqa: ANN401 - JSON
+    return next(entry for entry in made["mounts"] if entry["destination"] == destination)
+
+
+def test_a_private_workload_joins_the_namespaces_of_the_network_pass_and_no_other() -> None:
+    namespaces = {entry["type"]: entry.get("path") for entry in document()["linux"]["namespaces"]}
+    assert namespaces == {
+        "pid": None,
+        "mount": None,
+        "ipc": None,
+        "uts": None,
+        "cgroup": None,
+        "user": "/run/hostctl/userns/web",
+        "network": "/run/netns/workload-web",
+    }
+
+
+@pytest.mark.parametrize(("network", "own"), [("none", True), ("host", False)])
+def test_other_networks_map_their_range_and_only_none_gets_an_empty_network(network: str, own: bool) -> None:
+    linux = document(network=network)["linux"]
+    assert ("network" in [entry["type"] for entry in linux["namespaces"]]) is own
+    assert linux["uidMappings"] == [{"containerID": 0, "hostID": 0x10000000 + 2 * 65536, "size": 65536}]
+
+
+def test_capabilities_are_the_default_set_and_what_is_declared_and_root_alone_has_them_at_once() -> None:
+    root = document(capabilities=("CAP_NET_RAW",))["process"]["capabilities"]
+    assert set(root["effective"]) == {*bundle.DEFAULT_CAPABILITIES, "CAP_NET_RAW"} == set(root["bounding"])
+    image = ImageConfig(diff_ids=(), cmd=("/bin/web",), user="1000:50")
+    process = document(image, capabilities=("CAP_NET_RAW",))["process"]
+    assert process["user"] == {"uid": 1000, "gid": 50}
+    assert process["capabilities"]["effective"] == process["capabilities"]["ambient"] == ["CAP_NET_RAW"]
+    assert document(image)["process"]["capabilities"]["effective"] == []
+    assert process["noNewPrivileges"] is True
+
+
+@pytest.mark.parametrize("user", ["nginx", "0:www", "70000", "1:2:3", "²"])
+def test_a_user_that_is_no_number_in_the_range_is_refused(user: str) -> None:
+    with pytest.raises(WorkloadError, match="wants to run as user"):
+        document(ImageConfig(diff_ids=(), cmd=("x",), user=user))
+
+
+@pytest.mark.parametrize("folder", ["/proc/self/fd/7", "//proc/self/fd/7", "/./proc"])
+def test_a_working_directory_in_proc_is_refused(folder: str) -> None:
+    with pytest.raises(WorkloadError, match="wants to start in"):
+        document(ImageConfig(diff_ids=(), cmd=("x",), working_dir=folder))
+
+
+def test_a_declared_command_replaces_the_images_arguments_too() -> None:
+    assert bundle.arguments(spec()) == ("/bin/web", "--serve")
+    assert bundle.arguments(spec(args=("-v",))) == ("/bin/web", "-v")
+    assert bundle.arguments(spec(command=("/bin/sh",))) == ("/bin/sh",)
+    with pytest.raises(WorkloadError, match="nothing about what to run"):
+        bundle.arguments(spec(ImageConfig(diff_ids=())))
+
+
+def test_variables_go_declared_over_image_over_default() -> None:
+    assert document(env={"A": "2"})["process"]["env"] == ["PATH=/bin", "HOSTNAME=web", "A=2"]
+
+
+def test_volumes_are_shown_by_the_containers_ids_and_lie_outside_in() -> None:
+    host = spec(volumes=_volumes("b:/srv/in:ro", "a:/srv"))
+    made = json.loads(bundle.render(host, PROFILE))
+    targets = [entry["destination"] for entry in made["mounts"]]
+    assert targets.index("/srv") < targets.index("/srv/in")
+    inner = mount(made, "/srv/in")
+    assert {"nosuid", "nodev", "ro"} <= set(inner["options"])
+    assert inner["source"] == "/var/lib/hostctl/volumes/b"
+    assert inner["uidMappings"] == [host.mapping]
+
+
+def _volumes(*texts: str) -> tuple[Any, ...]:
+    from hostctl.config.values import VolumeMount  # noqa: PLC0415 - only these need it
+
+    return tuple(VolumeMount.parse(text) for text in texts)
+
+
+def test_read_only_means_the_root_and_leaves_run_and_tmp() -> None:
+    made = document(read_only=True)
+    assert made["root"]["readonly"] is True
+    assert mount(made, "/run")["type"] == mount(made, "/tmp")["type"] == "tmpfs"
+    assert not [entry for entry in document()["mounts"] if entry["destination"] == "/tmp"]
+
+
+def test_names_of_the_network_and_the_name_server_are_in_etc() -> None:
+    private = bundle.files(spec())
+    assert b"10.88.0.2 web\n" in private["hosts"]
+    assert b"10.88.0.3 db\n" in private["hosts"]
+    assert private["resolv.conf"].startswith(b"nameserver 10.88.0.1\n")
+    assert bundle.files(spec(network="none"))["resolv.conf"] == b""
