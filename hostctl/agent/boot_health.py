@@ -58,6 +58,20 @@ def _reboot() -> None:
     run(["systemctl", "--no-block", "reboot"], timeout=60)
 
 
+def _without_declaration(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
+    """Nothing is declared, so there is nothing that a release could break."""
+    _passed(context, counted=edge.counted())
+    return "healthy", health.Report(results=())
+
+
+def _passed(context: Context, *, counted: bool) -> None:
+    """Stop the deadline of this boot (hostctl-deadline.service looks for the file) and note that it was on trial."""
+    context.layout.runtime.mkdir(parents=True, exist_ok=True)
+    (context.layout.runtime / "healthy").touch()
+    if counted:
+        history.append(context.layout.state / "history.jsonl", history.BLESSED, context.release)
+
+
 def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
     """Wait for health and act on the verdict.
 
@@ -71,14 +85,16 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
         context.notify(said)
     stored = generation.current(layout)
     if stored is None:
-        return "healthy", health.Report(results=())
+        return _without_declaration(context, edge)
     declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
     report = health.wait(declaration, context.machine, notify=context.notify)
-    verdict = judge(report, counted=not report.healthy and edge.counted())
+    verdict = judge(report, counted=(counted := edge.counted()))
     if verdict == "bad":
         history.append(layout.state / "history.jsonl", history.BAD, context.release, report.cause())
         edge.mark_bad()
         edge.reboot()
-    elif transaction.read_pending(layout) is not None:
+        return verdict, report
+    if transaction.read_pending(layout) is not None:
         transaction.settle(layout)
+    _passed(context, counted=counted)
     return verdict, report
