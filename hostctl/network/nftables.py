@@ -8,7 +8,7 @@ published port is missing or a workload is less isolated.
   the bridge routes loopback addresses (sysctl ``route_localnet``), so loopback addresses that did not come from the
   loopback interface are dropped before anything else looks at them.
 - Workloads reach the outside behind the host's address, each other, and published ports; of the host itself only
-  answers and ICMP. From outside nothing reaches them but published ports.
+  answers, ICMP, and the name server at the gateway's address. From outside nothing reaches them but published ports.
 - A workload can send from an address of the subnet only, and IPv4 only.
 
 See libnftables-json(5) for the format and nft(8) for the meaning.
@@ -30,6 +30,7 @@ FAMILY, TABLE = "inet", "hostctl"
 LOOPBACK: Json = {"prefix": {"addr": "127.0.0.0", "len": 8}}
 # Priorities of the hooks by their names in nft(8): raw comes before connection tracking.
 RAW, DSTNAT, FILTER, SRCNAT = -300, -100, 0, 100
+DNS = 53
 
 
 class PublishedAddressError(HostctlError):
@@ -128,6 +129,9 @@ def _rules(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
 
     yield "to-host", (inside, _state("established", "related"), accept)
     yield "to-host", (inside, _ip("protocol", "icmp"), accept)
+    for protocol in ("udp", "tcp"):
+        dns = _match({"payload": {"protocol": protocol, "field": "dport"}}, DNS)
+        yield "to-host", (inside, _ip("daddr", str(plan.gateway)), dns, accept)
     yield "to-host", (inside, drop)
 
 

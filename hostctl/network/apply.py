@@ -1,0 +1,121 @@
+"""The network pass: brings the host's private network to what the generation in force says, for all workloads at once.
+
+Run by ``hostctl-network.service`` as ``python3 -I -m hostctl.network.apply``, at boot and after every change. It reads
+``/var/lib/hostctl/current/network.json``, compares with what is there, and does only what is missing: a second pass
+changes nothing but the packet filter, which is replaced by an equal one. What is not declared any more is removed.
+One workload that cannot be connected does not keep the others from it; the pass then ends with a failure.
+
+The workload's side joins what is pinned here. Its ``config.json`` names, under ``linux.namespaces``,
+``{"type": "user", "path": "/run/hostctl/userns/NAME"}`` and
+``{"type": "network", "path": "/run/netns/workload-NAME"}``; the user namespace maps 0 to ``userns_start`` and the
+65535 ids after it, for users and groups alike, so the bundle's own mappings must say the same or nothing. The
+interface is ``eth0``; the default route is the gateway's, where the host's name server may answer. Its unit has
+``Wants=`` and ``After=`` this service, never ``Requires=``: a restart of the pass must not restart workloads.
+
+A running workload keeps the namespaces it joined. If its link is taken away by somebody, or its range of user ids
+changes, the pass makes new namespaces, which the workload joins when it is started next.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hostctl.errors import HostctlError
+from hostctl.layout import HostLayout
+from hostctl.network import namespaces
+from hostctl.network.model import MAX_BYTES, NetworkPlan, NetworkPlanError, decode
+from hostctl.network.nftables import ruleset
+from hostctl.network.work import Work, decide
+from hostctl.run import run
+
+if TYPE_CHECKING:
+    from hostctl.network.links import Links
+
+NFT_TIMEOUT = 60.0  # seconds
+
+
+class NetworkPassError(HostctlError):
+    """Not everything that is declared could be connected."""
+
+    id = "network-pass-failed"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one pass over the plan in the file that ``arguments`` name, else over the generation's; return the status."""
+    layout = HostLayout()
+    path = Path(arguments[0]) if arguments else layout.current / "network.json"
+    try:
+        network_pass(layout, read(path))
+    except HostctlError as error:
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def read(path: Path) -> NetworkPlan:
+    """Return the plan in the file at ``path``.
+
+    Raises:
+        NetworkPlanError: there is none, or it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise NetworkPlanError(f"the network plan {path} cannot be read", details=str(error)) from error
+    return decode(data)
+
+
+def network_pass(layout: HostLayout, plan: NetworkPlan) -> None:
+    """Bring the private network to what ``plan`` says.
+
+    Raises:
+        NetworkPassError: one or more workloads could not be connected; the others are.
+        HostctlError: the packet filter or the bridge could not be had, so nobody is connected anew.
+    """
+    pinned = namespaces.pinned(layout)
+    if not plan.workloads and not pinned and not (layout.root / "sys/class/net" / plan.bridge).exists():
+        return  # a host without private networks pays for neither nft nor pyroute2
+    # Before any link is up: at no moment is a workload less isolated than it should be.
+    run(["nft", "-j", "-f", "-"], stdin=ruleset(plan), timeout=NFT_TIMEOUT)
+    from hostctl.network.links import Links  # noqa: PLC0415 - 200 ms, see above
+
+    whole = frozenset(name for name in pinned if namespaces.is_whole(layout, name))
+    with closing(Links()) as links:
+        work = decide(plan, links.all(), pinned=pinned, whole=whole)
+        for link in work.remove:
+            links.remove(link)
+        for name in work.unpin:
+            namespaces.unpin(layout, name)
+        if plan.workloads:
+            _connect(layout, plan, work, links)
+
+
+def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) -> None:
+    bridge = links.make_bridge(plan) if work.make_bridge else links.index(plan.bridge)
+    forward = layout.root / "proc/sys/net/ipv4/ip_forward"
+    if forward.read_text().strip() != "1":  # writing it resets other settings of every link
+        forward.write_text("1")
+    for link in work.attach:
+        links.attach(link, bridge)
+    failures: dict[str, HostctlError] = {**namespaces.pin(layout, {one.name: one.userns_start for one in work.connect})}
+    for workload in work.connect:
+        if workload.name in failures:
+            continue
+        try:
+            links.connect(plan, workload, bridge, namespaces.network_namespace(layout, workload.name))
+        except HostctlError as error:
+            failures[workload.name] = error
+    if failures:
+        raise NetworkPassError(
+            f"{len(failures)} of {len(plan.workloads)} workloads have no network: {', '.join(sorted(failures))}",
+            details="\n".join(error.render() for error in failures.values()),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
