@@ -49,6 +49,7 @@ MASKED = (  # what Podman masks by default, pkg/specgen
     "/sys/fs/selinux",
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+ETC_FILES = ("hostname", "hosts", "resolv.conf")
 OPEN_FILES = (65536, 524288)  # soft and hard; systemd's own hard limit, and a soft one that servers can live with
 
 
@@ -139,7 +140,7 @@ def _system_mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
 def _mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
     mounts = _system_mounts(spec)
     mounts.append(_bind(INIT_INSIDE, INIT, "ro"))
-    mounts += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in sorted(files(spec))]
+    mounts += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in ETC_FILES]
     for volume in sorted(spec.workload.volumes, key=lambda mount: mount.target):  # outer before inner
         mount = _bind(volume.target, f"{VOLUMES}/{volume.volume}", *(["ro"] if volume.read_only else []))
         mounts.append({**mount, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]})
@@ -164,8 +165,8 @@ def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
     return {**linux, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]}
 
 
-def render(spec: WorkloadSpec, profile: bytes) -> bytes:
-    """Return the bytes of config.json.
+def render(spec: WorkloadSpec, profile: bytes) -> Mapping[str, bytes]:
+    """Return the files of the bundle, by name: config.json, those of :func:`files`, and those of the health check.
 
     Args:
         spec: the workload.
@@ -183,11 +184,36 @@ def render(spec: WorkloadSpec, profile: bytes) -> bytes:
         "mounts": _mounts(spec),
         "linux": _linux(spec, profile),
     }
+    return {"config.json": _json(document), **files(spec), **_health(spec, document["process"])}
+
+
+def _json(document: object) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
+def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
+    """Return health.json, which :mod:`hostctl.workload.probe` reads, and the process document of a command."""
+    check = spec.workload.healthcheck
+    if check is None:
+        return {}
+    kind = "http" if check.http is not None else "tcp" if check.tcp is not None else "exec"
+    document = {
+        "kind": kind,
+        "target": str(check.http or check.tcp or f"{spec.bundle}/health-process.json"),
+        "timeout": float(check.timeout),
+        "retries": check.retries,
+        "start_period": float(check.start_period),
+        "restart": spec.workload.restart != "no",
+        "join": spec.workload.network == "none" and kind != "exec",
+    }
+    made = {"health.json": _json(document)}
+    if check.exec is not None and isinstance(process, dict):
+        made["health-process.json"] = _json({**process, "args": list(check.exec)})
+    return made
+
+
 def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
-    """Return the files that are shown in the container's /etc: host name, hosts and name server.
+    """Return the files of :data:`ETC_FILES`, that are shown in the container's /etc: host name, hosts, name server.
 
     A workload in the host's network sees the host's own name server; one without a network has none.
     """

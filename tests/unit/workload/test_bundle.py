@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hostctl.config.host import Workload
-from hostctl.config.values import ImageReference
+from hostctl.config.host import Workload, WorkloadHealth
+from hostctl.config.values import Duration, ImageReference, VolumeMount
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.workload import bundle
@@ -33,7 +33,7 @@ def spec(image: ImageConfig | None = None, **fields: Any) -> WorkloadSpec:  # no
 
 
 def document(image: ImageConfig | None = None, **fields: Any) -> Any:  # noqa: ANN401 - JSON
-    return json.loads(bundle.render(spec(image, **fields), PROFILE))
+    return json.loads(bundle.render(spec(image, **fields), PROFILE)["config.json"])
 
 
 def mount(made: Any, destination: str) -> Any:  # noqa: ANN401 - JSON
@@ -97,7 +97,7 @@ def test_variables_go_declared_over_image_over_default() -> None:
 
 def test_volumes_are_shown_by_the_containers_ids_and_lie_outside_in() -> None:
     host = spec(volumes=_volumes("b:/srv/in:ro", "a:/srv"))
-    made = json.loads(bundle.render(host, PROFILE))
+    made = json.loads(bundle.render(host, PROFILE)["config.json"])
     targets = [entry["destination"] for entry in made["mounts"]]
     assert targets.index("/srv") < targets.index("/srv/in")
     inner = mount(made, "/srv/in")
@@ -107,8 +107,6 @@ def test_volumes_are_shown_by_the_containers_ids_and_lie_outside_in() -> None:
 
 
 def _volumes(*texts: str) -> tuple[Any, ...]:
-    from hostctl.config.values import VolumeMount  # noqa: PLC0415 - only these need it
-
     return tuple(VolumeMount.parse(text) for text in texts)
 
 
@@ -125,3 +123,20 @@ def test_names_of_the_network_and_the_name_server_are_in_etc() -> None:
     assert b"10.88.0.3 db\n" in private["hosts"]
     assert private["resolv.conf"].startswith(b"nameserver 10.88.0.1\n")
     assert bundle.files(spec(network="none"))["resolv.conf"] == b""
+
+
+def test_the_check_is_a_document_and_a_command_runs_as_the_container_does() -> None:
+    check = WorkloadHealth(exec=("/bin/ok", "$HOME %i"), retries=2, start_period=Duration(5.0))
+    host = spec(healthcheck=check, restart="no")
+    made = bundle.render(host, PROFILE)
+    document = json.loads(made["health.json"])
+    assert document["kind"] == "exec"
+    assert document["target"] == f"{host.bundle}/health-process.json"
+    assert document["restart"] is False
+    process = json.loads(made["health-process.json"])
+    assert process["args"] == ["/bin/ok", "$HOME %i"]
+    assert process["capabilities"] == json.loads(made["config.json"])["process"]["capabilities"]
+    tcp = json.loads(
+        bundle.render(spec(healthcheck=WorkloadHealth(tcp="localhost:1"), network="none"), PROFILE)["health.json"]
+    )
+    assert (tcp["kind"], tcp["target"], tcp["join"]) == ("tcp", "localhost:1", True)

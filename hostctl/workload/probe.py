@@ -1,0 +1,222 @@
+"""The health check of one workload: run once by a timer while the workload runs, by the bare interpreter.
+
+A program of its own (``python3 -I -S probe.py NAME CHECK``) that imports as little as it can, since it runs every few
+seconds: about 20 ms instead of 200. It tries once, writes ``healthy`` or ``unhealthy`` to ``/run/hostctl/health/NAME``,
+and after enough failures in a row lets systemd restart the workload. What the workload answers is not trusted: of a
+response only the first line is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+RUNTIME = "/run/hostctl"
+STATUS_BYTES = 256  # of an answer's first line
+
+
+class Check:
+    """One check as the bundle's health.json holds it; times in seconds."""
+
+    __slots__ = ("kind", "restart", "retries", "start_period", "target", "timeout")
+
+    def __init__(self, document: dict[str, object]) -> None:
+        self.kind = str(document["kind"])
+        self.target = str(document["target"])
+        self.timeout = float(str(document["timeout"]))
+        self.retries = int(str(document["retries"]))
+        self.start_period = float(str(document["start_period"]))
+        self.restart = bool(document["restart"])
+
+
+def decide(ok: bool, failures: int, age: float, check: Check) -> tuple[str, int, bool]:
+    """Return what to write (nothing: leave what is there), the failures in a row so far, and whether to restart.
+
+    Args:
+        ok: whether the workload passed.
+        failures: failures in a row before.
+        age: seconds since the workload started.
+        check: its limits.
+    """
+    if ok:
+        return "healthy", 0, False
+    if age < check.start_period:
+        return "", 0, False
+    if failures + 1 >= check.retries:
+        return "unhealthy", 0, check.restart
+    return "", failures + 1, False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[host]:port``."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def split_url(url: str) -> tuple[bool, str, int, str, str]:
+    """Return of an http or https address whether it is https, its host, port, ``Host`` header and path with query."""
+    scheme, _, rest = url.partition("://")
+    rest = rest.partition("#")[0]
+    ends = [position for position in (rest.find("/"), rest.find("?")) if position >= 0]
+    authority, path = (rest[: min(ends)], rest[min(ends) :]) if ends else (rest, "")
+    authority = authority.rpartition("@")[2]
+    secure = scheme == "https"
+    has_port = ":" in authority.rpartition("]")[2]
+    host, port = split_address(authority) if has_port else (authority.strip("[]"), 443 if secure else 80)
+    return secure, host, port, authority, path if path.startswith("/") else f"/{path}"
+
+
+def status_of(line: bytes) -> int:
+    """Return the status code of an HTTP response's first line, 0 if it is none (RFC 9112, section 4)."""
+    words = line.split(b" ", 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or len(words[1]) != 3 or not words[1].isdigit():
+        return 0
+    return int(words[1])
+
+
+def try_http(url: str, timeout: float) -> tuple[bool, str]:
+    """Ask for an address; good is a status from 200 to 399. ``timeout`` bounds the whole of it."""
+    secure, host, port, authority, path = split_url(url)
+    end = time.monotonic() + timeout
+    with socket.create_connection((host, port), timeout) as plain:
+        connection = plain
+        if secure:
+            import ssl  # noqa: PLC0415 - 40 ms that only https needs
+
+            # The workload talks to itself by a certificate that need not be for this name.
+            context = ssl._create_unverified_context()  # noqa: S323
+            connection = context.wrap_socket(plain, server_hostname=host)
+        request = f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: hostctl-health\r\nConnection: close\r\n\r\n"
+        connection.sendall(request.encode("ascii", "replace"))
+        received = b""
+        while b"\n" not in received and len(received) < STATUS_BYTES:
+            connection.settimeout(max(0.001, end - time.monotonic()))
+            data = connection.recv(STATUS_BYTES)
+            if not data:
+                break
+            received += data
+    status = status_of(received.partition(b"\r\n")[0])
+    return 200 <= status < 400, f"{url}: status {status}" if status else f"{url}: no HTTP answer"
+
+
+def try_tcp(address: str, timeout: float) -> tuple[bool, str]:
+    """Connect to ``host:port``."""
+    socket.create_connection(split_address(address), timeout).close()
+    return True, f"{address}: accepts connections"
+
+
+def try_exec(name: str, process: str, pid: int, timeout: float) -> tuple[bool, str]:
+    """Run a command in the container, within the workload's own cgroup and so its limits.
+
+    Args:
+        name: the workload.
+        process: path of the OCI process document.
+        pid: the container's first process, on the host.
+        timeout: seconds after which the command is killed.
+    """
+    with open(f"/proc/{pid}/cgroup") as file:  # noqa: PTH123 - pathlib is an import of 15 ms
+        group = next(line[3:].strip() for line in file if line.startswith("0::"))
+    pid_file = f"{RUNTIME}/health/.{name}.pid"
+    argv = ["crun", "--cgroup-manager=disabled", "exec", "--pid-file", pid_file, "--process", process, name]
+    child = os.fork()
+    if child == 0:
+        try:
+            with open(f"/sys/fs/cgroup{group}/cgroup.procs", "w") as file:  # noqa: PTH123 - as above
+                file.write("0")
+            os.execvp("crun", argv)  # noqa: S606 - no shell is what is wanted
+        finally:
+            os._exit(127)
+    # One alarm bounds waitpid, and the handler only interrupts it.
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except TimeoutError:
+        with open(pid_file) as file:  # noqa: PTH123 - as above
+            os.kill(int(file.read()), signal.SIGKILL)
+        os.waitpid(child, 0)
+        return False, f"the command did not end within {timeout:g} s"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return status == 0, f"the command ended with {status}"
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise TimeoutError
+
+
+def attempt(name: str, check: Check, pid: int) -> tuple[bool, str]:
+    """Run the check once; every failure of it is an answer."""
+    try:
+        if check.kind == "http":
+            return try_http(check.target, check.timeout)
+        if check.kind == "tcp":
+            return try_tcp(check.target, check.timeout)
+        return try_exec(name, check.target, pid, check.timeout)
+    except (OSError, ValueError, StopIteration) as error:
+        return False, f"{check.target}: {error or type(error).__name__}"
+
+
+def _write(path: str, text: str) -> None:
+    """Replace a file at once."""
+    with open(f"{path}.tmp", "w") as file:  # noqa: PTH123 - as above
+        file.write(text)
+    os.replace(f"{path}.tmp", path)  # noqa: PTH105 - as above
+
+
+def _failures(path: str, run: str) -> int:
+    """Return the failures in a row of this run of the workload."""
+    try:
+        with open(path) as file:  # noqa: PTH123 - as above
+            former, count = file.read().split()
+    except (OSError, ValueError):
+        return 0
+    return int(count) if former == run and count.isdigit() else 0
+
+
+def join_network(pid: int) -> None:
+    """Enter the network namespace of a process: that of a workload without a network has no name to join it by."""
+    if sys.version_info >= (3, 12):
+        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        os.setns(descriptor, os.CLONE_NEWNET)
+        os.close(descriptor)
+    else:
+        raise OSError("this interpreter cannot enter a network namespace")
+
+
+def main(name: str, path: str, runtime: str = RUNTIME) -> int:
+    """Check workload ``name`` by the document at ``path``."""
+    with open(path) as file:  # noqa: PTH123 - as above
+        document = json.load(file)
+    check = Check(document)
+    pid_file = f"{runtime}/workloads/{name}/pid"
+    try:
+        started = os.stat(pid_file)  # noqa: PTH116 - as above
+        with open(pid_file) as file:  # noqa: PTH123 - as above
+            pid = int(file.read())
+        if document["join"]:
+            join_network(pid)
+    except (OSError, ValueError) as error:
+        print(f"workload {name} is not up: {error}", flush=True)
+        return 0
+    ok, detail = attempt(name, check, pid)
+    run = str(started.st_mtime_ns)
+    kept = f"{runtime}/health/.{name}"
+    text, failures, restart = decide(ok, _failures(kept, run), time.time() - started.st_mtime, check)
+    if not ok:
+        print(detail, flush=True)
+    _write(kept, f"{run} {failures}")
+    if text:
+        _write(f"{runtime}/health/{name}", text)
+    if restart:
+        print(f"workload {name} is unhealthy and is restarted", flush=True)
+        os.execvp("systemctl", ["systemctl", "restart", "--no-block", f"workload-{name}.service"])  # noqa: S606 - as above
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

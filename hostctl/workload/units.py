@@ -1,0 +1,219 @@
+"""Renders a workload's systemd units from ``units/workload/*.j2``: its service, its mounts, its check.
+
+Pure but for reading the templates. systemd owns the life of a workload: starting, stopping and restarting one runs
+mount, systemd-tmpfiles and crun, none of our own code, and nothing stays resident. The text names no generation and no
+other workload, so that what did not change is not restarted. Mounts are named by what they show; a unit never comes to
+mean another layer while it is still mounted.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from string import ascii_letters, digits
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hostctl.config.quantities import Duration
+from hostctl.data import data_folder
+from hostctl.errors import HostctlError
+from hostctl.workload import bundle
+from hostctl.workload.identity import RANGE
+from hostctl.workload.spec import VOLUMES, WorkloadError, WorkloadSpec
+
+SYSTEM = "systemd/system"
+LAYERS = "/run/hostctl/layers"
+HEALTH = "/run/hostctl/health"
+PROBE_GRACE = 10.0  # seconds that a check has on top of its own timeout: to start, to write, to end what hangs
+
+
+class UnitValueError(HostctlError):
+    """A value cannot be written into a unit file."""
+
+    id = "unit-value"
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise UnitValueError(f"{text!r} cannot be written into a unit file")
+    return text
+
+
+def unit_value(value: object) -> str:
+    """Return a value as the whole of a setting: one line, specifiers taken literally (systemd.unit(5))."""
+    return _one_line(str(value)).replace("%", "%%")
+
+
+def unit_word(value: object) -> str:
+    """Return a value as one word of a command line or list (systemd.service(5), "Command lines")."""
+    text = _one_line(str(value))
+    if text and all(letter in ascii_letters + digits + "/._:,=+@-" for letter in text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def tmpfiles_path(value: object) -> str:
+    """Return a path as a field of tmpfiles.d(5), where wildcards mean themselves only when escaped."""
+    text = _one_line(str(value))
+    if any(letter in text for letter in "*?["):
+        raise UnitValueError(f"{text!r} cannot be a mount point: wildcards are not possible there")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if escaped != text or " " in text else text
+
+
+def mount_unit(path: str) -> str:
+    """Return the name of the mount unit of an absolute path (systemd.unit(5), "String escaping")."""
+    plain = ascii_letters + digits + ":_."
+    escaped = "".join(
+        "-" if letter == "/" else letter if letter in plain else "".join(f"\\x{byte:02x}" for byte in letter.encode())
+        for letter in path.strip("/")
+    )
+    return f"{escaped}.mount"
+
+
+def environment() -> Environment:
+    """Return the templates, with the filters that quote for systemd; a forgotten value is an error."""
+    made = Environment(
+        loader=FileSystemLoader(data_folder("units") / "workload"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - unit files, not HTML; the filters quote
+    )
+    made.filters.update(value=unit_value, word=unit_word, path=tmpfiles_path)
+    return made
+
+
+def render(spec: WorkloadSpec, probe: Path) -> Mapping[str, str]:
+    """Return the text of every file below /etc that makes the workload, by path.
+
+    The same layer of two workloads gives the same path with the same text.
+
+    Args:
+        spec: the workload.
+        probe: where the program of its health check lies on the host.
+
+    Raises:
+        WorkloadError, UnitValueError: it cannot be run as it is declared, or as its image wants.
+    """
+    templates = environment()
+    service = f"workload-{spec.name}.service"
+    made = {
+        f"{SYSTEM}/{service}": templates.get_template("workload.service.j2").render(_service(spec)),
+        f"hostctl/workloads/{spec.name}.conf": templates.get_template("tmpfiles.conf.j2").render(_tmpfiles(spec)),
+    }
+    for name, file in spec.layers:
+        layer, mapped = f"{LAYERS}/{name}", f"{spec.runtime}/{name}"
+        shared = {"name": name, "file": file, "where": layer}
+        own = {
+            "workload": spec.name,
+            "layer": layer,
+            "layer_unit": mount_unit(layer),
+            "where": mapped,
+            "first_id": spec.first_id,
+            "ids": RANGE,
+        }
+        made[f"{SYSTEM}/{mount_unit(layer)}"] = templates.get_template("layer.mount.j2").render(shared)
+        made[f"{SYSTEM}/{mount_unit(mapped)}"] = templates.get_template("mapped.mount.j2").render(own)
+    if spec.workload.healthcheck is not None:
+        values = _health(spec, probe)
+        for kind in ("service", "timer"):
+            text = templates.get_template(f"health.{kind}.j2").render(values)
+            made[f"{SYSTEM}/workload-{spec.name}.health.{kind}"] = text
+    return made
+
+
+def links(spec: WorkloadSpec) -> Mapping[str, str]:
+    """Return the symbolic links below /etc that start the workload at boot, by path."""
+    service = f"workload-{spec.name}.service"
+    return {f"{SYSTEM}/multi-user.target.wants/{service}": f"../{service}"}
+
+
+def _service(spec: WorkloadSpec) -> dict[str, object]:
+    workload = spec.workload
+    return {
+        "name": spec.name,
+        "mounts": [mount_unit(f"{spec.runtime}/{name}") for name, _ in spec.layers],
+        "private": workload.network == "private",
+        "host_network": workload.network == "host",
+        "health": workload.healthcheck is not None,
+        "runtime": spec.runtime,
+        "rootfs": spec.rootfs,
+        "bundle": spec.bundle,
+        "overlay": _overlay(spec),
+        "restart": workload.restart,
+        "stop_signal": _stop_signal(spec),
+        "pids": workload.pids,
+        "memory": int(workload.memory) if workload.memory is not None else None,
+        "cpu_quota": f"{float(workload.cpus) * 100:.2f}%".replace(".00%", "%") if workload.cpus is not None else None,
+        "open_files": bundle.OPEN_FILES,
+    }
+
+
+def _overlay(spec: WorkloadSpec) -> str:
+    """Return the options of the root file system's overlay.
+
+    One ``lowerdir+`` a layer, highest first: all in one string would not fit into the kernel's 256 bytes. The lowest
+    holds the mount points that the image may lack.
+    """
+    lower = [f"{spec.runtime}/{name}" for name, _ in reversed(spec.layers)]
+    options = ["nodev", "nosuid", *(f"lowerdir+={path}" for path in [*lower, f"{spec.runtime}/base"])]
+    if not spec.workload.read_only:
+        options += [f"upperdir={spec.state}/upper", f"workdir={spec.state}/work"]
+    return ",".join(options)
+
+
+def _stop_signal(spec: WorkloadSpec) -> str:
+    """Return the signal that asks the workload to end; what is no signal's name or number is refused."""
+    text = spec.image.config.stop_signal
+    if re.fullmatch(r"SIGRTM(IN\+|AX-)[0-9]{1,2}", text):
+        return text
+    try:
+        found = signal.Signals(int(text)) if text.isascii() and text.isdigit() else signal.Signals[text]
+    except (ValueError, KeyError):
+        raise WorkloadError(f"workload {spec.name}: the image wants to be stopped by {text!r}, no signal") from None
+    return found.name
+
+
+def _tmpfiles(spec: WorkloadSpec) -> dict[str, object]:
+    uid, gid = spec.user
+    wanted = ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc"]  # noqa: S108 - inside the container
+    wanted += [mount.target for mount in spec.workload.volumes]
+    if spec.working_directory != "/":
+        wanted.append(spec.working_directory)
+    parents = {str(parent) for path in wanted for parent in (Path(path), *Path(path).parents)} - {"/"}
+    return {
+        "state": spec.state,
+        "runtime": spec.runtime,
+        "health": f"{HEALTH}/{spec.name}",
+        "first_id": spec.first_id,
+        "folders": sorted(parents),
+        "files": sorted(bundle.ETC_FILES),
+        "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes}),
+        "uid": uid,
+        "gid": gid,
+    }
+
+
+def _health(spec: WorkloadSpec, probe: Path) -> dict[str, object]:
+    check = spec.workload.healthcheck
+    if check is None:
+        raise ValueError(f"{spec.name} has no health check")
+    return {
+        "name": spec.name,
+        "bundle": spec.bundle,
+        "probe": probe,
+        "interval": _systemd_time(check.interval),
+        "deadline": _systemd_time(check.timeout + PROBE_GRACE),
+        # A command is run in the container; an address is reached from the workload's network.
+        "private_network": spec.workload.network == "private" and check.exec is None,
+    }
+
+
+def _systemd_time(seconds: float) -> str:
+    """Return a time as systemd.time(7) reads it."""
+    return str(Duration(seconds))

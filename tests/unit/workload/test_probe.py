@@ -1,0 +1,118 @@
+"""The health check of a workload, against real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostctl.workload import probe
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """Serve one connection with ``answer``; yields the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield listener.getsockname()[1]
+    thread.join(5)
+    listener.close()
+
+
+def document(**changes: Any) -> dict[str, object]:  # noqa: ANN401
+    base = {
+        "kind": "tcp",
+        "target": "x",
+        "timeout": 2,
+        "retries": 2,
+        "start_period": 0,
+        "restart": False,
+        "join": False,
+    }
+    return {**base, **changes}
+
+
+@pytest.mark.parametrize(
+    ("answer", "good"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", True),
+        (b"HTTP/1.0 302 Found\r\n\r\n", True),
+        (b"HTTP/1.1 500 No\r\n\r\n", False),
+        (b"SSH-2.0-x 200 \r\n", False),
+        (b"", False),
+        (b"x" * 100_000, False),
+    ],
+)
+def test_http_is_good_from_200_to_399_and_nothing_else_is(answer: bytes, good: bool) -> None:
+    with answering(answer) as port:
+        assert probe.try_http(f"http://127.0.0.1:{port}/live?x=1", 5)[0] is good
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("http://localhost", (False, "localhost", 80, "localhost", "/")),
+        ("http://localhost?a=/b", (False, "localhost", 80, "localhost", "/?a=/b")),
+        ("https://[::1]:8443/x#y", (True, "::1", 8443, "[::1]:8443", "/x")),
+        ("https://[::1]/", (True, "::1", 443, "[::1]", "/")),
+        ("http://u:p@web:81/a@b", (False, "web", 81, "web:81", "/a@b")),
+    ],
+)
+def test_addresses_are_taken_apart(url: str, parts: tuple[object, ...]) -> None:
+    assert probe.split_url(url) == parts
+
+
+def test_failures_count_in_a_row_and_only_after_the_start() -> None:
+    check = probe.Check(document(retries=2, start_period=10, restart=True))
+    assert probe.decide(False, 1, 9.9, check) == ("", 0, False)
+    assert probe.decide(False, 0, 10.0, check) == ("", 1, False)
+    assert probe.decide(False, 1, 10.0, check) == ("unhealthy", 0, True)
+    assert probe.decide(True, 1, 10.0, check) == ("healthy", 0, False)
+
+
+def test_the_program_says_healthy_then_unhealthy_and_starts_counting_anew_with_a_new_run(tmp_path: Path) -> None:
+    (tmp_path / "health").mkdir()
+    (tmp_path / "workloads/web").mkdir(parents=True)
+    pid = tmp_path / "workloads/web/pid"
+    pid.write_text(str(os.getpid()))
+    state = tmp_path / "health/web"
+    check = tmp_path / "health.json"
+    listener = socket.create_server(("127.0.0.1", 0))
+    check.write_text(json.dumps(document(target=f"127.0.0.1:{listener.getsockname()[1]}")))
+    run = [str(check), str(tmp_path)]
+    assert probe.main("web", *run) == 0
+    assert state.read_text() == "healthy"
+    listener.close()
+    probe.main("web", *run)
+    assert state.read_text() == "healthy"
+    os.utime(pid, ns=(1, 1))
+    probe.main("web", *run)
+    assert state.read_text() == "healthy"
+    probe.main("web", *run)
+    assert state.read_text() == "unhealthy"
+
+
+def test_it_runs_by_the_bare_interpreter(tmp_path: Path) -> None:
+    check = tmp_path / "health.json"
+    check.write_text(json.dumps(document()))
+    argv = [sys.executable, "-I", "-S", str(probe.__file__), "no-such-workload", str(check)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0
+    assert "is not up" in done.stdout

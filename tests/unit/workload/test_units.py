@@ -1,0 +1,131 @@
+"""The units of a workload, and that hostile text from a declaration or an image stays text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostctl.config.host import Workload, WorkloadHealth
+from hostctl.config.values import ByteSize, Cpus, ImageReference, VolumeMount
+from hostctl.image.oci import ImageConfig
+from hostctl.image.store import StoredImage
+from hostctl.workload import units
+from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
+
+LOW, HIGH = "a" * 64, "b" * 64
+PROBE = Path("/usr/lib/python3/dist-packages/hostctl/workload/probe.py")
+
+
+def spec(image: ImageConfig | None = None, name: str = "my-web", **fields: Any) -> WorkloadSpec:  # noqa: ANN401
+    workload = Workload(image=ImageReference.parse("registry.example/web:1"), **fields)
+    stored = StoredImage(
+        reference="registry.example/web:1",
+        digest="sha256:" + "1" * 64,
+        config=image or ImageConfig(diff_ids=(), cmd=("/bin/web",)),
+        layers=tuple(Path(f"/var/lib/hostctl/images/layers/sha256-{layer}.erofs") for layer in (LOW, HIGH)),
+        bytes=1,
+    )
+    network = Network(address="10.88.0.2", name_server="10.88.0.1") if workload.network == "private" else None
+    return WorkloadSpec(name=name, workload=workload, image=stored, range_number=1, network=network)
+
+
+def service(**fields: Any) -> list[str]:  # noqa: ANN401
+    made = units.render(spec(**fields), PROBE)
+    return made["systemd/system/workload-my-web.service"].splitlines()
+
+
+def test_starting_runs_no_code_of_ours_and_nothing_stays() -> None:
+    lines = service()
+    programs = {re.sub(r"^[-]", "", line.partition("=")[2]).split()[0] for line in lines if line.startswith("Exec")}
+    assert programs == {"/usr/bin/systemd-tmpfiles", "/usr/bin/mount", "/usr/bin/crun", "/usr/bin/umount"}
+    assert "Type=forking" in lines
+    assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
+
+
+def test_limits_are_the_declared_ones_and_absent_when_not_declared() -> None:
+    lines = service(memory=ByteSize.parse("64M"), cpus=Cpus.parse("0.5"), pids=32, restart="on-failure")
+    assert {"MemoryMax=67108864", "MemorySwapMax=0", "CPUQuota=50%", "TasksMax=32", "Restart=on-failure"} <= set(lines)
+    assert not [line for line in service() if line.startswith(("MemoryMax", "CPUQuota"))]
+
+
+def test_only_a_private_network_waits_for_the_network_pass_and_never_by_a_requirement() -> None:
+    assert "Wants=hostctl-network.service" in service()
+    assert not [line for line in service() if line.startswith("Requires") and "network" in line]
+    assert not [line for line in service(network="none") if "network" in line.partition("=")[2]]
+
+
+def test_layers_lie_in_order_above_the_mount_points_and_each_is_mapped_to_the_range() -> None:
+    (overlay,) = [line for line in service() if "-t overlay" in line]
+    lower = re.findall(r"lowerdir\+=([^,\"\s]+)", overlay)
+    root = "/run/hostctl/workloads/my-web"
+    assert lower == [f"{root}/{'b' * 32}", f"{root}/{'a' * 32}", f"{root}/base"]
+    assert "upperdir=/var/lib/hostctl/workloads/my-web/upper" in overlay
+    assert not [line for line in service(read_only=True) if "upperdir" in line]
+    made = units.render(spec(), PROBE)
+    mapped = made[f"systemd/system/run-hostctl-workloads-my\\x2dweb-{'a' * 32}.mount"]
+    assert f"X-mount.idmap=b:0:{0x10000000 + 65536}:65536" in mapped
+    assert f"What=/run/hostctl/layers/{'a' * 32}" in mapped
+
+
+def test_the_layer_itself_is_one_unit_for_all_workloads() -> None:
+    one, other = units.render(spec(), PROBE), units.render(spec(name="other"), PROBE)
+    shared = set(one) & set(other)
+    assert len(shared) == 2
+    assert all(one[path] == other[path] for path in shared)
+
+
+def test_no_unit_names_a_generation_and_rendering_twice_gives_the_same() -> None:
+    made = units.render(spec(), PROBE)
+    assert made == units.render(spec(), PROBE)
+    assert not [text for text in made.values() if "generations" in text]
+
+
+def test_volumes_keep_their_owner_and_every_mount_point_is_there() -> None:
+    made = units.render(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),)), PROBE)
+    lines = made["hostctl/workloads/my-web.conf"].splitlines()
+    assert "d /var/lib/hostctl/volumes/data :0755 :0 :0 -" in lines
+    first = 0x10000000 + 65536
+    base = "/run/hostctl/workloads/my-web/base"
+    assert f"d {base}/srv 0755 {first} {first} -" in lines
+    assert f'd "{base}/srv/my data/100%%" 0755 {first} {first} -' in lines
+    assert lines.index(f"d {base}/srv 0755 {first} {first} -") < lines.index(
+        f'd "{base}/srv/my data" 0755 {first} {first} -'
+    )
+
+
+def test_a_check_is_a_timer_bound_to_the_workload_in_its_network() -> None:
+    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE)
+    check = made["systemd/system/workload-my-web.health.service"].splitlines()
+    assert "NetworkNamespacePath=/run/netns/workload-my-web" in check
+    assert "OnUnitInactiveSec=10s" in made["systemd/system/workload-my-web.health.timer"]
+    assert "Wants=workload-my-web.health.timer" in made["systemd/system/workload-my-web.service"]
+    inside = units.render(spec(healthcheck=WorkloadHealth(exec=("true",))), PROBE)
+    assert "NetworkNamespacePath" not in inside["systemd/system/workload-my-web.health.service"]
+
+
+@pytest.mark.parametrize("text", ["TERM", "SIGTERM\nExecStart=/bin/evil", "99", "0", "SIGRTMIN+1x"])
+def test_a_stop_signal_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(WorkloadError, match="no signal"):
+        units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal=text)), PROBE)
+
+
+def test_signals_are_written_by_name() -> None:
+    made = units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal="3")), PROBE)
+    assert "KillSignal=SIGQUIT\n" in made["systemd/system/workload-my-web.service"]
+
+
+def test_quoting_keeps_specifiers_variables_and_quotes_literal() -> None:
+    assert units.unit_word('/a b/$HOME/%n"\\') == '"/a b/$$HOME/%%n\\"\\\\"'
+    assert units.unit_value("100%") == "100%%"
+    for quote in (units.unit_value, units.unit_word, units.tmpfiles_path):
+        with pytest.raises(units.UnitValueError):
+            quote("a\nExecStart=/bin/evil")
+    with pytest.raises(units.UnitValueError, match="wildcards"):
+        units.tmpfiles_path("/srv/*")
+
+
+def test_mount_units_are_named_as_systemd_wants() -> None:
+    assert units.mount_unit("/run/hostctl/a-b c/d_e.f") == "run-hostctl-a\\x2db\\x20c-d_e.f.mount"
