@@ -64,6 +64,11 @@ def _without_declaration(context: Context, edge: BootEdge) -> tuple[Verdict, hea
     return "healthy", health.Report(results=())
 
 
+def _came_up(context: Context) -> None:
+    """Take back the count of boots that the initrd keeps: user space is there, whatever the verdict on it."""
+    (context.layout.state / "boots").unlink(missing_ok=True)
+
+
 def _passed(context: Context, *, counted: bool) -> None:
     """Stop the deadline of this boot (hostctl-deadline.service looks for the file) and note that it was on trial."""
     context.layout.runtime.mkdir(parents=True, exist_ok=True)
@@ -79,6 +84,7 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     unless the whole release is given up.
     """
     layout = context.layout
+    _came_up(context)
     with transaction.lock(layout):
         said = transaction.resolve(context)
     if said:

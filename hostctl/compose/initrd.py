@@ -19,11 +19,12 @@ from hostctl.run import run
 
 MODULES: tuple[str, ...] = (
     "efivarfs", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "nvme", "xhci_pci", "usb_storage", "mmc_block",
-    "dm-verity", "erofs", "overlay", "i6300esb", "iTCO_wdt",
+    "dm-verity", "erofs", "overlay", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "i6300esb", "iTCO_wdt",
 )  # fmt: skip
 PROGRAMS: tuple[str, ...] = ("/usr/sbin/veritysetup", "/usr/sbin/findfs", "/usr/sbin/e2fsck")
 APPLETS: tuple[str, ...] = (
-    "sh", "cat", "cut", "echo", "insmod", "mkdir", "mount", "od", "readlink", "sed", "sleep", "switch_root", "tr",
+    "sh", "cat", "cut", "echo", "insmod", "mkdir", "mount", "mv", "od", "readlink", "rm", "sed", "sleep",
+    "switch_root", "sync", "tr",
     "umount",
 )  # fmt: skip
 FOLDERS: tuple[str, ...] = ("bin", "dev", "modules", "proc", "run", "sys", "sysroot", "tmp")

@@ -225,11 +225,13 @@ def _uki(builder: Builder, toolbox: tools.ToolsRoot, kernel_folder: Path, sealed
             kernel_version=prepared.version,
             initrds=[output / "initrd.cpio.zst", output / "signature.cpio"],
             os_release=output / "os-release",
-            cmdline=uki.kernel_cmdline(verity.root_hash, words),
+            cmdline=uki.kernel_cmdline(builder.id, verity.root_hash, words),
         )
         uki.make_uki(toolbox, parts, _signer(builder), output / "uki.efi")
 
-    return builder.stage("uki", [uki, initrd, cpio], [first.name, sealed.name, builder.keys.identity, *words], make)
+    return builder.stage(
+        "uki", [uki, initrd, cpio], [first.name, sealed.name, builder.keys.identity, builder.id, *words], make
+    )
 
 
 def _signer(builder: Builder) -> uki.EfiSigner:

@@ -51,9 +51,15 @@ class EfiSigner:
         run(tools.argv(words, binds=[self.key.parent, self.certificate.parent, source.parent, target.parent]))
 
 
-def kernel_cmdline(root_hash: str, extra: Sequence[str]) -> str:
-    """Return the kernel command line of a release. Later words win, so that a release can override ours."""
-    return " ".join([f"roothash={root_hash}", *CMDLINE, *extra])
+def kernel_cmdline(release: str, root_hash: str, extra: Sequence[str]) -> str:
+    """Return the kernel command line of a release. Later words win, so that a release can override ours.
+
+    Args:
+        release: NAME_VERSION, the stem of its boot entry: the initrd names it when it gives the release up.
+        root_hash: hexadecimal.
+        extra: the release's own words.
+    """
+    return " ".join([f"roothash={root_hash}", f"hostctl.release={release}", *CMDLINE, *extra])
 
 
 def make_uki(tools: ToolsRoot, parts: UkiParts, signer: EfiSigner, output: Path) -> None:
