@@ -21,6 +21,7 @@ from hostctl.network.model import NetworkPlan, WorkloadNetwork
 from hostctl.network.work import BRIDGE_ALIAS, Link, alias, host_side
 
 IFF_UP = 1  # <linux/if.h>
+HAIRPIN = 1  # IFLA_BRPORT_MODE, <linux/if_link.h>: frames may leave by the port they came from
 INSIDE = "eth0"
 
 
@@ -118,9 +119,14 @@ class Links:
             LinkError: the kernel refused.
         """
         try:
-            self.route.link("set", index=link.index, master=bridge)
+            self._join(link.index, bridge)
         except NetlinkError as error:
             raise LinkError(f"link {link.name} cannot join the bridge", details=str(error)) from error
+
+    def _join(self, index: int, bridge: int) -> None:
+        self.route.link("set", index=index, master=bridge)
+        # With br_netfilter a published port that a workload asks itself for is redirected within the bridge.
+        self.route.brport("set", index=index, mode=HAIRPIN)
 
     def connect(self, plan: NetworkPlan, workload: WorkloadNetwork, bridge: int, place: Path) -> None:
         """Connect the network namespace pinned at ``place`` to the bridge, and configure it.
@@ -137,11 +143,12 @@ class Links:
                     "address": hardware_address("02", workload.address),
                 }
                 mac = hardware_address("fe", workload.address)
-                self.route.link("add", ifname=name, kind="veth", master=bridge, address=mac, peer=peer)
+                self.route.link("add", ifname=name, kind="veth", address=mac, peer=peer)
             _set(Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")
             with namespaces.inside(place):
                 _configure(plan, workload)
             index = self.index(name)
+            self._join(index, bridge)
             self.route.link("set", index=index, ifalias=alias(workload))
             self.route.link("set", index=index, state="up")
         except (NetlinkError, OSError, ValueError) as error:
