@@ -54,7 +54,7 @@ class Content:
     record: Record
     declaration: str
     etc: Tree
-    bundles: Mapping[str, bytes]
+    bundles: Mapping[str, Mapping[str, bytes]]
     network: bytes
 
 
@@ -142,7 +142,8 @@ def store(layout: HostLayout, content: Content) -> Stored:
     for name, bundle in content.bundles.items():
         folder = temporary / "bundles" / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_bytes(bundle)
+        for file, data in bundle.items():
+            (folder / file).write_bytes(data)
     (temporary / "network.json").write_bytes(content.network)
     (temporary / "host.yaml").write_text(content.declaration)
     (temporary / "generation.json").write_bytes(encode(content.record))

@@ -17,7 +17,7 @@ from hostctl.agent.bus import Call, Method
 from hostctl.agent.machine import SystemdMachine, Verb, release_version, workload_unit
 from hostctl.agent.plan import Action
 from hostctl.agent.stage import HostStager
-from hostctl.agent.workloads import render_workloads
+from hostctl.agent.workloads import HostWorkloads
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
 
@@ -32,7 +32,7 @@ def context(layout: HostLayout, *, notify: Notify = _silent, booting: bool = Fal
     return Context(
         layout=layout,
         machine=SystemdMachine(layout),
-        stage=HostStager(layout=layout, release=release, workloads=render_workloads),
+        stage=HostStager(layout=layout, release=release, workloads=HostWorkloads(layout=layout)),
         release=release,
         notify=notify,
         booting=booting,

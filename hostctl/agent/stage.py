@@ -25,7 +25,7 @@ class Rendered:
     images: Mapping[str, Pin] = field(default_factory=dict)
     ranges: Mapping[str, int] = field(default_factory=dict)
     units: Tree = field(default_factory=dict)
-    bundles: Mapping[str, bytes] = field(default_factory=dict)
+    bundles: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     network: bytes = b"{}\n"
 
 

@@ -1,27 +1,142 @@
-"""The workloads' part of a generation on this host."""
+"""The workloads' part of a generation on this host: their images, addresses, ids, bundles and units.
+
+Only the edges are here: the image store, the registry and two files. What a workload becomes is decided by
+:mod:`hostctl.workload`, and which address it has by :mod:`hostctl.network`.
+"""
 
 from __future__ import annotations
 
-from hostctl.agent.generation import Stored
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostctl.agent.generation import Pin, Stored
+from hostctl.agent.images import choose
 from hostctl.agent.stage import Rendered
+from hostctl.agent.tree import Link, Tree, merge, text
 from hostctl.config.host import HostDeclaration
+from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
+from hostctl.image.store import ImageStore, StoredImage
+from hostctl.layout import HostLayout
+from hostctl.network import model
+from hostctl.network.model import NetworkPlan, Wanted
+from hostctl.workload import bundle, identity, probe
+from hostctl.workload.spec import Network, WorkloadSpec
+
+SECCOMP_PROFILE = "usr/share/containers/seccomp.json"  # of the package golang-github-containers-common
 
 
-class WorkloadsUnsupportedError(HostctlError):
-    """This release has nothing that runs workloads."""
+class ProfileMissingError(HostctlError):
+    """This release has no system call profile, without which no workload is run."""
 
-    id = "workloads-unsupported"
+    id = "seccomp-profile-missing"
 
 
-def render_workloads(declaration: HostDeclaration, former: Stored | None, number: int) -> Rendered:
-    """Return the units, bundles and network of all workloads.
+def former_network(former: Stored | None) -> NetworkPlan | None:
+    """Return the network plan of a generation; none before the first.
 
     Raises:
-        WorkloadsUnsupportedError: workloads are declared, but this release cannot run them.
+        NetworkPlanError: it is damaged.
     """
-    del former, number
-    if declaration.workloads:
-        names = ", ".join(str(name) for name in declaration.workloads)
-        raise WorkloadsUnsupportedError(f"this release cannot run workloads, but {names} is declared")
-    return Rendered()
+    if former is None:
+        return None
+    return model.decode((former.path / "network.json").read_bytes())
+
+
+def network_plan(declaration: HostDeclaration, ranges: Mapping[str, int], former: NetworkPlan | None) -> NetworkPlan:
+    """Return the plan of the private network, in which everybody keeps the address that they have."""
+    wanted = [
+        Wanted(name=str(name), userns_start=identity.range_start(ranges[str(name)]), ports=workload.ports)
+        for name, workload in declaration.workloads.items()
+        if workload.network == "private"
+    ]
+    return model.allocate(wanted, former)
+
+
+def specs(
+    declaration: HostDeclaration, images: Mapping[str, StoredImage], ranges: Mapping[str, int], plan: NetworkPlan
+) -> tuple[WorkloadSpec, ...]:
+    """Return every declared workload with everything decided."""
+    addresses = {each.name: str(each.address) for each in plan.workloads}
+    return tuple(
+        WorkloadSpec(
+            name=str(name),
+            workload=workload,
+            image=images[str(name)],
+            range_number=ranges[str(name)],
+            network=Network(address=addresses[str(name)], name_server=str(plan.gateway), hosts=addresses)
+            if str(name) in addresses
+            else None,
+        )
+        for name, workload in declaration.workloads.items()
+    )
+
+
+def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDeclaration) -> Tree:
+    """Return what the workloads put below /etc: units, links, and their names.
+
+    The host's name server answers the workloads and reads /etc/hosts anew when it changes, so a workload finds one
+    that was declared after it started. A declared /etc/hosts goes before that.
+    """
+    from hostctl.workload import units  # noqa: PLC0415 - jinja2 is an import of 60 ms, start-up counts
+
+    trees: list[Tree] = []
+    for spec in wanted:
+        rendered = units.render(spec, Path(probe.__file__))
+        trees.append({path: text(content) for path, content in rendered.items()})
+        trees.append({path: Link(target=target) for path, target in units.links(spec).items()})
+    if plan.workloads and "hosts" not in {path.below_etc for path in declaration.files}:
+        lines = [f"127.0.0.1 localhost {declaration.hostname}", "::1 localhost ip6-localhost"]
+        lines += [f"{each.address} {each.name}" for each in plan.workloads]
+        trees.append({"hosts": text("".join(f"{line}\n" for line in lines))})
+    return merge(*trees)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostWorkloads:
+    """Renders the workloads of the host below ``layout``; see :data:`hostctl.agent.stage.WorkloadRenderer`."""
+
+    layout: HostLayout
+
+    def __call__(self, declaration: HostDeclaration, former: Stored | None, number: int) -> Rendered:
+        """Return the units, bundles and network of all workloads; images that are not here are pulled.
+
+        Raises:
+            PullError, ImageFormatError, LayerError: an image cannot be had.
+            WorkloadError: a workload cannot be run as it is declared, or as its image wants.
+        """
+        del number
+        store = ImageStore(self.layout.images, self.layout.baked_images)
+        images = choose(declaration, former.record.images if former else {}, store, _Registry(store=store))
+        ranges = identity.allocate(images, former.record.ranges if former else {})
+        plan = network_plan(declaration, ranges, former_network(former))
+        wanted = specs(declaration, images, ranges, plan)
+        profile = self._profile() if wanted else b""
+        return Rendered(
+            images={spec.name: Pin(reference=str(spec.workload.image), digest=spec.image.digest) for spec in wanted},
+            ranges=ranges,
+            units=etc(wanted, plan, declaration),
+            bundles={spec.name: bundle.render(spec, profile) for spec in wanted},
+            network=model.encode(plan),
+        )
+
+    def _profile(self) -> bytes:
+        path = self.layout.root / SECCOMP_PROFILE
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise ProfileMissingError(f"{path} is missing, so no workload can be confined") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Registry:
+    """Pulls into a store; see :data:`hostctl.agent.images.Pull`."""
+
+    store: ImageStore
+
+    def __call__(self, reference: ImageReference, digest: str | None, insecure: bool) -> StoredImage:
+        from hostctl.image import pull  # noqa: PLC0415 - only when the host lacks an image
+
+        found = digest or pull.resolve(reference, insecure=insecure)
+        return pull.pull(reference, found, self.store, insecure=insecure)

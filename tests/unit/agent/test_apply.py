@@ -122,7 +122,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, numb
         ),
         declaration=source,
         etc=merge(render.host(declaration, machine_id="0" * 32, uids={}), units),
-        bundles={str(name): b"{}" for name in declaration.workloads},
+        bundles={str(name): {"config.json": b"{}"} for name in declaration.workloads},
         network=b"{}",
     )
 

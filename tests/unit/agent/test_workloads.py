@@ -1,0 +1,104 @@
+"""A declaration with workloads becomes a generation: images from a real store, units, bundles, ids and addresses."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import generation
+from hostctl.agent.generation import Stored
+from hostctl.agent.stage import HostStager
+from hostctl.agent.workloads import HostWorkloads, ProfileMissingError
+from hostctl.config.load import parse_host
+from hostctl.layout import HostLayout
+
+LAYER = "sha256:" + "c" * 64
+HOST = """
+version: 1
+hostname: a
+workloads:
+  web: {image: 'registry.example/web:1', ports: ['8080:80']}
+  job: {image: 'registry.example/web:1', network: none, restart: on-failure}
+"""
+PROFILE = '{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": []}'
+
+
+def put(folder: Path, kind: str, document: object) -> str:
+    """Store a document by its digest, as the image store does."""
+    data = json.dumps(document).encode()
+    hexadecimal = sha256(data).hexdigest()
+    (folder / kind).mkdir(parents=True, exist_ok=True)
+    (folder / kind / f"sha256-{hexadecimal}.json").write_bytes(data)
+    return f"sha256:{hexadecimal}"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> HostLayout:
+    made = HostLayout(root=tmp_path)
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [LAYER]},
+        "config": {"Cmd": ["/bin/web"], "Env": ["A=1"]},
+    }
+    digest = put(made.baked_images, "configs", config)
+    layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": LAYER, "size": 1}
+    described = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 1}
+    manifest = put(made.baked_images, "manifests", {"schemaVersion": 2, "config": described, "layers": [layer]})
+    (made.baked_images / "layers").mkdir()
+    (made.baked_images / f"layers/{LAYER.replace(':', '-')}.erofs").touch()
+    (made.baked_images / "names.json").write_text(json.dumps({"registry.example/web:1": manifest}))
+    profile = tmp_path / "usr/share/containers/seccomp.json"
+    profile.parent.mkdir(parents=True)
+    profile.write_text(PROFILE)
+    return made
+
+
+def staged(layout: HostLayout, source: str, former: Stored | None, number: int) -> Stored:
+    stager = HostStager(layout=layout, release="1", workloads=HostWorkloads(layout=layout))
+    return generation.store(layout, stager(source, parse_host(source, "host.yaml"), former, number))
+
+
+def test_a_generation_holds_everything_that_its_workloads_need(layout: HostLayout) -> None:
+    stored = staged(layout, HOST, None, 1)
+    assert stored.record.images["web"].reference == "registry.example/web:1"
+    assert (stored.path / "etc/systemd/system/multi-user.target.wants/workload-web.service").resolve().is_file()
+    config = json.loads((stored.path / "bundles/web/config.json").read_bytes())
+    assert config["process"]["args"][-1] == "/bin/web"
+    network = json.loads((stored.path / "network.json").read_bytes())
+    assert list(network["workloads"]) == ["web"]
+    own = network["workloads"]["web"]
+    assert own["ports"] == ["8080:80"]
+    assert f"{own['address']} web\n" in (stored.path / "etc/hosts").read_text()
+    tmpfiles = (stored.path / "etc/hostctl/workloads/web.conf").read_text()
+    assert f" {own['userns_start']} {own['userns_start']} -" in tmpfiles
+
+
+def test_what_did_not_change_is_rendered_the_same_beside_a_new_workload(layout: HostLayout) -> None:
+    first = staged(layout, HOST, None, 1)
+    more = HOST + "  again: {image: 'registry.example/web:1'}\n"
+    second = staged(layout, more, first, 2)
+    units = sorted(path.relative_to(first.path) for path in first.path.glob("etc/systemd/system/*"))
+    assert len([path for path in units if path.suffix]) >= 4
+    for path in units:
+        if (first.path / path).is_file():
+            assert (first.path / path).read_bytes() == (second.path / path).read_bytes()
+    same = [json.loads((each.path / "network.json").read_bytes())["workloads"]["web"] for each in (first, second)]
+    assert same[0] == same[1]
+    third = staged(layout, HOST, second, 3)
+    assert third.record.ranges["again"] == 2
+
+
+def test_a_declared_hosts_file_goes_before_the_names_of_workloads(layout: HostLayout) -> None:
+    stored = staged(layout, HOST + "files: {/etc/hosts: {content: mine}}\n", None, 1)
+    assert (stored.path / "etc/hosts").read_text() == "mine"
+
+
+def test_without_a_system_call_profile_nothing_is_run_but_a_host_without_workloads_is_fine(layout: HostLayout) -> None:
+    (layout.root / "usr/share/containers/seccomp.json").unlink()
+    with pytest.raises(ProfileMissingError):
+        staged(layout, HOST, None, 1)
+    assert staged(layout, "version: 1\nhostname: a\n", None, 1).record.images == {}
