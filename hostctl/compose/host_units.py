@@ -48,6 +48,8 @@ def unit_links() -> dict[str, str]:
     links = {f"{SYSTEM}/{where}/{unit}": f"../{unit}" for where, units in ENABLED.items() for unit in units}
     links |= {f"{SYSTEM}/{alias}": unit for alias, unit in ALIASES.items()}
     links |= {f"{SYSTEM}/{unit}": "/dev/null" for unit in MASKED}
+    # It writes the key of root's into a home folder that cannot be written; our own line puts it below /run.
+    links["etc/tmpfiles.d/provision.conf"] = "/dev/null"
     # It makes sockets for SSH over vsock, which nobody declared.
     links["etc/systemd/system-generators/systemd-ssh-generator"] = "/dev/null"
     return links
