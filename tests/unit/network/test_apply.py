@@ -43,13 +43,14 @@ while True:
 """
 ASK = """
 import socket, sys
-kind = socket.SOCK_DGRAM if sys.argv[3] == "udp" else socket.SOCK_STREAM
-client = socket.socket(socket.AF_INET, kind)
+kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "icmp": (socket.SOCK_RAW, 1)}
+client = socket.socket(socket.AF_INET, *kinds[sys.argv[3]])
 client.settimeout(float(sys.argv[4]))
 try:
     client.connect((sys.argv[1], int(sys.argv[2])))
-    client.send(b"?")
-    print(client.recv(100).decode())
+    client.send(b"\\x08\\0\\xf7\\xff\\0\\0\\0\\0")  # an echo request, to the others as good as anything
+    answer = client.recv(100)
+    print(socket.inet_ntoa(answer[12:16]) if sys.argv[3] == "icmp" else answer.decode())
 except OSError as error:
     print("refused" if isinstance(error, ConnectionRefusedError) else "nothing")
 """
@@ -96,7 +97,7 @@ class Host:
         self.run(sys.executable, "-I", "-c", code + "sys.exit(main(sys.argv[1:]))", where, "/run/network.json")
 
     def ask(self, address: str, port: int, kind: str = "tcp", *, net: str | None = None) -> str:
-        """Return by which address a listener sees us; ``nothing`` if it does not answer soon."""
+        """Return by which address a listener sees us, or who sent the echo; ``nothing`` if no answer comes soon."""
         return self.run(*PYTHON, ASK, address, str(port), kind, "0.4", net=net)
 
     @contextmanager
@@ -172,11 +173,30 @@ def test_workloads_reach_outside_but_not_the_host(host: Host) -> None:
             assert host.ask(address, 9000, net=netns("a")) == "nothing"
         assert host.ask("10.88.0.1", 53, "udp", net=netns("a")) == "10.88.0.2"
         assert host.ask("192.0.2.1", 53, "udp", net=netns("a")) == "nothing"
-        # The bridge routes loopback addresses, so a workload with a route for them would reach the host's own.
-        host.run("ip", "-n", "workload-a", "link", "set", "lo", "down")
-        host.run("ip", "-n", "workload-a", "route", "add", "127.0.0.1", "via", "10.88.0.1", "src", "10.88.0.2")
-        host.run("nsenter", f"--net={netns('a')}", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet")
-        assert host.ask("127.0.0.1", 9000, net=netns("a")) == "nothing"
+        assert host.ask("10.88.0.1", 0, "icmp", net=netns("a")) == "10.88.0.1"
+
+
+def test_nobody_gets_in_as_the_host_itself(host: Host) -> None:
+    """The bridge routes loopback addresses, and ports published there are redirected before the kernel looks at it."""
+    host.apply(plan("a", "b", ports=("127.0.0.1:8081:80",)))
+    with host.listen(80, net=netns("a")), host.listen(9000):
+        for net, gateway in ((netns("b"), "10.88.0.1"), (OUTSIDE, "192.0.2.1")):
+            host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet", net=net)
+            host.run("ip", "link", "set", "lo", "down", net=net)
+            host.run("ip", "route", "add", "127.0.0.1", "via", gateway, net=net)
+            for port in (8081, 9000):
+                assert host.ask("127.0.0.1", port, net=net) == "nothing"
+        assert host.ask("127.0.0.1", 8081) == "10.88.0.1"
+
+
+def test_a_workload_sends_only_from_its_own_network(host: Host) -> None:
+    host.apply(plan("a"))
+    host.run("ip", "route", "add", "198.51.100.7", "dev", "hostctl0")
+    host.run("ip", "addr", "add", "198.51.100.7/32", "dev", "eth0", net=netns("a"))
+    with host.listen(9001, net=OUTSIDE):
+        assert host.ask("192.0.2.2", 9001, net=netns("a")) == "192.0.2.1"
+        host.run("ip", "route", "replace", "default", "via", "10.88.0.1", "src", "198.51.100.7", net=netns("a"))
+        assert host.ask("192.0.2.2", 9001, net=netns("a")) == "nothing"
 
 
 def test_namespaces_belong_to_the_workload(host: Host) -> None:
