@@ -1,4 +1,4 @@
-"""``hostctl lock``: pin every package of a release beside its declaration."""
+"""``hostctl lock``: pin every package of a release."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("release", type=Path, metavar="RELEASE.yaml")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"default: {NAME} beside RELEASE.yaml")
     parser.add_argument("--fetch", action="store_true", help="bring the packages into the cache as well")
 
 
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     release = load_release(arguments.release)
     with progress.stage("resolve packages"):
         lock = make_lock(release)
-    write_file(arguments.release.with_name(NAME), format_lock(lock).encode())
+    write_file(arguments.output or arguments.release.with_name(NAME), format_lock(lock).encode())
     if arguments.fetch:
         with progress.stage("fetch packages"):
             fetch_packages((*lock.host, *lock.kernel, *lock.tools), cache_folder())
