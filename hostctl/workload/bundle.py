@@ -50,7 +50,6 @@ MASKED = (  # what Podman masks by default, pkg/specgen
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 ETC_FILES = ("hostname", "hosts", "resolv.conf")
-OPEN_FILES = (65536, 524288)  # soft and hard; systemd's own hard limit, and a soft one that servers can live with
 
 
 def granted(spec: WorkloadSpec) -> tuple[str, ...]:
@@ -100,10 +99,6 @@ def _process(spec: WorkloadSpec) -> dict[str, object]:
         "cwd": spec.working_directory,
         "capabilities": sets,
         "noNewPrivileges": True,
-        "rlimits": [
-            {"type": "RLIMIT_NOFILE", "soft": OPEN_FILES[0], "hard": OPEN_FILES[1]},
-            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
-        ],
     }
 
 

@@ -26,6 +26,7 @@ from hostctl.workload.spec import VOLUMES, WorkloadError, WorkloadSpec
 SYSTEM = "systemd/system"
 LAYERS = "/run/hostctl/layers"
 HEALTH = "/run/hostctl/health"
+OPEN_FILES = (65536, 524288)  # soft and hard; systemd's own hard limit, and a soft one that servers can live with
 PROBE_GRACE = 10.0  # seconds that a check has on top of its own timeout: to start, to write, to end what hangs
 
 
@@ -150,7 +151,7 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "pids": workload.pids,
         "memory": int(workload.memory) if workload.memory is not None else None,
         "cpu_quota": f"{float(workload.cpus) * 100:.2f}%".replace(".00%", "%") if workload.cpus is not None else None,
-        "open_files": bundle.OPEN_FILES,
+        "open_files": OPEN_FILES,
     }
 
 

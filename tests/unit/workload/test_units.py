@@ -129,3 +129,11 @@ def test_quoting_keeps_specifiers_variables_and_quotes_literal() -> None:
 
 def test_mount_units_are_named_as_systemd_wants() -> None:
     assert units.mount_unit("/run/hostctl/a-b c/d_e.f") == "run-hostctl-a\\x2db\\x20c-d_e.f.mount"
+
+
+def test_a_check_never_starts_its_workload() -> None:
+    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE)
+    for kind in ("timer", "service"):
+        lines = made[f"systemd/system/workload-my-web.health.{kind}"].splitlines()
+        assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "Wants", "Upholds"))]
+        assert "PartOf=workload-my-web.service" in lines
