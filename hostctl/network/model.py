@@ -45,6 +45,12 @@ class NetworkFullError(HostctlError):
     id = "network-full"
 
 
+class PublishedAddressError(HostctlError):
+    """A port is to be published at an address that ports cannot be published at."""
+
+    id = "published-address-unsupported"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
     """A declared workload with a private network. ``userns_start`` is the first user id of its range on the host."""
@@ -84,10 +90,14 @@ def allocate(wanted: Iterable[Wanted], former: NetworkPlan | None = None) -> Net
 
     Raises:
         NetworkFullError: there are more workloads than addresses.
+        PublishedAddressError: a port is to be published at an IPv6 address.
     """
     base = former or NetworkPlan()
     kept = {workload.name: workload.address for workload in base.workloads}
     declared = sorted(wanted, key=lambda each: each.name)
+    for each in declared:
+        for port in each.ports:
+            _check_published(each.name, port)
     # What is freed by this very change is left alone too, as long as there is anything else.
     taken = {base.gateway, *kept.values()}
     freed = {address for name, address in kept.items() if name not in {each.name for each in declared}}
@@ -104,6 +114,14 @@ def allocate(wanted: Iterable[Wanted], former: NetworkPlan | None = None) -> Net
     return NetworkPlan(
         bridge=base.bridge, subnet=base.subnet, gateway=base.gateway, last=last, workloads=tuple(workloads)
     )
+
+
+def _check_published(name: str, port: PortMapping) -> None:
+    if port.address is not None and ":" in port.address:
+        raise PublishedAddressError(
+            f"workload {name}: port {port} cannot be published at an IPv6 address yet",
+            hint=f"publish it at an IPv4 address of the host, or at all: {port.host_port}:{port.container_port}",
+        )
 
 
 def _next(subnet: IPv4Network, last: IPv4Address, taken: set[IPv4Address], freed: set[IPv4Address]) -> IPv4Address:
@@ -146,6 +164,7 @@ def decode(data: bytes) -> NetworkPlan:
 
     Raises:
         NetworkPlanError: it holds anything else than a whole, consistent plan of this format.
+        PublishedAddressError: a port is published at an IPv6 address.
     """
     if len(data) > MAX_BYTES:
         _refuse(f"it has more than {MAX_BYTES} bytes")
@@ -236,6 +255,9 @@ def _workload(name: str, value: object) -> WorkloadNetwork:
 
 def _check(plan: NetworkPlan) -> None:
     edges = (plan.subnet.network_address, plan.subnet.broadcast_address)
+    for each in plan.workloads:
+        for port in each.ports:
+            _check_published(each.name, port)
     holders: dict[IPv4Address, str] = {}
     named = [("gateway", plan.gateway), *((each.name, each.address) for each in plan.workloads)]
     for name, address in [*named, ("last", plan.last)]:

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from hostctl.config.references import PortMapping
-from hostctl.errors import HostctlError
 from hostctl.network.model import NetworkPlan, WorkloadNetwork
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | None"
@@ -33,31 +32,8 @@ RAW, DSTNAT, FILTER, SRCNAT = -300, -100, 0, 100
 DNS = 53
 
 
-class PublishedAddressError(HostctlError):
-    """A port is to be published at an address that ports cannot be published at."""
-
-    id = "published-address-unsupported"
-
-
-def check_published(name: str, port: PortMapping) -> None:
-    """Refuse a port of workload ``name`` that cannot be published.
-
-    Raises:
-        PublishedAddressError: the address is of IPv6.
-    """
-    if port.address is not None and ":" in port.address:
-        raise PublishedAddressError(
-            f"workload {name}: port {port} cannot be published at an IPv6 address yet",
-            hint=f"publish it at an IPv4 address of the host, or at all: {port.host_port}:{port.container_port}",
-        )
-
-
 def ruleset(plan: NetworkPlan) -> bytes:
-    """Return the transaction that makes the table say what ``plan`` means; with no workloads, that removes it.
-
-    Raises:
-        PublishedAddressError: a port is published at an IPv6 address.
-    """
+    """Return the transaction that makes the table say what ``plan`` means; with no workloads, that removes it."""
     table: Json = {"table": {"family": FAMILY, "name": TABLE}}
     commands: list[Json] = [{"add": table}, {"delete": table}]  # what is not there cannot be deleted, so added first
     if plan.workloads:
@@ -136,7 +112,6 @@ def _rules(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
 
 
 def _published(workload: WorkloadNetwork, port: PortMapping) -> Sequence[Json]:
-    check_published(workload.name, port)
     at = () if port.address in (None, "0.0.0.0") else (_ip("daddr", port.address),)  # noqa: S104 - means all
     to: Json = {"dnat": {"family": "ip", "addr": str(workload.address), "port": port.container_port}}
     return (*at, _match({"payload": {"protocol": port.protocol, "field": "dport"}}, port.host_port), to)

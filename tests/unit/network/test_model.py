@@ -15,6 +15,7 @@ from hostctl.network.model import (
     NetworkFullError,
     NetworkPlan,
     NetworkPlanError,
+    PublishedAddressError,
     Wanted,
     allocate,
     decode,
@@ -74,6 +75,14 @@ def test_the_file_gives_back_the_plan() -> None:
     plan = allocate([Wanted(name="site", userns_start=START, ports=ports)])
     assert decode(encode(plan)) == plan
     assert encode(decode(encode(plan))) == encode(plan)
+
+
+def test_an_ipv6_address_is_refused_before_anything_is_in_force() -> None:
+    with pytest.raises(PublishedAddressError, match="workload site"):
+        allocate([Wanted(name="site", userns_start=START, ports=(PortMapping.parse("[::1]:8080:80"),))])
+    stored = encode(allocate([Wanted(name="site", userns_start=START, ports=(PortMapping.parse("8080:80"),))]))
+    with pytest.raises(PublishedAddressError):
+        decode(stored.replace(b"8080:80", b"[::1]:8080:80"))
 
 
 def test_an_empty_object_is_a_generation_without_workloads() -> None:

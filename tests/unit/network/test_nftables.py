@@ -11,7 +11,7 @@ import pytest
 
 from hostctl.config.references import PortMapping
 from hostctl.network.model import NetworkPlan, Wanted, allocate
-from hostctl.network.nftables import PublishedAddressError, ruleset
+from hostctl.network.nftables import ruleset
 
 
 def plan(*ports: str) -> NetworkPlan:
@@ -52,11 +52,6 @@ def test_a_port_is_published_at_its_address_or_at_all() -> None:
     assert loopback[0]["match"]["right"] == "127.0.0.1"
     assert loopback[1]["match"]["left"] == {"payload": {"protocol": "udp", "field": "dport"}}
     assert rules(plan("0.0.0.0:8080:80"), "published") == [anywhere]
-
-
-def test_an_ipv6_address_is_refused_with_its_workload() -> None:
-    with pytest.raises(PublishedAddressError, match="workload site"):
-        ruleset(plan("[::1]:8080:80"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="needs root and nft")
