@@ -127,6 +127,8 @@ def try_exec(name: str, process: str, pid: int, timeout: float) -> tuple[bool, s
         try:
             with open(f"/sys/fs/cgroup{group}/cgroup.procs", "w") as file:  # noqa: PTH123 - as above
                 file.write("0")
+            # What it prints on every good check is noise; what it complains of goes to the journal.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.execvp("crun", argv)  # noqa: S606 - no shell is what is wanted
         finally:
             os._exit(127)
