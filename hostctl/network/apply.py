@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hostctl.network.links import Links
 
 NFT_TIMEOUT = 60.0  # seconds
+SHOWN = 10  # failures; more of the same help nobody
 
 
 class NetworkPassError(HostctlError):
@@ -113,7 +114,7 @@ def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) ->
     if failures:
         raise NetworkPassError(
             f"{len(failures)} of {len(plan.workloads)} workloads have no network: {', '.join(sorted(failures))}",
-            details="\n".join(error.render() for error in failures.values()),
+            details="\n".join(f"{error.brief}: {error.details}" for error in list(failures.values())[:SHOWN]),
         )
 
 
