@@ -57,6 +57,7 @@ except OSError as error:
 PYTHON = (sys.executable, "-I", "-S", "-c")
 OUTSIDE = "/run/netns/outside"
 PREPARE = """
+echo 2 > /proc/sys/net/ipv4/conf/all/rp_filter
 mount -t tmpfs none /run && ip link set lo up && ip netns add outside
 ip link add wan0 type veth peer name eth0 netns outside
 ip addr add 192.0.2.1/24 dev wan0 && ip link set wan0 up
