@@ -128,8 +128,9 @@ def activate(
 ) -> tuple[str, ...]:
     """Bring the running system from one generation to another; only what ``actions`` name is stopped or started.
 
-    Workloads that change are stopped by their old units and started by their new ones. Returns what could not be
-    started: whether that is a failure is for health to say.
+    Workloads that change are stopped by their old units and started by their new ones; during boot they may be
+    starting already, and are started again. Returns what could not be started: whether that is a failure is for health
+    to say.
     """
     machine, block = context.machine, not context.booting
     notes = []
@@ -137,6 +138,9 @@ def activate(
         machine.units("stop", [workload_unit(name) for name in workloads(actions, "remove", "change")])
     for name in workloads(actions, "remove", "change"):
         machine.forget_health(name)
+    if block:
+        for name in workloads(actions, "remove"):
+            machine.forget_workload(name)
     machine.lay_etc(new.path / "etc" if new else None)
     machine.reload_units()
     if touched(actions, "hostname"):
@@ -149,10 +153,11 @@ def activate(
         machine.reload_network(block=block)
     if touched(actions, "workload"):
         machine.refresh_workload_network(block=block)
+    running = () if block else workloads(actions, "change")
     for name in workloads(actions, "create", "change"):
         context.notify(f"starting workload {name}")
         try:
-            machine.units("start", [workload_unit(name)], block=block)
+            machine.units("restart" if name in running else "start", [workload_unit(name)], block=block)
         except HostctlError as error:
             notes.append(f"workload {name} did not start: {error.brief}")
     return tuple(notes)

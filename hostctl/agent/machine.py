@@ -7,6 +7,7 @@ It decides nothing. :class:`Machine` is the protocol that the transaction and th
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ class Machine(Protocol):
 
     def forget_health(self, name: str) -> None:
         """Forget what the workload's last check said."""
+
+    def forget_workload(self, name: str) -> None:
+        """Remove what a workload that is stopped has written outside of volumes."""
 
 
 def parse_states(output: str, names: Sequence[str], *, now: float) -> dict[str, UnitState]:
@@ -183,6 +187,10 @@ class SystemdMachine:
     def forget_health(self, name: str) -> None:
         """Forget what the workload's last check said."""
         (self.layout.runtime / "health" / name).unlink(missing_ok=True)
+
+    def forget_workload(self, name: str) -> None:
+        """Remove what a workload that is stopped has written outside of volumes; symbolic links are not followed."""
+        shutil.rmtree(self.layout.workloads / name, ignore_errors=True)
 
 
 def boot_id(root: Path = Path("/")) -> str:

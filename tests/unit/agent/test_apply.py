@@ -107,6 +107,9 @@ class FakeMachine:
     def forget_health(self, name: str) -> None:
         pass
 
+    def forget_workload(self, name: str) -> None:
+        self._did(f"forget {name}")
+
 
 def stage(source: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
     units = {
@@ -177,7 +180,7 @@ def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> No
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     transaction.apply(BASE.replace("  db: {image: registry.example/db:1}\n", ""), "x", context(layout, machine))
-    assert machine.log == ["stop workload-db.service", "lay", "workload network"]
+    assert machine.log == ["stop workload-db.service", "forget db", "lay", "workload network"]
     assert set(machine.running) == {"workload-site.service"}
 
 
@@ -257,6 +260,14 @@ def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -
     assert transaction.read_pending(layout) == transaction.Pending(former=0, wanted=1, booting=True)
     assert transaction.resolve(context(layout, machine)) == ""  # the boot's health check judges it
     assert in_force(layout) == 1
+
+
+def test_a_workload_that_a_boot_started_as_it_was_is_started_again_as_it_is(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    transaction.apply(BASE.replace("site:1", "site:9"), "host.yaml", context(layout, machine, booting=True))
+    assert "restart workload-site.service later" in machine.log
 
 
 def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None:
