@@ -114,5 +114,4 @@ def test_it_runs_by_the_bare_interpreter(tmp_path: Path) -> None:
     check.write_text(json.dumps(document()))
     argv = [sys.executable, "-I", "-S", str(probe.__file__), "no-such-workload", str(check)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0
-    assert "is not up" in done.stdout
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -137,3 +137,4 @@ def test_a_check_never_starts_its_workload() -> None:
         lines = made[f"systemd/system/workload-my-web.health.{kind}"].splitlines()
         assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "Wants", "Upholds"))]
         assert "PartOf=workload-my-web.service" in lines
+        assert "StartLimitIntervalSec=0" in lines
