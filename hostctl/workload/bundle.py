@@ -122,7 +122,7 @@ def _system_mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
         _mount("/dev/mqueue", "mqueue", "mqueue", *quiet),
     ]
     if spec.workload.network == "host":  # sysfs shows a network namespace, and this one is not the container's
-        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *quiet, "ro"))
+        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *quiet, "ro", "rro"))
     else:
         mounts.append(_mount("/sys", "sysfs", "sysfs", *quiet, "ro"))
     mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", "ro"))

@@ -55,7 +55,9 @@ def test_a_private_workload_joins_the_namespaces_of_the_network_pass_and_no_othe
 
 @pytest.mark.parametrize(("network", "own"), [("none", True), ("host", False)])
 def test_other_networks_map_their_range_and_only_none_gets_an_empty_network(network: str, own: bool) -> None:
-    linux = document(network=network)["linux"]
+    made = document(network=network)
+    linux = made["linux"]
+    assert ("rro" in mount(made, "/sys")["options"]) is not own  # all of the host's /sys, not only its top
     assert ("network" in [entry["type"] for entry in linux["namespaces"]]) is own
     assert linux["uidMappings"] == [{"containerID": 0, "hostID": 0x10000000 + 2 * 65536, "size": 65536}]
 
