@@ -147,6 +147,8 @@ def store(layout: HostLayout, content: Content) -> Stored:
     (temporary / "network.json").write_bytes(content.network)
     (temporary / "host.yaml").write_text(content.declaration)
     (temporary / "generation.json").write_bytes(encode(content.record))
+    # For the initrd, which cannot read JSON: another release than this one has the generation rendered anew.
+    (temporary / "release").write_text(f"{content.record.release}\n")
     durable.sync_tree(temporary)
     temporary.rename(final)
     durable.sync_directory(layout.generations)

@@ -1,0 +1,45 @@
+"""What a stored generation holds, for the agent and for the initrd."""
+
+from pathlib import Path
+
+from hostctl.agent.generation import Content, Record, current, numbers, prune, put_in_force, store
+from hostctl.layout import HostLayout
+
+
+def content(number: int, release: str = "7") -> Content:
+    record = Record(
+        number=number,
+        created="2026-01-01T00:00:00+00:00",
+        release=release,
+        declaration_sha256="0" * 64,
+        images={},
+        uids={},
+        ranges={},
+    )
+    return Content(record=record, declaration="version: 1\n", etc={}, bundles={}, network=b"{}")
+
+
+def test_the_initrd_finds_the_release_that_rendered_a_generation(tmp_path: Path) -> None:
+    stored = store(HostLayout(tmp_path), content(1, "2026.11.1"))
+    assert (stored.path / "release").read_text() == "2026.11.1\n"
+
+
+def test_a_generation_is_in_force_only_when_it_is_told_so(tmp_path: Path) -> None:
+    layout = HostLayout(tmp_path)
+    store(layout, content(1))
+    assert current(layout) is None
+    put_in_force(layout, 1)
+    found = current(layout)
+    assert found is not None
+    assert found.record.number == 1
+    assert layout.current.readlink() == Path("generations/1")
+
+
+def test_pruning_never_takes_the_generation_in_force(tmp_path: Path) -> None:
+    layout = HostLayout(tmp_path)
+    for number in range(1, 8):
+        store(layout, content(number))
+    put_in_force(layout, 1)
+    prune(layout, keep=2)
+    assert 1 in numbers(layout)
+    assert len(numbers(layout)) <= 4
