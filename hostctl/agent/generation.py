@@ -67,8 +67,15 @@ class Stored:
 
     @property
     def declaration(self) -> str:
-        """The declaration as it was written."""
-        return (self.path / "host.yaml").read_text()
+        """The declaration as it was written.
+
+        Raises:
+            GenerationError: the caller may not read it; environment variables in it may be secrets.
+        """
+        try:
+            return (self.path / "host.yaml").read_text()
+        except PermissionError as error:
+            raise GenerationError("only root may read this host's declaration", hint="use sudo") from error
 
 
 def encode(record: Record) -> bytes:
@@ -144,8 +151,11 @@ def store(layout: HostLayout, content: Content) -> Stored:
         folder.mkdir(parents=True)
         for file, data in bundle.items():
             (folder / file).write_bytes(data)
+        # It holds the environment; the files beside it are mounted into the workload.
+        (folder / "config.json").chmod(0o600)
     (temporary / "network.json").write_bytes(content.network)
     (temporary / "host.yaml").write_text(content.declaration)
+    (temporary / "host.yaml").chmod(0o600)
     (temporary / "generation.json").write_bytes(encode(content.record))
     # For the initrd, which cannot read JSON: another release than this one has the generation rendered anew.
     (temporary / "release").write_text(f"{content.record.release}\n")

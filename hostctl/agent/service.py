@@ -125,8 +125,8 @@ class HostService:
         return (
             Method(name="Status", handler=self.status),
             Method(name="ListWorkloads", handler=self.list_workloads),
-            Method(name="Inspect", handler=self.inspect, strings=1),
-            Method(name="Plan", handler=self.plan, strings=2),
+            Method(name="Inspect", handler=self.inspect, strings=1, root_only=True),
+            Method(name="Plan", handler=self.plan, strings=2, root_only=True),
             Method(name="Apply", handler=self.apply, strings=2, root_only=True),
             Method(name="Start", handler=self.start, strings=1, root_only=True),
             Method(name="Stop", handler=self.stop, strings=1, root_only=True),

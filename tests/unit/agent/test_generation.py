@@ -1,5 +1,6 @@
 """What a stored generation holds, for the agent and for the initrd."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hostctl.agent.generation import Content, Record, current, numbers, prune, put_in_force, store
@@ -33,6 +34,14 @@ def test_a_generation_is_in_force_only_when_it_is_told_so(tmp_path: Path) -> Non
     assert found is not None
     assert found.record.number == 1
     assert layout.current.readlink() == Path("generations/1")
+
+
+def test_what_may_hold_secrets_is_root_s_alone(tmp_path: Path) -> None:
+    bundles = {"site": {"config.json": b"{}", "hosts": b""}}
+    stored = store(HostLayout(tmp_path), replace(content(1), bundles=bundles))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in stored.path.rglob("*") if path.is_file()}
+    assert modes["host.yaml"] == modes["config.json"] == 0o600
+    assert modes["hosts"] == modes["generation.json"] == 0o644
 
 
 def test_pruning_never_takes_the_generation_in_force(tmp_path: Path) -> None:
