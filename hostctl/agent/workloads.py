@@ -65,7 +65,7 @@ def specs(
             workload=workload,
             image=images[str(name)],
             range_number=ranges[str(name)],
-            network=Network(address=addresses[str(name)], name_server=str(plan.gateway), hosts=addresses)
+            network=Network(address=addresses[str(name)], name_server=str(plan.gateway))
             if str(name) in addresses
             else None,
         )
@@ -77,7 +77,7 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
     """Return what the workloads put below /etc: units, links, and their names.
 
     The host's name server answers the workloads and reads /etc/hosts anew when it changes, so a workload finds one
-    that was declared after it started. A declared /etc/hosts goes before that.
+    that was declared after it started. A declared /etc/hosts goes before that, and has to name those it wants found.
     """
     from hostctl.workload import units  # noqa: PLC0415 - jinja2 is an import of 60 ms, start-up counts
 

@@ -210,15 +210,14 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
 def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
     """Return the files of :data:`ETC_FILES`, that are shown in the container's /etc: host name, hosts, name server.
 
-    A workload in the host's network sees the host's own name server; one without a network has none.
+    A workload in the host's network sees the host's own name server; one without a network has none. Other workloads
+    are not in the hosts file: it would have to change while the workload runs.
     """
     own = spec.network.address if spec.network else "127.0.1.1"
-    peers = {**(spec.network.hosts if spec.network else {}), spec.name: own}
-    hosts = ["127.0.0.1 localhost", "::1 localhost", *(f"{peers[name]} {name}" for name in sorted(peers))]
     server = {"private": spec.network.name_server if spec.network else "", "host": "127.0.0.53", "none": ""}
     name_server = server[spec.workload.network]
     return {
         "hostname": f"{spec.name}\n".encode(),
-        "hosts": "".join(f"{line}\n" for line in hosts).encode(),
+        "hosts": f"127.0.0.1 localhost\n::1 localhost\n{own} {spec.name}\n".encode(),
         "resolv.conf": f"nameserver {name_server}\noptions edns0\n".encode() if name_server else b"",
     }

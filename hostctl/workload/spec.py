@@ -5,8 +5,7 @@ Paths are those of the running host; nothing in :mod:`hostctl.workload` looks at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hostctl.config.host import Workload
@@ -28,13 +27,11 @@ class WorkloadError(HostctlError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
-    """How a workload with a private network is connected."""
+    """How a workload with a private network is connected; the name server knows the other workloads' names."""
 
     address: str
     """Its own, without prefix length."""
     name_server: str
-    hosts: Mapping[str, str] = field(default_factory=dict)
-    """Addresses of all workloads of the network, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -102,3 +102,10 @@ def test_without_a_system_call_profile_nothing_is_run_but_a_host_without_workloa
     with pytest.raises(ProfileMissingError):
         staged(layout, HOST, None, 1)
     assert staged(layout, "version: 1\nhostname: a\n", None, 1).record.images == {}
+
+
+def test_the_bundle_of_what_did_not_change_is_the_same_beside_a_new_workload(layout: HostLayout) -> None:
+    first = staged(layout, HOST, None, 1)
+    second = staged(layout, HOST + "  again: {image: 'registry.example/web:1'}\n", first, 2)
+    for file in (first.path / "bundles/web").iterdir():
+        assert file.read_bytes() == (second.path / "bundles/web" / file.name).read_bytes()

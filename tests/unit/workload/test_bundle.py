@@ -28,7 +28,7 @@ def spec(image: ImageConfig | None = None, **fields: Any) -> WorkloadSpec:  # no
         bytes=1,
     )
     private = workload.network == "private"
-    network = Network(address="10.88.0.2", name_server="10.88.0.1", hosts={"db": "10.88.0.3"}) if private else None
+    network = Network(address="10.88.0.2", name_server="10.88.0.1") if private else None
     return WorkloadSpec(name="web", workload=workload, image=stored, range_number=2, network=network)
 
 
@@ -119,10 +119,9 @@ def test_read_only_means_the_root_and_leaves_run_and_tmp() -> None:
     assert not [entry for entry in document()["mounts"] if entry["destination"] == "/tmp"]
 
 
-def test_names_of_the_network_and_the_name_server_are_in_etc() -> None:
+def test_its_own_name_and_the_name_server_are_in_etc() -> None:
     private = bundle.files(spec())
     assert b"10.88.0.2 web\n" in private["hosts"]
-    assert b"10.88.0.3 db\n" in private["hosts"]
     assert private["resolv.conf"].startswith(b"nameserver 10.88.0.1\n")
     assert bundle.files(spec(network="none"))["resolv.conf"] == b""
 
