@@ -32,10 +32,13 @@ ALIASES: Mapping[str, str] = {
     "dbus-org.freedesktop.resolve1.service": "systemd-resolved.service",
     "dbus-org.freedesktop.timesync1.service": "systemd-timesyncd.service",
 }
-# Nothing here debugs a kernel, asks for a password, edits /etc, or rebuilds a cache that the image has.
+# Nothing here debugs a kernel, asks for a password, edits /etc, writes to the ESP on every boot, or rebuilds a cache
+# that the image has.
 MASKED: tuple[str, ...] = (
     "autovt@.service", "console-getty.service", "dev-hugepages.mount", "dev-mqueue.mount", "getty@.service",
-    "getty-static.service", "ldconfig.service", "proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount",
+    "getty-static.service", "ldconfig.service", "modprobe@dm_mod.service", "modprobe@drm.service",
+    "run-lock.mount", "systemd-boot-random-seed.service", "systemd-networkd-persistent-storage.service",
+    "proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount",
     "serial-getty@.service", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount", "systemd-binfmt.service", "systemd-firstboot.service",
     "systemd-hwdb-update.service", "systemd-journal-catalog-update.service", "systemd-machine-id-commit.service",

@@ -85,7 +85,6 @@ def additions(
     if release.files is not None:
         sources.append(Source(folder=release_file.parent / str(release.files)))
     files = {
-        "etc/fstab": b"",
         "etc/hostname": f"{release.name}\n".encode(),
         "etc/machine-id": b"",
         "usr/lib/os-release": os_release(debian_os_release, release),
