@@ -88,7 +88,8 @@ def bootstrap(debs: Mapping[Package, Path], output: Path, *, epoch: int) -> None
     Raises:
         CommandError: mmdebstrap failed.
     """
-    with tempfile.TemporaryDirectory(prefix="hostctl-debs-", dir=output.parent) as folder:
+    # Not below the cache: apt runs as another user id of the namespace, and a home folder may be closed to it.
+    with tempfile.TemporaryDirectory(prefix="hostctl-debs-") as folder:
         repository = Path(folder)
         repository.chmod(0o755)
         make_repository(debs, repository)

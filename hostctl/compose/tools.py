@@ -18,19 +18,32 @@ from hostctl.run import ENVIRONMENT, CommandError, failure
 
 MERGED = ("bin", "lib", "lib64", "sbin")
 """Folders that are links into /usr (Debian's base-files, usr-merge)."""
-MOUNT_POINTS = ("dev", "proc", "tmp", "etc", "run", "root")
+STAGE = "enter"
+"""Empty folder of the tools that their root is put together over."""
 EXTRACT_TIMEOUT = 300.0  # seconds a package
 DEVICES = ("null", "zero", "random", "urandom")
 
 # Words reach the script as arguments only: $1 root, $2 folder to start in, $3 number of binds, binds, command.
-# Mounts end with the mount namespace. The device nodes are bound one by one: a plain user cannot make nodes.
+# The root that is entered lies on a tmpfs of its own, over a folder that the tools have for it: what is mounted or
+# written outside the binds is gone with the mount namespace, and the cached tools stay as they were made. The device
+# nodes are bound one by one: a plain user cannot make nodes.
 _ENTER = f"""set -e
-root=$1 cwd=$2 count=$3
+tools=$1 cwd=$2 count=$3
 shift 3
+root=$tools/{STAGE}
+mount -t tmpfs -o mode=755 tools "$root"
+for name in {" ".join(MERGED)}; do
+  ln -s "usr/$name" "$root/$name"
+done
+cp -a "$tools/etc" "$root/etc"
+mkdir "$root/usr" "$root/dev" "$root/proc" "$root/run" "$root/root" "$root/var"
+mkdir -m 1777 "$root/tmp"
+mount --bind "$tools/usr" "$root/usr"
+mount -o remount,bind,ro "$root/usr"
 for name in {" ".join(DEVICES)}; do
+  : >"$root/dev/$name"
   mount --bind "/dev/$name" "$root/dev/$name"
 done
-mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 mount -t proc proc "$root/proc"
 while [ "$count" -gt 0 ]; do
   mkdir -p "$root$1"
@@ -76,12 +89,10 @@ def make_tools(debs: Iterable[tuple[Package, Path]], root: Path) -> None:
     for name in MERGED:
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
-    for name in MOUNT_POINTS:
-        (root / name).mkdir(exist_ok=True)
+    for name in (STAGE, "etc"):
+        (root / name).mkdir()
     for _, deb in sorted(debs):
         unpack(deb, root)
-    for name in DEVICES:
-        (root / "dev" / name).touch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ class ToolsRoot:
 
         Args:
             words: the program and its arguments.
-            binds: folders it sees, at the same absolute paths.
+            binds: folders it sees, at the same absolute paths; none may lie below /usr.
             cwd: the folder it runs in, one it sees; none means its root.
         """
         identity = () if os.geteuid() == 0 else ("--map-root-user",)
