@@ -18,7 +18,7 @@ from types import ModuleType
 import zstandard
 
 from hostctl.compose import bootstrap as bootstrap_stage
-from hostctl.compose import cpio, customise, disk, initrd, kernel, manifest, sbom, seal, sources, tools, uki
+from hostctl.compose import cpio, customise, disk, images, initrd, kernel, manifest, sbom, seal, sources, tools, uki
 from hostctl.compose.cache import Cache
 from hostctl.compose.keys import KeySet
 from hostctl.compose.lock import Lock, cache_folder, check_lock, format_lock, load_lock
@@ -26,7 +26,8 @@ from hostctl.compose.packages import Package, fetch_packages
 from hostctl.config.load import load_release
 from hostctl.config.release import ReleaseDeclaration
 from hostctl.data import data_folder
-from hostctl.durable import write_file
+from hostctl.durable import sha256_file, write_file
+from hostctl.image import archive, layers, store, tarstream
 from hostctl.progress import Progress
 from hostctl.run import run
 
@@ -103,7 +104,8 @@ def build(request: BuildRequest, progress: Progress) -> manifest.Manifest:
         kernel_folder = _kernel(builder, files, toolbox)
         root_tar = installed.result()
     agent = _agent(builder, toolbox)
-    tree = _customise(builder, root_tar, kernel_folder, agent)
+    baked = _images(builder, toolbox)
+    tree = _customise(builder, root_tar, kernel_folder, agent, baked)
     sealed = _seal(builder, toolbox, tree)
     booted = _uki(builder, toolbox, kernel_folder, sealed, tree)
     image = _disk(builder, toolbox, sealed, booted)
@@ -161,7 +163,21 @@ def _agent(builder: Builder, toolbox: tools.ToolsRoot) -> Path:
     return builder.stage("agent", [sources], inputs, make)
 
 
-def _customise(builder: Builder, installed: Path, kernel_folder: Path, agent: Path) -> Path:
+def _images(builder: Builder, toolbox: tools.ToolsRoot) -> Path | None:
+    """Return the store of the release's images, or none if it has none."""
+    archives = [builder.request.release.parent / str(path) for path in builder.release.images]
+    if not archives:
+        return None
+    missing = [str(path) for path in archives if not path.is_file()]
+    if missing:
+        hint = "`hostctl image build` makes it"
+        raise images.BakedImageError("an image of the release is missing", details="\n".join(missing), hint=hint)
+    inputs = [*map(sha256_file, archives), toolbox.path.name]
+    code = [images, archive, layers, store, tarstream]
+    return builder.stage("images", code, inputs, lambda output: images.bake(archives, toolbox, output))
+
+
+def _customise(builder: Builder, installed: Path, kernel_folder: Path, agent: Path, baked: Path | None) -> Path:
     release = builder.release
     overlay = None if release.files is None else builder.request.release.parent / str(release.files)
 
@@ -174,6 +190,7 @@ def _customise(builder: Builder, installed: Path, kernel_folder: Path, agent: Pa
             release_file=builder.request.release,
             debian_os_release=customise.read_member(bootstrap, "usr/lib/os-release").decode(),
             root_keys=builder.keys.tuf_root,
+            baked=baked,
         )
         customise.customise(bootstrap, added, output / "root.tar")
         write_file(output / "os-release", added.files["usr/lib/os-release"])
@@ -181,6 +198,7 @@ def _customise(builder: Builder, installed: Path, kernel_folder: Path, agent: Pa
     inputs = [installed.name, kernel_folder.name, agent.name, str(release.name), str(release.release)]
     inputs += [str(float(release.boot.deadline)), builder.keys.tuf_root.hex(), sources.tree_id(data_folder("units"))]
     inputs += [sources.tree_id(data_folder("rootfs")), "" if overlay is None else sources.tree_id(overlay)]
+    inputs += ["" if baked is None else baked.name]
     return builder.stage("customise", [customise, sources], inputs, make)
 
 

@@ -13,6 +13,8 @@ from hostctl.config.release import ReleaseDeclaration
 from hostctl.data import data_folder
 
 PACKAGE = "usr/lib/python3/dist-packages/hostctl"
+BAKED = "usr/share/hostctl/images"
+"""Where a host looks for the images that came with its release (hostctl.layout)."""
 # What composes and emulates has no place on a host.
 BUILDER_ONLY = frozenset({"compose", "data"})
 LAUNCHER = b"""#!/usr/bin/python3 -IB
@@ -65,6 +67,7 @@ def additions(
     release_file: Path,
     debian_os_release: str,
     root_keys: bytes,
+    baked: Path | None = None,
 ) -> Additions:
     """Return everything that is laid over the packages, in order.
 
@@ -75,6 +78,7 @@ def additions(
         release_file: path of release.yaml, which ``files`` is relative to.
         debian_os_release: text of Debian's os-release.
         root_keys: the TUF root metadata that a host's trust starts from.
+        baked: store of the images that come with the release, if there are any.
     """
     sources = [
         Source(folder=modules),
@@ -82,6 +86,8 @@ def additions(
         Source(folder=data_folder("rootfs") / "overlay"),
         Source(folder=data_folder("units") / "host", target=PurePosixPath(SYSTEM)),
     ]
+    if baked is not None:
+        sources.append(Source(folder=baked, target=PurePosixPath(BAKED)))
     if release.files is not None:
         sources.append(Source(folder=release_file.parent / str(release.files)))
     files = {
