@@ -25,7 +25,12 @@ def _extract(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def make() -> Callable[[Path], Sequence[str]]:
+def toolbox() -> tools.ToolsRoot:
+    """Return a root with erofs-utils."""
+    return tools.ToolsRoot(Cache(cache_folder()).stage("test-erofs-utils", [tools], [SUITE], _extract))
+
+
+@pytest.fixture(scope="session")
+def make(toolbox: tools.ToolsRoot) -> Callable[[Path], Sequence[str]]:
     """Return what makes the command that turns a tar on standard input into an EROFS file."""
-    root = tools.ToolsRoot(Cache(cache_folder()).stage("test-erofs-utils", [tools], [SUITE], _extract))
-    return lambda output: root.argv(make_erofs(output), binds=[output.parent])
+    return lambda output: toolbox.argv(make_erofs(output), binds=[output.parent])

@@ -3,17 +3,17 @@
 import hashlib
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from hostctl.compose.images import BakedImageError, archive_reference
+from hostctl.compose.images import BakedImageError, archive_reference, bake
 from hostctl.compose.lock import LockError
 from hostctl.compose.packages import Package
+from hostctl.compose.sources import tree_id
+from hostctl.compose.tools import ToolsRoot
 from hostctl.config.decode import decode
 from hostctl.config.problems import DeclarationError
-from hostctl.image.archive import import_archive
 from hostctl.image.build import ImageDeclaration, format_lock, load_lock, write_archive
 from hostctl.image.rootfs import ImageTreeError, placed, write_layer
 from hostctl.image.store import ImageStore
@@ -80,19 +80,23 @@ def test_two_builds_are_equal(deb: Path, files: Path, tmp_path: Path) -> None:
     assert build(deb, files, tmp_path / "three").read_bytes() != first
 
 
-def test_store_finds_the_archive_by_its_own_name(
-    deb: Path, files: Path, tmp_path: Path, make: Callable[[Path], Sequence[str]]
+def test_baked_store_finds_the_image_by_its_own_name(
+    deb: Path, files: Path, tmp_path: Path, toolbox: ToolsRoot
 ) -> None:
     archive = build(deb, files, tmp_path / "out")
-    reference = archive_reference(archive)
-    import_archive(archive, reference, ImageStore(tmp_path / "store"), make=make)
-    found = ImageStore(None, tmp_path / "store").find(image().name)
+    for name in ("one", "two"):
+        bake([archive], toolbox, tmp_path / name)
+    assert tree_id(tmp_path / "one") == tree_id(tmp_path / "two")
+    found = ImageStore(None, tmp_path / "one").find(image().name)
     assert found is not None
-    assert (found.reference, found.config.entrypoint, found.config.user) == (
-        "localhost/site:7",
-        ("/usr/bin/site",),
-        "1000:1000",
-    )
+    assert (found.reference, found.config.user) == ("localhost/site:7", "1000:1000")
+    assert found.config.entrypoint == ("/usr/bin/site",)
+
+
+def test_two_archives_of_one_name_are_refused(deb: Path, files: Path, tmp_path: Path, toolbox: ToolsRoot) -> None:
+    archive = build(deb, files, tmp_path / "out")
+    with pytest.raises(BakedImageError):
+        bake([archive, archive], toolbox, tmp_path / "store")
 
 
 def test_archive_without_a_name_is_refused(tmp_path: Path) -> None:
