@@ -15,10 +15,12 @@ from hostctl.agent import apply as transaction
 from hostctl.agent import generation, health
 from hostctl.agent.apply import Context
 from hostctl.boot import assess
+from hostctl.boot.entries import parse_entry
 from hostctl.config.load import parse_host
 from hostctl.run import run
 from hostctl.update import history
 
+GIVEN_UP = "it did not come up as often as it was tried"
 Verdict = Literal["healthy", "degraded", "bad"]
 
 
@@ -65,8 +67,21 @@ def _without_declaration(context: Context, edge: BootEdge) -> tuple[Verdict, hea
 
 
 def _came_up(context: Context) -> None:
-    """Take back the count of boots that the initrd keeps: user space is there, whatever the verdict on it."""
-    (context.layout.state / "boots").unlink(missing_ok=True)
+    """Take back the count of boots that the initrd keeps, and note which releases the boot loader gave up.
+
+    User space is there, whatever the verdict on it. A release that never came so far leaves no other trace than
+    its entry without tries.
+    """
+    layout = context.layout
+    (layout.state / "boots").unlink(missing_ok=True)
+    folder = layout.esp / "EFI/Linux"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    record = layout.state / "history.jsonl"
+    known = history.bad_versions(history.read(record))
+    for name in names:
+        entry = parse_entry(name)
+        if entry is not None and entry.bad and entry.version not in known:
+            history.append(record, history.BAD, entry.version, GIVEN_UP)
 
 
 def _passed(context: Context, *, counted: bool) -> None:

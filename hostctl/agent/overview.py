@@ -11,6 +11,7 @@ from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, UnitState, release_version, workload_unit
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
+from hostctl.update import history
 
 
 class UnknownWorkloadError(HostctlError):
@@ -37,11 +38,12 @@ class WorkloadStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """The machine in a few words."""
+    """The machine in a few words; ``bad`` are the releases that it tried and will not take again."""
 
     hostname: str
     release: str
     releases: tuple[str, ...]
+    bad: tuple[str, ...]
     generation: int
     generation_created: str
     state: str
@@ -111,6 +113,7 @@ def status(layout: HostLayout, machine: Machine) -> Status:
         hostname=(layout.root / "proc/sys/kernel/hostname").read_text().strip(),
         release=running,
         releases=releases(labels, running),
+        bad=tuple(sorted(history.bad_versions(history.read(layout.state / "history.jsonl")) - {running})),
         generation=stored.record.number if stored else 0,
         generation_created=stored.record.created if stored else "",
         state=judge(workloads),

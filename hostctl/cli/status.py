@@ -32,6 +32,8 @@ def text(status: overview.Status) -> str:
         f"  release     {status.release or 'unknown'}{other}",
         f"  generation  {status.generation or 'none'}{since}",
     ]
+    if status.bad:
+        lines.insert(2, f"  bad         {', '.join(status.bad)}  (`hostctl history` says why)")
     if status.workloads:
         rows = [(row.name, row.state, row.health or "-", duration(row.up_for)) for row in status.workloads]
         lines += ["", table(("WORKLOAD", "STATE", "HEALTH", "UP"), rows)]

@@ -60,6 +60,21 @@ def test_a_healthy_boot_settles_what_was_rendered_during_it(tmp_path: Path, port
     assert transaction.read_pending(context.layout) is None
 
 
+def test_a_blessed_trial_and_a_release_that_never_came_up_are_remembered(tmp_path: Path, port: int) -> None:
+    context, loader = prepared(tmp_path, port), FakeLoader(counts=True)
+    entries = context.layout.esp / "EFI/Linux"
+    entries.mkdir(parents=True)
+    for name in ("edge_1.efi", "edge_2+2-1.efi", "edge_3+0-3.efi"):
+        (entries / name).touch()
+    (context.layout.state / "boots").write_text("hash 2\n")
+    for _ in range(2):
+        check_boot(context, loader.edge())
+    events = [(event.event, event.version) for event in history.read(context.layout.state / "history.jsonl")]
+    assert events == [(history.BAD, "3"), (history.BLESSED, "2"), (history.BLESSED, "2")]
+    assert not (context.layout.state / "boots").exists()
+    assert (context.layout.runtime / "healthy").exists()
+
+
 def test_a_release_on_trial_is_given_up_with_its_cause(tmp_path: Path) -> None:
     context, loader = prepared(tmp_path, 1), FakeLoader(counts=True)
     verdict, _ = check_boot(context, loader.edge())

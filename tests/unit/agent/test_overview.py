@@ -102,6 +102,7 @@ def test_status_and_ps_for_a_terminal() -> None:
         hostname="web-1",
         release="2",
         releases=("1", "2"),
+        bad=("3",),
         generation=3,
         generation_created="2026-01-01T00:00:00Z",
         state="running",
@@ -110,6 +111,7 @@ def test_status_and_ps_for_a_terminal() -> None:
     assert status.text(shown).splitlines() == [
         "web-1: running",
         "  release     2  (other slot: 1)",
+        "  bad         3  (`hostctl history` says why)",
         "  generation  3  of 2026-01-01T00:00:00Z",
         "",
         "WORKLOAD  STATE   HEALTH  UP",
