@@ -16,9 +16,11 @@ from pathlib import Path
 from hostctl.errors import HostctlError
 from hostctl.run import run
 
+TYPE_ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 TYPE_ROOT = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 TYPE_VERITY = "2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5"
 TYPE_SIGNATURE = "41092B05-9FC8-4523-994F-2DEF0408B176"
+LABEL_ESP = "hostctl-esp"
 EMPTY = "_empty"
 MAX_LABEL = 36  # UTF-16 units that a GPT entry holds
 _SFDISK_SECONDS = 60.0
@@ -79,7 +81,7 @@ class Slot:
     def release(self) -> str | None:
         """Return ``NAME_VERSION`` of the complete release in the slot; none if it is empty or half written."""
         name = self.root.label
-        complete = self.verity.label == f"{name}-verity" and self.signature.label == f"{name}-sig"
+        complete = (name, self.verity.label, self.signature.label) == _labels(name)
         return name if complete and name != EMPTY else None
 
     @property
@@ -94,6 +96,22 @@ class Slots:
 
     running: Slot
     other: Slot
+
+
+def _labels(release: str) -> tuple[str, str, str]:
+    return release, f"{release}-verity", f"{release}-sig"
+
+
+def labels(release: str) -> tuple[str, str, str]:
+    """Return the labels of the root, the verity and the signature partition of ``release`` (``NAME_VERSION``).
+
+    Raises:
+        SlotError: they do not fit a GPT.
+    """
+    names = _labels(release)
+    if max(map(len, names)) > MAX_LABEL or not release.isascii() or '"' in release:
+        raise SlotError(f"{release!r} is too long or unfit for a partition label")
+    return names
 
 
 def halves(root_hash: str) -> tuple[str, str]:
@@ -195,15 +213,14 @@ def filled(table: Table, slot: Slot, release: str, root_hash: str) -> Table:
     Raises:
         SlotError: the labels do not fit a GPT.
     """
-    if len(f"{release}-verity") > MAX_LABEL or not release.isascii() or '"' in release:
-        raise SlotError(f"{release!r} is too long or unfit for a partition label")
+    names = labels(release)
     data, tree = halves(root_hash)
     return _relabel(
         table,
         {
-            slot.root.node: (release, data),
-            slot.verity.node: (f"{release}-verity", tree),
-            slot.signature.node: (f"{release}-sig", str(uuid.uuid4())),
+            slot.root.node: (names[0], data),
+            slot.verity.node: (names[1], tree),
+            slot.signature.node: (names[2], str(uuid.uuid4())),
         },
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from hostctl.boot.slots import EMPTY, LABEL_ESP, TYPE_ESP, TYPE_ROOT, TYPE_SIGNATURE, TYPE_VERITY, labels
 from hostctl.compose.seal import Verity, derived_uuid
 from hostctl.compose.tools import ToolsRoot
 from hostctl.durable import CHUNK
@@ -19,12 +20,6 @@ from hostctl.run import run
 
 MIB = 1 << 20
 SECTOR = 512
-TYPE_ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-TYPE_ROOT = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
-TYPE_VERITY = "2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5"
-TYPE_SIGNATURE = "41092B05-9FC8-4523-994F-2DEF0408B176"
-LABEL_ESP = "hostctl-esp"
-LABEL_EMPTY = "_empty"
 SIGNATURE_SIZE = MIB
 
 
@@ -54,6 +49,25 @@ def verity_size(root_size: int) -> int:
     return max(8 * MIB, -(-root_size // 64 // MIB) * MIB)
 
 
+def check_size(name: str, wanted: int, size: int, limit: str) -> None:
+    """Refuse a content that is larger than its partition.
+
+    Args:
+        name: what it is called in the error.
+        wanted: its bytes.
+        size: the partition's bytes.
+        limit: the key of release.yaml that sets the size.
+
+    Raises:
+        DiskError: it does not fit.
+    """
+    if wanted > size:
+        raise DiskError(
+            f"{name} has {wanted / MIB:.1f} MiB, its partition {size / MIB:.0f} MiB",
+            hint=f"raise {limit} in release.yaml, or leave packages out; hosts keep the sizes they were installed with",
+        )
+
+
 def layout(
     *, release: str, verity: Verity, esp: Path, root: Path, tree: Path, signature: Path, esp_size: int, root_size: int
 ) -> tuple[Partition, ...]:
@@ -63,25 +77,24 @@ def layout(
         DiskError: a content is larger than its partition.
     """
     tree_size = verity_size(root_size)
-    wanted: list[tuple[int, str, str, str, Path | None]] = [
-        (esp_size, TYPE_ESP, LABEL_ESP, derived_uuid("esp", release), esp),
-        (root_size, TYPE_ROOT, release, verity.data_partition, root),
-        (tree_size, TYPE_VERITY, f"{release}-verity", verity.tree_partition, tree),
-        (SIGNATURE_SIZE, TYPE_SIGNATURE, f"{release}-sig", derived_uuid("sig", verity.root_hash), signature),
-        (root_size, TYPE_ROOT, LABEL_EMPTY, derived_uuid("slot-b", "root"), None),
-        (tree_size, TYPE_VERITY, LABEL_EMPTY, derived_uuid("slot-b", "verity"), None),
-        (SIGNATURE_SIZE, TYPE_SIGNATURE, LABEL_EMPTY, derived_uuid("slot-b", "sig"), None),
+    root_label, tree_label, signature_label = labels(release)
+    # Each with the limit in release.yaml that sets its size, for the error.
+    wanted: list[tuple[int, str, str, str, Path | None, str]] = [
+        (esp_size, TYPE_ESP, LABEL_ESP, derived_uuid("esp", release), esp, "limits.esp"),
+        (root_size, TYPE_ROOT, root_label, verity.data_partition, root, "limits.root"),
+        (tree_size, TYPE_VERITY, tree_label, verity.tree_partition, tree, "limits.root"),
+        (SIGNATURE_SIZE, TYPE_SIGNATURE, signature_label, derived_uuid("sig", verity.root_hash), signature, ""),
+        (root_size, TYPE_ROOT, EMPTY, derived_uuid("slot-b", "root"), None, ""),
+        (tree_size, TYPE_VERITY, EMPTY, derived_uuid("slot-b", "verity"), None, ""),
+        (SIGNATURE_SIZE, TYPE_SIGNATURE, EMPTY, derived_uuid("slot-b", "sig"), None, ""),
     ]
     partitions: list[Partition] = []
     start = MIB
-    for size, kind, label, identity, content in wanted:
+    for size, kind, label, identity, content, limit in wanted:
         if size % MIB:
             raise DiskError(f"partition {label}: {size} bytes are not whole MiB")
-        if content is not None and content.stat().st_size > size:
-            raise DiskError(
-                f"{content.name} has {content.stat().st_size} bytes, its partition {size}",
-                hint="set limits.root or limits.esp in release.yaml; hosts cannot change these by an update",
-            )
+        if content is not None:
+            check_size(content.name, content.stat().st_size, size, limit)
         partitions.append(Partition(start=start, size=size, type=kind, label=label, uuid=identity, content=content))
         start += size
     return tuple(partitions)
@@ -97,7 +110,12 @@ def sfdisk_script(partitions: tuple[Partition, ...], disk_id: str) -> str:
 
 
 def make_esp(tools: ToolsRoot, files: Mapping[PurePosixPath, Path], output: Path, *, size: int, epoch: int) -> None:
-    """Write a FAT32 file system with ``files`` (path on it -> source), times and serial number fixed."""
+    """Write a FAT32 file system with ``files`` (path on it -> source), times and serial number fixed.
+
+    Raises:
+        DiskError: there is no room for the files twice, as an update needs it.
+    """
+    check_size("the boot files, twice,", 2 * sum(path.stat().st_size for path in files.values()), size, "limits.esp")
     with output.open("wb") as file:
         file.truncate(size)
     serial = derived_uuid("fat")[:8]

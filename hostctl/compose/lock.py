@@ -45,6 +45,9 @@ class Lock:
     """What a release is made of."""
 
     suite: str
+    mirror: str
+    flavour: str
+    """Of the kernel, as release.yaml names it."""
     source_date_epoch: int
     """Date of the newest Release file, seconds since 1970: the time that every build of this lock claims."""
     requested: tuple[str, ...]
@@ -67,6 +70,11 @@ def requested_packages(release: ReleaseDeclaration) -> tuple[str, ...]:
     return tuple(sorted({*HOST_PACKAGES, *map(str, release.packages)}))
 
 
+def mirror_url(release: ReleaseDeclaration) -> str:
+    """Return the mirror that a release's packages come from."""
+    return DEFAULT_MIRROR if release.base.mirror == "default" else str(release.base.mirror)
+
+
 def newest_date(releases: list[str]) -> int:
     """Return the latest ``Date`` of Release files, in seconds since 1970."""
     dates = []
@@ -86,7 +94,7 @@ def make_lock(release: ReleaseDeclaration) -> Lock:
         PackageResolutionError: apt's lists and its choice differ.
         CommandError: apt could not fetch its lists or resolve the names.
     """
-    mirror = DEFAULT_MIRROR if release.base.mirror == "default" else str(release.base.mirror)
+    mirror = mirror_url(release)
     names = requested_packages(release)
     with tempfile.TemporaryDirectory(prefix="hostctl-apt-") as folder:
         apt = Apt(Path(folder), mirror, release.base.suite)
@@ -99,6 +107,8 @@ def make_lock(release: ReleaseDeclaration) -> Lock:
         }
         return Lock(
             suite=release.base.suite,
+            mirror=mirror,
+            flavour=release.kernel,
             source_date_epoch=newest_date(apt.releases()),
             requested=names,
             host=select(apt.resolve(("?essential", *names)), known),
@@ -118,6 +128,8 @@ def _decode(tree: dict[str, Any]) -> Lock:
     sets = {key: tuple(Package(**entry) for entry in tree.pop(key)) for key in ("host", "kernel", "tools")}
     lock = Lock(
         suite=str(tree.pop("suite")),
+        mirror=str(tree.pop("mirror")),
+        flavour=str(tree.pop("flavour")),
         source_date_epoch=int(tree.pop("source_date_epoch")),
         requested=tuple(map(str, tree.pop("requested"))),
         **sets,
@@ -156,12 +168,25 @@ def load_lock(path: Path) -> Lock:
 
 
 def check_lock(lock: Lock, release: ReleaseDeclaration) -> None:
-    """Refuse a lock that was made from another declaration.
+    """Refuse a lock that was made from another declaration, or for another version of this program.
 
     Raises:
-        LockError: the packages of the declaration are not those that were resolved.
+        LockError: what the declaration asks for is not what was resolved; every difference is named.
     """
-    names = set(requested_packages(release))
-    if names != set(lock.requested) or lock.suite != release.base.suite:
-        differing = ", ".join(sorted(names ^ set(lock.requested)))
-        raise LockError("the lock does not fit release.yaml", details=differing, hint="run `hostctl lock` again")
+    pairs = (
+        ("base.suite", lock.suite, release.base.suite),
+        ("base.mirror", lock.mirror, mirror_url(release)),
+        ("kernel", lock.flavour, release.kernel),
+    )
+    differing = [f"{key}: locked {locked}, declared {wanted}" for key, locked, wanted in pairs if locked != wanted]
+    names, locked_names = set(requested_packages(release)), set(lock.requested)
+    differing += [f"package not locked: {name}" for name in sorted(names - locked_names)]
+    differing += [f"package locked but not declared: {name}" for name in sorted(locked_names - names)]
+    tools = {package.name for package in lock.tools}
+    differing += [f"tool not locked: {name}" for name in sorted(set(TOOLS_PACKAGES) - tools)]
+    if len(lock.kernel) != 1:
+        differing.append(f"kernel: {len(lock.kernel)} packages are locked, not one")
+    if differing:
+        raise LockError(
+            "the lock does not fit release.yaml", details="\n".join(differing), hint="run `hostctl lock` again"
+        )

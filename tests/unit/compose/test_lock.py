@@ -18,18 +18,20 @@ from hostctl.compose.lock import (
     parse_lock,
     requested_packages,
 )
-from hostctl.compose.packages import Package
+from hostctl.compose.packages import DEFAULT_MIRROR, TOOLS_PACKAGES, Package
 from hostctl.config.load import parse_release
 
 RELEASE = parse_release('version: 1\nname: edge\nrelease: "1"\npackages: [htop]\n')
 PACKAGE = Package(name="a", version="1", architecture="all", sha256="0" * 64, size=3, url="http://mirror.test/a.deb")
 LOCK = Lock(
     suite="trixie",
+    mirror=DEFAULT_MIRROR,
+    flavour="cloud",
     source_date_epoch=1700000000,
     requested=requested_packages(RELEASE),
     host=(PACKAGE,),
     kernel=(PACKAGE,),
-    tools=(),
+    tools=tuple(replace(PACKAGE, name=name) for name in TOOLS_PACKAGES),
 )
 
 
@@ -58,11 +60,27 @@ def test_missing_names_the_command(tmp_path: Path) -> None:
     assert "hostctl lock" in caught.value.hint
 
 
-def test_check_names_what_differs() -> None:
-    check_lock(LOCK, RELEASE)
+@pytest.mark.parametrize(
+    ("lock", "text", "named"),
+    [
+        (LOCK, "", "package locked but not declared: htop"),
+        (LOCK, "packages: [htop, jq]", "package not locked: jq"),
+        (LOCK, "packages: [htop]\nkernel: generic", "kernel: locked cloud, declared generic"),
+        (LOCK, "packages: [htop]\nbase: {mirror: http://mirror.test/debian}", "declared http://mirror.test/debian"),
+        (replace(LOCK, tools=LOCK.tools[1:]), "packages: [htop]", f"tool not locked: {TOOLS_PACKAGES[0]}"),
+        (replace(LOCK, kernel=()), "packages: [htop]", "kernel: 0 packages"),
+    ],
+)
+def test_check_names_what_differs(lock: Lock, text: str, named: str) -> None:
+    release = parse_release(f'version: 1\nname: edge\nrelease: "1"\n{text}\n')
     with pytest.raises(LockError) as caught:
-        check_lock(LOCK, replace(RELEASE, packages=()))
-    assert caught.value.details == "htop"
+        check_lock(lock, release)
+    assert named in caught.value.details
+    assert "hostctl lock" in caught.value.hint
+
+
+def test_a_lock_of_the_same_declaration_passes() -> None:
+    check_lock(LOCK, RELEASE)
 
 
 def test_newest_date() -> None:

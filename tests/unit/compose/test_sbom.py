@@ -11,7 +11,9 @@ from hostctl.compose.sbom import make_sbom, package_url
 
 A = Package(name="g++", version="1:2+b", architecture="amd64", sha256="a" * 64, size=3, url="http://mirror.test/a.deb")
 B = replace(A, name="tool", sha256="b" * 64)
-LOCK = Lock(suite="trixie", source_date_epoch=0, requested=(), host=(A,), kernel=(A,), tools=(B,))
+LOCK = Lock(
+    suite="trixie", mirror="m", flavour="cloud", source_date_epoch=0, requested=(), host=(A,), kernel=(A,), tools=(B,)
+)
 
 
 def test_document() -> None:

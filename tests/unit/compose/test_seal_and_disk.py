@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from hostctl.compose.disk import MIB, DiskError, Partition, layout, sfdisk_script, verity_size
+from hostctl.compose.disk import MIB, DiskError, Partition, layout, make_esp, sfdisk_script, verity_size
 from hostctl.compose.initrd import libraries
 from hostctl.compose.kernel import is_left_out, module_closure
 from hostctl.compose.seal import Verity, sign_root_hash, signature_partition
+from hostctl.compose.tools import ToolsRoot
 from hostctl.compose.uki import kernel_cmdline
 
 HASH = "0123456789abcdef" * 4
@@ -79,8 +80,18 @@ def test_partitions_follow_each_other_and_the_second_slot_is_empty(tmp_path: Pat
 
 
 def test_a_root_that_does_not_fit_its_slot_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=r"root has 67108865 bytes"):
+    with pytest.raises(DiskError, match=r"root has 64.0 MiB") as caught:
         _layout(tmp_path, root_bytes=64 * MIB + 1, root_size=64 * MIB)
+    assert "limits.root" in caught.value.hint
+
+
+def test_boot_files_that_leave_no_room_for_an_update_are_refused(tmp_path: Path) -> None:
+    image = tmp_path / "uki.efi"
+    with image.open("wb") as file:
+        file.truncate(33 * MIB)
+    with pytest.raises(DiskError) as caught:
+        make_esp(ToolsRoot(tmp_path), {PurePosixPath("a"): image}, tmp_path / "esp", size=64 * MIB, epoch=0)
+    assert "limits.esp" in caught.value.hint
 
 
 def test_modules_load_after_what_they_need() -> None:
