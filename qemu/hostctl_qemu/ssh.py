@@ -16,6 +16,8 @@ from hostctl.run import CommandTimeoutError, Completed, failure, run
 
 SSH_FAILED = 255  # ssh(1): the connection, not the command, failed
 ATTEMPT_SECONDS = 20.0
+PAUSE_SECONDS = 0.5
+DENIED_SECONDS = 6.0  # sshd_config(5), PerSourcePenalties: a failed login is held against its sender for 5 s
 
 
 class SshError(HostctlError):
@@ -90,7 +92,8 @@ class Ssh:
         """Return once commands can be run.
 
         QEMU itself accepts connections to the forwarded port and holds them until the guest answers, so that an
-        attempt waits for the guest by itself; one that the guest refused is repeated.
+        attempt waits for the guest by itself; one that the guest refused is repeated, after a longer pause when it
+        was the login that failed: a server that sees many of those stops listening.
 
         Raises:
             SshError: none could be run within ``seconds``; carries the reason of the last attempt.
@@ -102,7 +105,8 @@ class Ssh:
                 self.run(["true"], seconds=min(ATTEMPT_SECONDS, left))
             except (SshError, CommandTimeoutError) as error:
                 last = error.details or error.brief
-                time.sleep(min(0.5, max(0.0, end - time.monotonic())))  # a pause between attempts, not a wait for one
+                pause = DENIED_SECONDS if "Permission denied" in last else PAUSE_SECONDS
+                time.sleep(min(pause, max(0.0, end - time.monotonic())))  # between attempts, not a wait for one
             else:
                 return
         raise SshError(f"port {self.port} gave no SSH session within {seconds:g} s", details=last)
