@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hostctl.compose.builder import BuildRequest
 from hostctl.compose.manifest import to_json
-from hostctl.compose.pipeline import BuildRequest, build
+from hostctl.compose.pipeline import build
 from hostctl.progress import Progress
 
 EXAMPLES = """\

@@ -10,8 +10,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import zstandard
-
 from hostctl.compose.cpio import CpioEntry, archive, folder, link, regular
 from hostctl.compose.kernel import Kernel, module_closure
 from hostctl.compose.tools import ToolsRoot
@@ -29,8 +27,6 @@ APPLETS: tuple[str, ...] = (
 )  # fmt: skip
 FOLDERS: tuple[str, ...] = ("bin", "dev", "modules", "proc", "run", "sys", "sysroot", "tmp")
 LOADER = "/lib64/ld-linux-x86-64.so.2"
-# Kernel: "zstd" initrds are limited to windows of 8 MiB.
-COMPRESSION_LEVEL = 12
 
 _LIBRARY = re.compile(r"(/\S+\.so[\w.]*)")
 
@@ -87,12 +83,6 @@ def _module_entries(kernel: Kernel, wanted: Sequence[str]) -> list[CpioEntry]:
 def signature_archive(signature: bytes) -> bytes:
     """Return the small second archive that brings the root hash's signature, which the first cannot know."""
     return archive([regular("verity.p7s", signature)])
-
-
-def compress(data: bytes) -> bytes:
-    """Return ``data`` as one zstd frame that the kernel can read (a window of 8 MiB at most)."""
-    parameters = zstandard.ZstdCompressionParameters.from_level(COMPRESSION_LEVEL, window_log=23)
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
 
 
 def script_path(rootfs: Path) -> Path:

@@ -151,8 +151,12 @@ def parse_lock(text: str, name: str = NAME) -> Lock:
         raise LockError(f"{name} is not a lock: {error}", hint="`hostctl lock` makes it anew") from error
 
 
-def load_lock(path: Path) -> Lock:
+def load_lock(path: Path, release: Path | None = None) -> Lock:
     """Read a lock file.
+
+    Args:
+        path: the lock.
+        release: the declaration it belongs to, for the hint.
 
     Raises:
         LockError: it is missing or not a lock.
@@ -160,7 +164,8 @@ def load_lock(path: Path) -> Lock:
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError as error:
-        hint = f"run `hostctl lock {path.with_name('release.yaml')}`"
+        declaration = release or path.with_name("release.yaml")
+        hint = f"run `hostctl lock {declaration} -o {path}`"
         raise LockError(f"there is no {path}", hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise LockError(f"{path} cannot be read", details=str(error)) from error

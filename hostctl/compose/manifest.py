@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from hostctl.compose.seal import Verity
-from hostctl.durable import sha256_file
 from hostctl.errors import HostctlError
 
 FORMAT = 1
@@ -58,15 +57,6 @@ class Manifest:
             if artifact.name == name:
                 return artifact
         raise ManifestError(f"the build has no artifact {name!r}")
-
-
-def describe(folder: Path, files: Mapping[str, str]) -> tuple[Artifact, ...]:
-    """Return the artifacts of ``files`` (name -> path relative to ``folder``), measured and hashed."""
-    found: list[Artifact] = []
-    for name, path in sorted(files.items()):
-        file = folder / path
-        found.append(Artifact(name=name, path=path, bytes=file.stat().st_size, sha256=sha256_file(file)))
-    return tuple(found)
 
 
 def to_json(manifest: Manifest) -> bytes:

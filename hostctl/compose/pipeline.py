@@ -6,81 +6,40 @@ on it, and nothing that was made is ever changed. The stages themselves live in 
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import ModuleType
-
-import zstandard
 
 from hostctl.compose import bootstrap as bootstrap_stage
-from hostctl.compose import cpio, customise, disk, images, initrd, kernel, manifest, sbom, seal, sources, tools, uki
-from hostctl.compose.cache import Cache
-from hostctl.compose.keys import KeySet
-from hostctl.compose.lock import Lock, cache_folder, check_lock, format_lock, load_lock
-from hostctl.compose.packages import Package, fetch_packages
-from hostctl.config.load import load_release
-from hostctl.config.release import ReleaseDeclaration
+from hostctl.compose import (
+    cpio,
+    customise,
+    disk,
+    host_units,
+    images,
+    initrd,
+    kernel,
+    manifest,
+    payload,
+    sbom,
+    seal,
+    sources,
+    tools,
+    uki,
+)
+from hostctl.compose.builder import Builder, BuildRequest
+from hostctl.compose.lock import format_lock
+from hostctl.compose.packages import Package
 from hostctl.data import data_folder
 from hostctl.durable import sha256_file, write_file
 from hostctl.image import archive, layers, store, tarstream
 from hostctl.progress import Progress
 from hostctl.run import run
 
-PAYLOAD_LEVEL = 12  # 90 s of -19 buy 6 % on these images
 LOADER_CONF = b"timeout 0\nconsole-mode keep\neditor no\nauto-entries no\nsecure-boot-enroll if-safe\n"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildRequest:
-    """What to build, from which lock and keys, and where to. None means the place beside the declaration."""
-
-    release: Path
-    output: Path
-    keys: Path | None = None
-    lock: Path | None = None
-
-
-class Builder:
-    """One build: its inputs, and the folders of the stages made so far."""
-
-    def __init__(self, request: BuildRequest, progress: Progress) -> None:
-        self.request = request
-        self.progress = progress
-        self.release: ReleaseDeclaration = load_release(request.release)
-        self.keys = KeySet.load(request.keys or _default_keys(request.release))
-        self.lock: Lock = load_lock(request.lock or request.release.with_name("release.lock"))
-        check_lock(self.lock, self.release)
-        self.cache = Cache(cache_folder())
-        self.id = f"{self.release.name}_{self.release.release}"
-        self._writing = threading.Lock()
-
-    def stage(self, name: str, code: Sequence[ModuleType], inputs: Sequence[str], make: Callable[[Path], None]) -> Path:
-        """Return a stage's folder, and report whether it was made or found."""
-        made = False
-
-        def build(folder: Path) -> None:
-            nonlocal made
-            made = True
-            with self.progress.stage(name):
-                make(folder)
-
-        found = self.cache.stage(name, code, [*inputs, str(self.lock.source_date_epoch)], build)
-        if not made:
-            self.progress.done(name, 0.0, "unchanged")
-        return found
-
-    def packages(self, wanted: Sequence[Package]) -> Mapping[Package, Path]:
-        """Return the files of packages, from the cache or the mirror."""
-        return fetch_packages(wanted, self.cache.root)
-
-
-def _default_keys(release: Path) -> Path:
-    return Path(os.environ.get("HOSTCTL_KEYS") or release.with_name("keys"))
 
 
 def _ids(packages: Sequence[Package]) -> list[str]:
@@ -95,22 +54,47 @@ def build(request: BuildRequest, progress: Progress) -> manifest.Manifest:
             the output folder's manifest.
     """
     builder = Builder(request, progress)
-    everything = (*builder.lock.host, *builder.lock.kernel, *builder.lock.tools)
-    with progress.stage("packages"):
-        files = builder.packages(everything)
-    with ThreadPoolExecutor(2) as pool:
+    try:
+        made = _build(builder)
+        if builder.made:
+            builder.cache.prune()
+    finally:
+        builder.cache.close()
+    return made
+
+
+def _build(builder: Builder) -> manifest.Manifest:
+    """Run the stages; what does not depend on each other runs side by side."""
+    with builder.progress.stage("packages"):
+        files = builder.packages((*builder.lock.host, *builder.lock.kernel, *builder.lock.tools))
+    with ThreadPoolExecutor(1) as pool:
         installed = pool.submit(_bootstrap, builder, files)
         toolbox = _tools(builder, files)
         kernel_folder = _kernel(builder, files, toolbox)
+        first = _initrd(builder, toolbox, kernel_folder)
+        agent = _agent(builder, toolbox)
+        baked = _images(builder, toolbox)
         root_tar = installed.result()
-    agent = _agent(builder, toolbox)
-    baked = _images(builder, toolbox)
     tree = _customise(builder, root_tar, kernel_folder, agent, baked)
     sealed = _seal(builder, toolbox, tree)
-    booted = _uki(builder, toolbox, kernel_folder, sealed, tree)
-    image = _disk(builder, toolbox, sealed, booted)
-    payload = _payload(builder, sealed)
-    return _assemble(builder, sealed=sealed, booted=booted, image=image, payload=payload)
+    root_bytes = (sealed / "root.erofs").stat().st_size
+    disk.check_size("the root", root_bytes, int(builder.release.limits.root), "limits.root")
+    with ThreadPoolExecutor(1) as pool:
+        packed = pool.submit(_payload, builder, toolbox, sealed)
+        booted = _uki(builder, toolbox, Booted(kernel=kernel_folder, initrd=first, sealed=sealed, tree=tree))
+        image = _disk(builder, toolbox, sealed, booted)
+        packed_folder = packed.result()
+    return _assemble(builder, sealed=sealed, booted=booted, image=image, packed=packed_folder)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Booted:
+    """Folders of the stages that a boot image is put together from."""
+
+    kernel: Path
+    initrd: Path
+    sealed: Path
+    tree: Path
 
 
 def _tools(builder: Builder, files: Mapping[Package, Path]) -> tools.ToolsRoot:
@@ -197,9 +181,9 @@ def _customise(builder: Builder, installed: Path, kernel_folder: Path, agent: Pa
 
     inputs = [installed.name, kernel_folder.name, agent.name, str(release.name), str(release.release)]
     inputs += [str(float(release.boot.deadline)), builder.keys.tuf_root.hex(), sources.tree_id(data_folder("units"))]
-    inputs += [sources.tree_id(data_folder("rootfs")), "" if overlay is None else sources.tree_id(overlay)]
+    inputs += [sources.tree_id(data_folder("rootfs") / "overlay"), "" if overlay is None else sources.tree_id(overlay)]
     inputs += ["" if baked is None else baked.name]
-    return builder.stage("customise", [customise, sources], inputs, make)
+    return builder.stage("customise", [customise, sources, host_units], inputs, make)
 
 
 def _seal(builder: Builder, toolbox: tools.ToolsRoot, tree: Path) -> Path:
@@ -219,37 +203,40 @@ def _seal(builder: Builder, toolbox: tools.ToolsRoot, tree: Path) -> Path:
     return builder.stage("seal", [seal], [tree.name, toolbox.path.name, keys.identity], make)
 
 
-def _uki(builder: Builder, toolbox: tools.ToolsRoot, kernel_folder: Path, sealed: Path, tree: Path) -> Path:
+def _initrd(builder: Builder, toolbox: tools.ToolsRoot, kernel_folder: Path) -> Path:
     script = initrd.script_path(data_folder("rootfs")).read_bytes()
-    prepared = kernel.load_kernel(kernel_folder)
 
-    def make_initrd(output: Path) -> None:
-        archive = initrd.initrd_archive(toolbox, prepared, script)
-        write_file(output / "initrd.cpio.zst", initrd.compress(archive))
+    def make(output: Path) -> None:
+        plain = output / "initrd.cpio"
+        plain.write_bytes(initrd.initrd_archive(toolbox, kernel.load_kernel(kernel_folder), script))
+        payload.compress(toolbox, plain, output / "initrd.cpio.zst")
+        plain.unlink()
 
-    first = builder.stage(
-        "initrd", [initrd, cpio], [kernel_folder.name, toolbox.path.name, script.decode()], make_initrd
-    )
-    verity = seal.decode((sealed / "verity.json").read_bytes())
+    inputs = [kernel_folder.name, toolbox.path.name, script.decode()]
+    return builder.stage("initrd", [initrd, cpio, payload], inputs, make)
+
+
+def _uki(builder: Builder, toolbox: tools.ToolsRoot, parts: Booted) -> Path:
+    verity = seal.decode((parts.sealed / "verity.json").read_bytes())
     words = [str(word) for word in builder.release.boot.cmdline]
 
     def make(output: Path) -> None:
-        shutil.copyfile(kernel_folder / "vmlinuz", output / "vmlinuz")
-        shutil.copyfile(first / "initrd.cpio.zst", output / "initrd.cpio.zst")
-        write_file(output / "signature.cpio", initrd.signature_archive((sealed / "verity.p7s").read_bytes()))
-        shutil.copyfile(tree / "os-release", output / "os-release")
-        parts = uki.UkiParts(
+        shutil.copyfile(parts.kernel / "vmlinuz", output / "vmlinuz")
+        shutil.copyfile(parts.initrd / "initrd.cpio.zst", output / "initrd.cpio.zst")
+        signature = (parts.sealed / "verity.p7s").read_bytes()
+        write_file(output / "signature.cpio", initrd.signature_archive(signature))
+        shutil.copyfile(parts.tree / "os-release", output / "os-release")
+        contents = uki.UkiParts(
             kernel=output / "vmlinuz",
-            kernel_version=prepared.version,
+            kernel_version=kernel.load_kernel(parts.kernel).version,
             initrds=[output / "initrd.cpio.zst", output / "signature.cpio"],
             os_release=output / "os-release",
             cmdline=uki.kernel_cmdline(builder.id, verity.root_hash, words),
         )
-        uki.make_uki(toolbox, parts, _signer(builder), output / "uki.efi")
+        uki.make_uki(toolbox, contents, _signer(builder), output / "uki.efi")
 
-    return builder.stage(
-        "uki", [uki, initrd, cpio], [first.name, sealed.name, builder.keys.identity, builder.id, *words], make
-    )
+    inputs = [parts.initrd.name, parts.sealed.name, builder.keys.identity, builder.id, *words]
+    return builder.stage("uki", [uki, initrd, cpio], inputs, make)
 
 
 def _signer(builder: Builder) -> uki.EfiSigner:
@@ -288,29 +275,28 @@ def _disk(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path, booted: Path
         )
         disk.make_disk(toolbox, partitions, output / "disk.raw", disk_id=seal.derived_uuid("disk", builder.id))
         esp.unlink()
+        # Hashed here, beside the payload: the disk is by far the largest result.
+        write_file(output / "disk.raw.sha256", sha256_file(output / "disk.raw").encode())
 
     inputs = [sealed.name, booted.name, builder.id, builder.keys.identity, LOADER_CONF.decode()]
     inputs += [str(release.boot.tries), str(int(release.limits.esp)), str(int(release.limits.root))]
     return builder.stage("disk", [disk], inputs, make)
 
 
-def _payload(builder: Builder, sealed: Path) -> Path:
+def _payload(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path) -> Path:
     def make(output: Path) -> None:
-        parameters = zstandard.ZstdCompressionParameters.from_level(PAYLOAD_LEVEL, window_log=23, threads=2)
-        compressor = zstandard.ZstdCompressor(compression_params=parameters)
-        with (sealed / "root.erofs").open("rb") as source, (output / "root.erofs.zst").open("wb") as target:
-            compressor.copy_stream(source, target, size=(sealed / "root.erofs").stat().st_size)
+        payload.compress(toolbox, sealed / "root.erofs", output / "root.erofs.zst")
 
-    return builder.stage("payload", [], [sealed.name, str(PAYLOAD_LEVEL)], make)
+    return builder.stage("payload", [payload], [sealed.name, toolbox.path.name], make)
 
 
-def _assemble(builder: Builder, *, sealed: Path, booted: Path, image: Path, payload: Path) -> manifest.Manifest:
+def _assemble(builder: Builder, *, sealed: Path, booted: Path, image: Path, packed: Path) -> manifest.Manifest:
     """Copy the results to the output folder and write the manifest, last."""
     release, output = builder.release, builder.request.output
     output.mkdir(parents=True, exist_ok=True)
     copies = {
         "root": (sealed / "root.erofs", f"{builder.id}.root.erofs"),
-        "root.zst": (payload / "root.erofs.zst", f"{builder.id}.root.erofs.zst"),
+        "root.zst": (packed / "root.erofs.zst", f"{builder.id}.root.erofs.zst"),
         "verity": (sealed / "verity", f"{builder.id}.verity"),
         "verity-sig": (sealed / "verity-sig", f"{builder.id}.verity-sig"),
         "uki": (booted / "uki.efi", f"{builder.id}.efi"),
@@ -344,7 +330,7 @@ def _assemble(builder: Builder, *, sealed: Path, booted: Path, image: Path, payl
         )
         write_file(folder / manifest.FILE_NAME, manifest.to_json(made))
 
-    inputs = [sealed.name, booted.name, image.name, payload.name, str(release.channel), format_lock(builder.lock)]
+    inputs = [sealed.name, booted.name, image.name, packed.name, str(release.channel), format_lock(builder.lock)]
     described = builder.stage("manifest", [manifest, sbom], inputs, make)
     for source, path in copies.values():
         _copy(source, output / path)
@@ -354,8 +340,9 @@ def _assemble(builder: Builder, *, sealed: Path, booted: Path, image: Path, payl
 
 
 def _described(name: str, source: Path, path: str) -> manifest.Artifact:
-    (artifact,) = manifest.describe(source.parent, {name: source.name})
-    return manifest.Artifact(**{**asdict(artifact), "path": path})
+    known = source.with_name(f"{source.name}.sha256")
+    digest = known.read_text() if known.exists() else sha256_file(source)
+    return manifest.Artifact(name=name, path=path, bytes=source.stat().st_size, sha256=digest)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -365,6 +352,6 @@ def _copy(source: Path, target: Path) -> None:
         there = target.stat()
         if (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
             return
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     run(["cp", "--sparse=always", "--reflink=auto", "--preserve=timestamps", source, temporary])
     temporary.replace(target)
