@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,10 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples/demo"
 WORK = ROOT / "build/demo"
 HOSTCTL = str(ROOT / ".venv/bin/hostctl")
-KEYS, LOCK = WORK / "keys", WORK / "release.lock"
+KEYS = WORK / "keys"  # where `hostctl build` looks for them
 REPOSITORY, BUILD = WORK / "repository", WORK / "release-1"
-SITE = "http://127.0.0.1:18080/"
-REPOSITORY_PORT = 18088
+SITE_PORT, REPOSITORY_PORT = 28080, 28088  # on loopback; the declaration names the second
+SITE = f"http://127.0.0.1:{SITE_PORT}/"
 BOOT_SECONDS = 600.0  # of a slow machine without KVM, firmware and health included
 POLL_SECONDS = 2.0
 STARTED = time.monotonic()
@@ -38,6 +39,11 @@ def say(text: str) -> None:
     """Print a line that tells what was seen, with the time since the start."""
     line = f"[{time.monotonic() - STARTED:5.0f} s] {text}"
     print(f"\n\x1b[1m{line}\x1b[0m" if sys.stdout.isatty() else f"\n{line}", flush=True)
+
+
+def shown(path: Path) -> Path:
+    """Return a path as a user in the checkout would write it."""
+    return path.relative_to(ROOT)
 
 
 def hostctl(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -127,18 +133,18 @@ def served(folder: Path) -> Iterator[None]:
 def compose() -> None:
     """Make keys, an image, a lock, and three releases."""
     if not KEYS.exists():
-        hostctl("keys", "init", KEYS)
-    hostctl("image", "build", "examples/site/image.yaml", "-o", WORK / "site.oci.tar")
-    hostctl("lock", EXAMPLES / "release-1.yaml", "-o", LOCK)
+        hostctl("keys", "init", shown(KEYS))
+    hostctl("image", "build", "examples/site/image.yaml", "-o", shown(WORK / "site.oci.tar"))
+    hostctl("lock", shown(WORK / "release-1.yaml"))
     for number, what in (("1", ""), ("2", ""), ("3", ", which is broken")):
         folder = WORK / f"release-{number}"
-        hostctl("build", EXAMPLES / f"release-{number}.yaml", "-o", folder, "--keys", KEYS, "--lock", LOCK)
+        hostctl("build", shown(WORK / f"release-{number}.yaml"), "-o", shown(folder))
         say(f"composed release {number}{what}")
 
 
 def boot() -> None:
     """Boot release 1 and see its workload answer from outside."""
-    hostctl("vm", "run", BUILD, "--config", EXAMPLES / "host.yaml", "--port", "18080:8080", "--detach")
+    hostctl("vm", "run", shown(BUILD), "--config", shown(WORK / "host.yaml"), "--port", f"{SITE_PORT}:8080", "--detach")
     wait_for("the workload answers", lambda: bool(site()))
     say(f"booted release 1, and the declared nginx workload answers at {SITE}:")
     print(site())
@@ -149,7 +155,7 @@ def boot() -> None:
 
 def update() -> None:
     """Take release 2 and keep it."""
-    hostctl("publish", WORK / "release-2", "--repository", REPOSITORY, "--keys", KEYS)
+    hostctl("publish", shown(WORK / "release-2"), "--repository", shown(REPOSITORY), "--keys", shown(KEYS))
     require(on_host("hostctl", "update", "--reboot").returncode in (0, 255), "the update to release 2 is staged")
     wait_for("release 2 is blessed", lambda: on_release("2") and happened("blessed", "2"))
     wait_for("the workload answers", lambda: bool(site()))
@@ -159,7 +165,7 @@ def update() -> None:
 
 def come_back() -> None:
     """Try release 3, which cannot work, and see the host come back."""
-    hostctl("publish", WORK / "release-3", "--repository", REPOSITORY, "--keys", KEYS)
+    hostctl("publish", shown(WORK / "release-3"), "--repository", shown(REPOSITORY), "--keys", shown(KEYS))
     require(on_host("hostctl", "update", "--reboot").returncode in (0, 255), "the update to release 3 is staged")
     wait_for("release 3 is given up", lambda: happened("bad", "3") and on_release("2"))
     wait_for("the workload answers", lambda: bool(site()))
@@ -171,12 +177,10 @@ def come_back() -> None:
 
 def change() -> None:
     """Change the declaration live, and see a wrong one refused."""
-    require(
-        on_host("hostctl", "apply", "-", stdin=EXAMPLES / "host-changed.yaml").returncode == 0, "the change applies"
-    )
+    require(on_host("hostctl", "apply", "-", stdin=WORK / "host-changed.yaml").returncode == 0, "the change applies")
     wait_for("the workload answers", lambda: bool(site()))
     say("applied a changed declaration to the running host")
-    refused = on_host("hostctl", "apply", "-", stdin=EXAMPLES / "host-wrong.yaml")
+    refused = on_host("hostctl", "apply", "-", stdin=WORK / "host-wrong.yaml")
     require(refused.returncode == 2 and "memroy" in refused.stderr, "the wrong declaration is refused")
     say("refused a declaration with a mistake, naming its line; the machine is as it was")
 
@@ -187,13 +191,25 @@ def require(condition: bool, what: str) -> None:
         raise DemoError(f"this did not happen: {what}")
 
 
+def require_free(*ports: int) -> None:
+    """Stop early if a port is taken, rather than after the releases are composed."""
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise DemoError(f"port {port} on 127.0.0.1 cannot be used: {error.strerror}") from error
+
+
 def main() -> int:
     """Run the demonstration."""
-    WORK.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(EXAMPLES, WORK, dirs_exist_ok=True)
     for folder in (REPOSITORY, BUILD / "vm"):
         shutil.rmtree(folder, ignore_errors=True)
     REPOSITORY.mkdir()
     try:
+        require_free(SITE_PORT, REPOSITORY_PORT)
         compose()
         with served(REPOSITORY):
             boot()
@@ -205,7 +221,7 @@ def main() -> int:
         return 1
     finally:
         if (BUILD / "vm").exists():
-            hostctl("vm", "stop", BUILD, check=False)
+            hostctl("vm", "stop", shown(BUILD), check=False)
     say(f"done. Start the machine again: .venv/bin/hostctl vm run {BUILD.relative_to(ROOT)}")
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ from hostctl.agent import apply as transaction
 from hostctl.agent import bus, client, execution, service
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-
-pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="dbus-daemon is not installed")
 
 HOST = "version: 1\nhostname: web-1\nusers: {ops: {sudo: true}}\n"
 
