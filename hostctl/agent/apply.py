@@ -19,6 +19,7 @@ from hostctl.agent import generation, health
 from hostctl.agent.generation import Content, Stored
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.plan import Action, plan, touched, workloads
+from hostctl.agent.render import UPDATE_TIMER
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_BUSY, HostctlError
@@ -151,6 +152,9 @@ def activate(
         machine.make_homes()
     if touched(actions, "network", "hostname"):
         machine.reload_network(block=block)
+    if touched(actions, "update"):
+        waits = declaration.update is not None and declaration.update.strategy == "immediate"
+        machine.units("start" if waits else "stop", [UPDATE_TIMER], block=block)
     if touched(actions, "workload"):
         machine.refresh_workload_network(block=block)
     running = () if block else workloads(actions, "change")

@@ -16,6 +16,7 @@ FIRST_UID = 1000  # systemd's UIDS-GIDS: regular users are 1000…60000
 LAST_UID = 59999
 WIRED = "en* eth*"
 MADE_BY = "# Rendered by hostctl from host.yaml; changes go there.\n"
+UPDATE_TIMER = "hostctl-update.timer"
 
 
 def allocate_uids(names: Iterable[str], former: Mapping[str, int]) -> dict[str, int]:
@@ -111,5 +112,9 @@ def host(declaration: HostDeclaration, *, machine_id: str, uids: Mapping[str, in
     if declaration.sysctl:
         settings = "".join(f"{name} = {value}\n" for name, value in sorted(declaration.sysctl.items()))
         base["sysctl.d/50-hostctl.conf"] = text(MADE_BY + settings)
+    if declaration.update is not None and declaration.update.strategy == "immediate":
+        base[f"systemd/system/timers.target.wants/{UPDATE_TIMER}"] = Link(
+            target=f"/usr/lib/systemd/system/{UPDATE_TIMER}"
+        )
     files = {path.below_etc: text(entry.content, int(entry.mode)) for path, entry in declaration.files.items()}
     return merge(base, users(declaration, uids), network(declaration), files)

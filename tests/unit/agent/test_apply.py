@@ -59,7 +59,9 @@ class FakeMachine:
 
     def reload_units(self) -> None:
         folder = self.layer / "systemd/system" if self.layer else None
-        self.loaded = {unit.name: unit.read_text() for unit in folder.iterdir()} if folder and folder.is_dir() else {}
+        self.loaded = (
+            {unit.name: unit.read_text() for unit in folder.glob("*.service")} if folder and folder.is_dir() else {}
+        )
 
     def reload_network(self, *, block: bool = True) -> None:
         self._did("network")
@@ -82,9 +84,9 @@ class FakeMachine:
             self.running.pop(name, None)
             if verb == "stop":
                 continue
-            if self.broken in self.loaded[name]:
+            if self.broken in self.loaded.get(name, ""):
                 raise StartError(f"{name} failed")
-            self.running[name] = self.loaded[name]
+            self.running[name] = self.loaded.get(name, "")  # a unit of the image
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
         return {
@@ -163,6 +165,19 @@ def test_applying_twice_does_nothing(layout: HostLayout) -> None:
     outcome = transaction.apply(BASE, "host.yaml", context(layout, machine))
     assert (outcome.actions, outcome.generation, machine.log) == ((), 1, [])
     assert generation.numbers(layout) == [1]
+
+
+def test_an_immediate_update_policy_starts_the_timer_and_keeps_it(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    policy = "update: {repository: 'http://u.example/', strategy: immediate}\n"
+    stored = transaction.apply(BASE + policy, "host.yaml", context(layout, machine))
+    wants = "etc/systemd/system/timers.target.wants/hostctl-update.timer"
+    assert "start hostctl-update.timer" in machine.log
+    assert (layout.generations / str(stored.generation) / wants).is_symlink()
+    stored = transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert "stop hostctl-update.timer" in machine.log
+    assert not (layout.generations / str(stored.generation) / wants).is_symlink()
 
 
 def test_only_what_changed_is_restarted(layout: HostLayout) -> None:
