@@ -7,6 +7,7 @@ repository stay offline. Nothing here prints or logs a private key.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,7 +51,7 @@ class KeySet:
         """Find the keys in ``folder``.
 
         Raises:
-            KeysError: one is missing.
+            KeysError: one is missing, or this user may not read it.
         """
         keys = cls._paths(folder)
         missing = [str(path.relative_to(folder)) for path in keys if not path.is_file()]
@@ -59,6 +60,13 @@ class KeySet:
                 f"there are no signing keys in {folder}",
                 details=f"missing: {', '.join(missing)}",
                 hint=f"`hostctl keys init {folder}` makes a complete set of development keys",
+            )
+        closed = [str(path.relative_to(folder)) for path in keys if not os.access(path, os.R_OK)]
+        if closed:
+            raise KeysError(
+                f"the signing keys in {folder} cannot be read by this user",
+                details=", ".join(closed),
+                hint="build as their owner, or name others with --keys",
             )
         boot_key, boot_certificate, verity_key, verity_certificate, root, *enrolment = keys
         return cls(

@@ -6,6 +6,7 @@ on it, and nothing that was made is ever changed. The stages themselves live in 
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,11 +36,18 @@ from hostctl.compose.lock import format_lock
 from hostctl.compose.packages import Package
 from hostctl.data import data_folder
 from hostctl.durable import sha256_file, write_file
+from hostctl.errors import HostctlError
 from hostctl.image import archive, layers, store, tarstream
 from hostctl.progress import Progress
 from hostctl.run import run
 
 LOADER_CONF = b"timeout 0\nconsole-mode keep\neditor no\nauto-entries no\nsecure-boot-enroll if-safe\n"
+
+
+class OutputError(HostctlError):
+    """The output folder cannot be used."""
+
+    id = "build-output"
 
 
 def _ids(packages: Sequence[Package]) -> list[str]:
@@ -54,6 +62,7 @@ def build(request: BuildRequest, progress: Progress) -> manifest.Manifest:
             the output folder's manifest.
     """
     builder = Builder(request, progress)
+    _prepare(request.output)
     try:
         made = _build(builder)
         if builder.made:
@@ -61,6 +70,16 @@ def build(request: BuildRequest, progress: Progress) -> manifest.Manifest:
     finally:
         builder.cache.close()
     return made
+
+
+def _prepare(output: Path) -> None:
+    """Make the output folder, so that a place that cannot be written is refused before the work."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be made: {error.strerror}") from error
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise OutputError(f"{output} cannot be written by this user", hint="name another folder with -o")
 
 
 def _build(builder: Builder) -> manifest.Manifest:
@@ -293,7 +312,6 @@ def _payload(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path) -> Path:
 def _assemble(builder: Builder, *, sealed: Path, booted: Path, image: Path, packed: Path) -> manifest.Manifest:
     """Copy the results to the output folder and write the manifest, last."""
     release, output = builder.release, builder.request.output
-    output.mkdir(parents=True, exist_ok=True)
     copies = {
         "root": (sealed / "root.erofs", f"{builder.id}.root.erofs"),
         "root.zst": (packed / "root.erofs.zst", f"{builder.id}.root.erofs.zst"),
