@@ -17,6 +17,14 @@ BAKED = "usr/share/hostctl/images"
 """Where a host looks for the images that came with its release (hostctl.layout)."""
 # What composes and emulates has no place on a host.
 BUILDER_ONLY = frozenset({"compose", "data"})
+BUILDER_MODULES = frozenset(
+    {
+        *(f"cli/{verb}.py" for verb in ("build", "image", "keys", "lock", "publish", "sbom", "vm")),
+        "image/build.py",
+        "image/rootfs.py",
+        "repository/publish.py",
+    }
+)
 LAUNCHER = b"""#!/usr/bin/python3 -IB
 import sys
 from hostctl.__main__ import run
@@ -107,5 +115,6 @@ def additions(
 def agent_files(package: Path) -> Iterable[Path]:
     """Return the package's modules that go onto a host."""
     for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] not in BUILDER_ONLY:
+        relative = path.relative_to(package)
+        if relative.parts[0] not in BUILDER_ONLY and relative.as_posix() not in BUILDER_MODULES:
             yield path

@@ -1,0 +1,40 @@
+"""What of the package goes onto a host: all that it needs, and nothing that only a builder can run."""
+
+import ast
+from pathlib import Path
+
+import hostctl
+from hostctl.compose.sources import agent_files
+
+PACKAGE = Path(hostctl.__file__).parent
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.split(".")[0] == "hostctl"}
+
+
+def test_every_module_on_a_host_finds_what_it_imports() -> None:
+    shipped = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in agent_files(PACKAGE)}
+    left_out = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
+    } - shipped
+    missing = {
+        (path.name, name)
+        for path in agent_files(PACKAGE)
+        for name in imported(path)
+        if name.removeprefix("hostctl.") in left_out
+    }
+    assert not missing
+
+
+def test_verbs_of_the_builder_stay_there() -> None:
+    names = {path.relative_to(PACKAGE).as_posix() for path in agent_files(PACKAGE)}
+    assert {"cli/status.py", "cli/update.py", "agent/service.py", "workload/probe.py"} <= names
+    assert not {name for name in names if name.startswith("compose/")}
+    assert not {"cli/build.py", "cli/vm.py", "image/build.py", "repository/publish.py"} & names
