@@ -1,0 +1,168 @@
+"""Fixtures of the tests with virtual machines: built releases, one booted host that others go on from, one server."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hostctl_lab import releases
+from hostctl_lab.host import BOOT_SECONDS, Host
+from hostctl_lab.releases import Lab
+from hostctl_lab.server import RepositoryServer
+from hostctl_qemu import snapshot
+from hostctl_qemu.machine import Forward, Machine, free_port
+from hostctl_qemu.snapshot import Snapshot
+from hostctl_qemu.ssh import Ssh, make_key
+from hostctl_qemu.state import SSH_PORT, make_config
+
+from hostctl.compose.lock import cache_folder
+from hostctl.compose.manifest import load_manifest
+
+MEMORY = 1024
+_hosts: list[Host] = []
+"""Hosts that run now, to be asked when a test fails."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything here."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the console and the journal of the running hosts to the report of a test that failed."""
+    report = yield
+    if report.failed:
+        for host in _hosts:
+            report.sections.append(("virtual machine", f"{host.serial_tail()}\n{host.journal()}"))
+    return report
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Return the lab; only one run of the tests has it."""
+    lab = Lab.default()
+    with releases.only_one(lab.folder):
+        lab.prune()
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RepositoryServer]:
+    """Return a server of an empty folder; tests point it at theirs."""
+    with RepositoryServer(tmp_path_factory.mktemp("empty")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ssh_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder with the key that all hosts know."""
+    folder = tmp_path_factory.mktemp("ssh")
+    make_key(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def declaration(server: RepositoryServer, ssh_folder: Path) -> str:
+    """Return the host.yaml that the first boot applies."""
+    return f"""\
+version: 1
+hostname: web-1
+users:
+  ops: {{ssh_keys: ["{make_key(ssh_folder)}"], sudo: true}}
+timezone: Europe/Berlin
+sysctl:
+  net.ipv4.tcp_keepalive_time: "600"
+files:
+  /etc/motd: {{content: "first\\n"}}
+update: {{repository: "{server.url}", channel: stable}}
+health:
+  probe: {{unit: probe.service, within: 20s}}
+"""
+
+
+@pytest.fixture(scope="session")
+def booted(
+    lab: Lab, declaration: str, ssh_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Snapshot]:
+    """Return release 1 after its first boot through the firmware, with Secure Boot enrolled and the boot blessed."""
+    build, folder = lab.build(releases.BASE), tmp_path_factory.mktemp("booted")
+    make_config_folder(folder, ssh_folder)
+    config = make_config(
+        build,
+        load_manifest(build),
+        folder,
+        cache=cache_folder(),
+        memory=MEMORY,
+        declaration=declaration.encode(),
+    )
+    started = time.monotonic()
+    with Machine.start(config) as machine:
+        host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=config.forwards[0].host_port))
+        _hosts.append(host)
+        try:
+            host.wait_booted(2 * BOOT_SECONDS)
+            host.wait_blessed()
+            host.run("sync")
+        finally:
+            if sys.exc_info()[0] is None:
+                _hosts.remove(host)
+        sys.stderr.write(f"\nfirst boot: {time.monotonic() - started:.0f} s\n")
+        taken = snapshot.take(machine)
+    yield taken
+    taken.memory.unlink()
+    taken.config.disk.unlink()
+
+
+def make_config_folder(folder: Path, ssh_folder: Path) -> None:
+    """Give a machine's folder the key that all hosts know, before one of its own is made."""
+    for name in ("id_ed25519", "id_ed25519.pub"):
+        (folder / name).write_bytes((ssh_folder / name).read_bytes())
+        (folder / name).chmod(0o600)
+
+
+@pytest.fixture(scope="session")
+def go_on(booted: Snapshot, ssh_folder: Path) -> Callable[[Path], Host]:
+    """Return what starts a host of its own where the snapshot stopped, in an empty folder."""
+
+    def start(folder: Path) -> Host:
+        port = free_port()
+        machine = snapshot.restore(booted, folder, (Forward(host_port=port, guest_port=SSH_PORT),))
+        host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=port))
+        _hosts.append(host)
+        host.ssh.wait_ready(60)
+        return host
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def host(go_on: Callable[[Path], Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Return the host that the tests of one file share, in the order in which they stand."""
+    with ExitStack() as stack:
+        host = go_on(tmp_path_factory.mktemp("host"))
+        stack.callback(end, host)
+        yield host
+
+
+@pytest.fixture
+def own_host(go_on: Callable[[Path], Host], tmp_path: Path) -> Iterator[Host]:
+    """Return a host for one test."""
+    host = go_on(tmp_path / "host")
+    try:
+        yield host
+    finally:
+        end(host)
+
+
+def end(host: Host) -> None:
+    """Cut a host's power and remove its disk."""
+    host.machine.power_cut()
+    _hosts.remove(host)
+    host.machine.config.disk.unlink()

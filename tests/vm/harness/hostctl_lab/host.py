@@ -1,0 +1,173 @@
+"""One host in a virtual machine, asked over SSH. Every wait has a deadline and says what it waited for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hostctl_qemu.machine import Machine
+from hostctl_qemu.ssh import Ssh, SshError
+
+from hostctl.errors import HostctlError
+from hostctl.run import CommandTimeoutError, Completed, tail
+
+BOOT_SECONDS = 300.0  # firmware to SSH, under emulation on a machine that has other work as well
+POLL_SECONDS = 2.0
+UPDATE_SECONDS = 600.0
+SERIAL_LINES = 60
+
+
+class WaitError(AssertionError):
+    """What was waited for did not happen."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Host:
+    """A machine and the way to it."""
+
+    machine: Machine
+    ssh: Ssh
+
+    def run(
+        self, *argv: str, stdin: str | None = None, seconds: float = 120.0, check: bool = True, user: str = "root"
+    ) -> Completed:
+        """Run a command as ``user``; see :meth:`hostctl_qemu.ssh.Ssh.run`."""
+        data = stdin.encode() if stdin is not None else None
+        return replace(self.ssh, user=user).run(argv, stdin=data, seconds=seconds, check=check)
+
+    def text(self, *argv: str, stdin: str | None = None, seconds: float = 120.0) -> str:
+        """Return what a command printed, without the last line's end."""
+        return self.run(*argv, stdin=stdin, seconds=seconds).text.rstrip("\n")
+
+    def fails(self, *argv: str, stdin: str | None = None, seconds: float = 120.0) -> str:
+        """Return what a command printed that must fail."""
+        done = self.run(*argv, stdin=stdin, seconds=seconds, check=False)
+        said = (done.stdout + done.stderr).decode("utf-8", "replace")
+        assert done.status, f"{' '.join(argv)} succeeded:\n{said}"
+        return said
+
+    def shell(self, script: str, *, seconds: float = 120.0) -> str:
+        """Return what a shell script printed."""
+        return self.text("sh", "-euc", script, seconds=seconds)
+
+    def apply(self, declaration: str, *, seconds: float = 180.0) -> str:
+        """Apply a declaration."""
+        return self.text("hostctl", "apply", "-", stdin=declaration, seconds=seconds)
+
+    def status(self) -> Mapping[str, object]:
+        """Return `hostctl status`."""
+        document: Mapping[str, object] = json.loads(self.text("hostctl", "status", "--json"))
+        return document
+
+    def history(self) -> tuple[tuple[str, str, str], ...]:
+        """Return `hostctl history` as events, versions and causes."""
+        rows = json.loads(self.text("hostctl", "history", "--json"))
+        return tuple((row["event"], row["version"], row["cause"]) for row in rows)
+
+    def happened(self, event: str, version: str) -> bool:
+        """Tell whether the history has an event of a release."""
+        return any(row[:2] == (event, version) for row in self.history())
+
+    def update(self) -> Mapping[str, object]:
+        """Run `hostctl update`."""
+        document: Mapping[str, object] = json.loads(
+            self.text("hostctl", "update", "--json", seconds=UPDATE_SECONDS).splitlines()[-1]
+        )
+        return document
+
+    def boot_id(self) -> str:
+        """Return what is different after every boot."""
+        return self.text("cat", "/proc/sys/kernel/random/boot_id")
+
+    def disk_state(self) -> str:
+        """Return what decides what is booted: the partition table, and the ESP with sums of its files."""
+        table = self.text("sfdisk", "--dump", "/dev/vda")
+        listing = self.shell("cd /efi && find . -type f -exec sha256sum {} + | sort -k2")
+        return f"{table}\n{listing}"
+
+    def entries(self) -> list[str]:
+        """Return the names of the boot entries."""
+        return self.shell("ls /efi/EFI/Linux").split()
+
+    def wait_booted(self, seconds: float = BOOT_SECONDS) -> None:
+        """Return once SSH works and the boot is complete, successfully or not.
+
+        `is-system-running --wait` ends with the boot, so that nothing is polled.
+        """
+        self.ssh.wait_ready(seconds)
+        self.run("systemctl", "is-system-running", "--wait", seconds=seconds, check=False)
+
+    def wait_for(self, what: str, seen: Callable[[], bool], seconds: float) -> None:
+        """Return once ``seen`` says so; a machine that cannot be asked has not done it yet.
+
+        Raises:
+            WaitError: not within ``seconds``.
+        """
+        end, last = time.monotonic() + seconds, "it was not seen"
+        while (left := end - time.monotonic()) > 0:
+            try:
+                self.ssh.wait_ready(left)
+                if seen():
+                    return
+            except (SshError, CommandTimeoutError) as error:
+                last = error.details or error.brief
+            except HostctlError as error:  # a command that a shutdown cut off
+                last = error.details or error.brief
+            time.sleep(POLL_SECONDS)  # the guest has no event to tell from outside
+        raise WaitError(f"waited {seconds:g} s until {what}: {last}\n{self.serial_tail()}")
+
+    def reboot_into(self, release: str, *command: str, seconds: float = BOOT_SECONDS) -> None:
+        """Reboot, by ``command`` if one is given, and return once ``release`` has booted, whatever was tried before."""
+        before = self.boot_id()
+        self.run(*(command or ("systemctl", "reboot")), check=False)
+        self.wait_release(release, before, seconds)
+
+    def wait_release(self, release: str, before: str, seconds: float = BOOT_SECONDS) -> None:
+        """Return once ``release`` runs in another boot than ``before`` and that boot is complete."""
+
+        def seen() -> bool:
+            return self.boot_id() != before and self.status()["release"] == release
+
+        self.wait_for(f"release {release} runs", seen, seconds)
+        self.wait_booted()
+
+    def wait_blessed(self, seconds: float = 120.0) -> None:
+        """Return once the running release's entry has no count of tries any more."""
+        release = str(self.status()["release"])
+
+        def seen() -> bool:
+            return any(name.endswith(f"_{release}.efi") for name in self.entries())
+
+        self.wait_for(f"release {release} is blessed", seen, seconds)
+
+    def power_cycle(self) -> None:
+        """Cut the power and start again with the same disk."""
+        self.machine.power_cut()
+        self.machine = Machine.start(self.machine.config)
+
+    def serial_tail(self) -> str:
+        """Return the end of what the console showed, over all boots."""
+        log = self.machine.config.serial_log
+        said = tail(log.read_bytes(), SERIAL_LINES) if log.exists() else ""
+        return f"--- serial console ({log})\n{said}"
+
+    def journal(self) -> str:
+        """Return the end of the guest's journal, if it still answers."""
+        try:
+            done = self.run("journalctl", "-b", "--no-pager", "-n", "150", seconds=30, check=False)
+        except HostctlError as error:
+            return f"--- journal: {error.brief}"
+        return f"--- journal\n{done.text}"
+
+
+def ssh_words(ssh: Ssh, argv: Sequence[str]) -> list[str]:
+    """Return the command line that runs ``argv`` in the guest, for a process that a test starts itself."""
+    return ssh.command(argv)
+
+
+def key_of(folder: Path) -> str:
+    """Return the public half of a folder's key."""
+    return (folder / "id_ed25519.pub").read_text("ascii").strip()
