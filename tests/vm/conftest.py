@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,7 @@ from hostctl.compose.lock import cache_folder
 from hostctl.compose.manifest import load_manifest
 
 MEMORY = 1024
+RESTORE_SECONDS = 60.0
 _hosts: list[Host] = []
 """Hosts that run now, to be asked when a test fails."""
 
@@ -89,7 +87,11 @@ health:
 
 @pytest.fixture(scope="session")
 def booted(
-    lab: Lab, declaration: str, ssh_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    lab: Lab,
+    declaration: str,
+    ssh_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Snapshot]:
     """Return release 1 after its first boot through the firmware, with Secure Boot enrolled and the boot blessed."""
     build, folder = lab.build(releases.BASE), tmp_path_factory.mktemp("booted")
@@ -102,19 +104,13 @@ def booted(
         memory=MEMORY,
         declaration=declaration.encode(),
     )
-    started = time.monotonic()
-    with Machine.start(config) as machine:
-        host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=config.forwards[0].host_port))
-        _hosts.append(host)
-        try:
-            host.wait_booted(2 * BOOT_SECONDS)
-            host.wait_blessed()
-            host.run("sync")
-        finally:
-            if sys.exc_info()[0] is None:
-                _hosts.remove(host)
-        sys.stderr.write(f"\nfirst boot: {time.monotonic() - started:.0f} s\n")
-        taken = snapshot.take(machine)
+    machine = Machine.start(config)
+    request.addfinalizer(machine.power_cut)  # at the very end: a host that does not come up is asked why
+    host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=config.forwards[0].host_port))
+    _hosts.append(host)
+    host.wait_booted(2 * BOOT_SECONDS)
+    host.wait_blessed()
+    taken = keep(host)
     yield taken
     taken.memory.unlink()
     taken.config.disk.unlink()
@@ -128,37 +124,81 @@ def make_config_folder(folder: Path, ssh_folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def go_on(booted: Snapshot, ssh_folder: Path) -> Callable[[Path], Host]:
-    """Return what starts a host of its own where the snapshot stopped, in an empty folder."""
+def go_on(ssh_folder: Path) -> Callable[[Snapshot, Path], Host]:
+    """Return what starts a host of its own where a snapshot stopped, in an empty folder."""
 
-    def start(folder: Path) -> Host:
+    def start(taken: Snapshot, folder: Path) -> Host:
         port = free_port()
-        machine = snapshot.restore(booted, folder, (Forward(host_port=port, guest_port=SSH_PORT),))
+        machine = snapshot.restore(taken, folder, (Forward(host_port=port, guest_port=SSH_PORT),))
         host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=port))
         _hosts.append(host)
-        host.ssh.wait_ready(60)
+        host.ssh.wait_ready(RESTORE_SECONDS)
         return host
 
     return start
 
 
+@pytest.fixture(scope="session")
+def next_repository(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository with release 2."""
+    return lab.publish(tmp_path_factory.mktemp("next") / "repository", releases.NEXT)
+
+
+@pytest.fixture(scope="session")
+def updated(
+    request: pytest.FixtureRequest,
+    booted: Snapshot,
+    go_on: Callable[[Snapshot, Path], Host],
+    next_repository: Path,
+    server: RepositoryServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Snapshot]:
+    """Return the host after its update to release 2, which has booted and is blessed."""
+    host = go_on(booted, tmp_path_factory.mktemp("updated"))
+    request.addfinalizer(host.machine.power_cut)
+    server.folder = next_repository
+    assert host.update() == {"running": "1", "staged": "2", "written": True}
+    assert "vmtest_2+1.efi" in host.entries()
+    assert host.update() == {"running": "1", "staged": "2", "written": False}
+    host.reboot_into("2")
+    host.wait_blessed()
+    taken = keep(host)
+    yield taken
+    taken.memory.unlink()
+    taken.config.disk.unlink()
+
+
 @pytest.fixture(scope="module")
-def host(go_on: Callable[[Path], Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(
+    booted: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
     """Return the host that the tests of one file share, in the order in which they stand."""
-    with ExitStack() as stack:
-        host = go_on(tmp_path_factory.mktemp("host"))
-        stack.callback(end, host)
-        yield host
+    host = go_on(booted, tmp_path_factory.mktemp("host"))
+    yield host
+    end(host)
 
 
 @pytest.fixture
-def own_host(go_on: Callable[[Path], Host], tmp_path: Path) -> Iterator[Host]:
-    """Return a host for one test."""
-    host = go_on(tmp_path / "host")
-    try:
-        yield host
-    finally:
-        end(host)
+def own_host(booted: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path: Path) -> Iterator[Host]:
+    """Return a host for one test, on release 1."""
+    host = go_on(booted, tmp_path / "host")
+    yield host
+    end(host)
+
+
+@pytest.fixture
+def updated_host(updated: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path: Path) -> Iterator[Host]:
+    """Return a host for one test, updated from release 1 to 2."""
+    host = go_on(updated, tmp_path / "host")
+    yield host
+    end(host)
+
+
+def keep(host: Host) -> Snapshot:
+    """Turn a host that is well into a snapshot."""
+    host.run("sync")
+    _hosts.remove(host)
+    return snapshot.take(host.machine)
 
 
 def end(host: Host) -> None:

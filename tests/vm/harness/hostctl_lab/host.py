@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from hostctl_qemu.machine import Machine
 from hostctl_qemu.ssh import Ssh, SshError
 
+from hostctl.boot.slots import EMPTY
 from hostctl.errors import HostctlError
 from hostctl.run import CommandTimeoutError, Completed, tail
 
@@ -83,10 +83,14 @@ class Host:
         return self.text("cat", "/proc/sys/kernel/random/boot_id")
 
     def disk_state(self) -> str:
-        """Return what decides what is booted: the partition table, and the ESP with sums of its files."""
-        table = self.text("sfdisk", "--dump", "/dev/vda")
+        """Return what decides what is booted: the partitions, and the ESP with sums of its files.
+
+        An empty slot gets fresh UUIDs whenever something is about to be written to it; those decide nothing.
+        """
+        parts = json.loads(self.text("sfdisk", "--json", "/dev/vda"))["partitiontable"]["partitions"]
+        table = [{key: value for key, value in part.items() if key != "uuid" or not empty(part)} for part in parts]
         listing = self.shell("cd /efi && find . -type f -exec sha256sum {} + | sort -k2")
-        return f"{table}\n{listing}"
+        return f"{json.dumps(table, indent=1, sort_keys=True)}\n{listing}"
 
     def entries(self) -> list[str]:
         """Return the names of the boot entries."""
@@ -163,11 +167,6 @@ class Host:
         return f"--- journal\n{done.text}"
 
 
-def ssh_words(ssh: Ssh, argv: Sequence[str]) -> list[str]:
-    """Return the command line that runs ``argv`` in the guest, for a process that a test starts itself."""
-    return ssh.command(argv)
-
-
-def key_of(folder: Path) -> str:
-    """Return the public half of a folder's key."""
-    return (folder / "id_ed25519.pub").read_text("ascii").strip()
+def empty(part: Mapping[str, object]) -> bool:
+    """Tell whether a partition, as sfdisk describes it, is one of an empty slot."""
+    return part.get("name") == EMPTY

@@ -1,0 +1,64 @@
+"""Releases that do not come up, each tried once, and a disk that forgets: the machine always comes back by itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hostctl_lab import releases
+from hostctl_lab.host import BOOT_SECONDS, Host
+from hostctl_lab.releases import Lab, Spec
+from hostctl_lab.server import RepositoryServer
+from hostctl_qemu.machine import Machine
+
+from hostctl.run import run
+
+SECTOR = 512
+SUPERBLOCK = 1024  # where EROFS has it, so that it is read in every boot
+
+
+def root_offset(host: Host, label: str) -> int:
+    """Return where on the disk the partition with this label begins, in bytes."""
+    table = json.loads(host.text("sfdisk", "--json", "/dev/vda"))["partitiontable"]
+    return next(int(part["start"]) for part in table["partitions"] if part.get("name") == label) * SECTOR
+
+
+def take(host: Host, lab: Lab, server: RepositoryServer, folder: Path, spec: Spec) -> None:
+    """Bring a release into the other slot."""
+    server.folder = lab.publish(folder, spec)
+    assert host.update()["staged"] == spec.version
+
+
+@pytest.mark.parametrize(
+    ("spec", "sign"),
+    [
+        pytest.param(releases.PANIC, r"Kernel panic - not syncing: VFS", id="panic"),
+        pytest.param(releases.CRASH, r"systemd\[1\]: Caught <SEGV>", id="crash"),
+        pytest.param(releases.LATE, r"hostctl: not healthy in time", id="late"),
+    ],
+)
+def test_a_release_that_does_not_come_up_is_left(
+    own_host: Host, lab: Lab, server: RepositoryServer, tmp_path: Path, declaration: str, spec: Spec, sign: str
+) -> None:
+    if spec is releases.LATE:  # its check would be over before the deadline of the boot
+        own_host.apply(declaration.replace("within: 20s", "within: 10m"))
+    take(own_host, lab, server, tmp_path / "repository", spec)
+    own_host.reboot_into("1", seconds=2 * BOOT_SECONDS)
+    own_host.machine.wait_for_serial(sign, 1)
+    assert f"vmtest_{spec.version}+0-1.efi" in own_host.entries()
+    assert own_host.update()["staged"] is None
+    assert own_host.happened("bad", spec.version)
+    assert not own_host.happened("blessed", spec.version)
+
+
+def test_a_blessed_release_whose_disk_forgets_is_left(
+    updated_host: Host, server: RepositoryServer, next_repository: Path
+) -> None:
+    host, server.folder = updated_host, next_repository
+    before, offset = host.boot_id(), root_offset(host, "vmtest_2")
+    host.machine.power_cut()
+    run(["qemu-io", "-c", f"write -P 0x5a {offset + SUPERBLOCK} {SECTOR}", host.machine.config.disk], timeout=60)
+    host.machine = Machine.start(host.machine.config)
+    host.wait_release("1", before, 3 * BOOT_SECONDS)
+    host.machine.wait_for_serial("it did not come up three times", 1)
+    assert host.update()["staged"] is None
+    host.text("hostctl", "health")

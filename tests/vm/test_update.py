@@ -1,0 +1,109 @@
+"""Updates through the firmware: taken, blessed, given up, rolled back, refused, cut off."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostctl_lab import releases
+from hostctl_lab.host import BOOT_SECONDS, UPDATE_SECONDS, Host
+from hostctl_lab.releases import Lab
+from hostctl_lab.server import Hold, RepositoryServer
+
+HELD_AFTER = 8 << 20  # bytes of the payload
+
+
+@pytest.fixture(autouse=True)
+def serve(server: RepositoryServer, next_repository: Path) -> Iterator[None]:
+    """Serve release 2 unless a test serves something else."""
+    server.folder = next_repository
+    yield
+    if server.hold is not None:
+        server.hold.release.set()
+    server.hold = None
+
+
+def test_an_update_is_tried_and_blessed(updated_host: Host) -> None:
+    host = updated_host
+    assert [row[:2] for row in host.history()][-2:] == [("staged", "2"), ("blessed", "2")]
+    assert host.entries() == ["vmtest_1.efi", "vmtest_2.efi"]
+    assert host.status()["releases"] == ["1", "2"]
+    assert host.text("cat", "/etc/motd") == "first"
+    assert host.text("hostname") == "web-1"
+    assert host.text("cat", "/var/lib/hostctl/current/release").strip() == "2"
+    assert host.update() == {"running": "2", "staged": None, "written": False}
+    assert host.text("systemctl", "list-units", "--failed", "--no-legend", "--plain") == ""
+
+
+def test_an_unhealthy_release_is_left_and_not_taken_again(
+    updated_host: Host, lab: Lab, server: RepositoryServer, next_repository: Path, tmp_path: Path
+) -> None:
+    host = updated_host
+    server.folder = tmp_path / "repository"
+    shutil.copytree(next_repository, server.folder)
+    lab.publish(server.folder, releases.UNHEALTHY)
+    assert host.update()["staged"] == "3"
+    host.reboot_into("2", seconds=2 * BOOT_SECONDS)
+    bad = [cause for event, version, cause in host.history() if (event, version) == ("bad", "3")]
+    assert len(bad) == 1
+    assert "probe" in bad[0]
+    assert not host.happened("blessed", "3")
+    assert host.update() == {"running": "2", "staged": None, "written": False}
+    host.text("hostctl", "health")
+    assert host.text("cat", "/var/lib/hostctl/current/release").strip() == "2"
+    assert host.text("hostname") == "web-1"
+
+
+def test_a_rollback_goes_back(updated_host: Host) -> None:
+    updated_host.reboot_into("1", "hostctl", "rollback", "--cause", "a test", "--reboot")
+    assert ("rolled-back", "2", "to 1: a test") in updated_host.history()
+    assert updated_host.update() == {"running": "1", "staged": None, "written": False}
+    updated_host.text("hostctl", "health")
+
+
+def test_a_repository_of_other_keys_is_refused(
+    own_host: Host, lab: Lab, server: RepositoryServer, tmp_path: Path
+) -> None:
+    server.folder = lab.publish(tmp_path / "foreign", releases.NEXT, keys="foreign-keys")
+    before = own_host.disk_state()
+    said = own_host.fails("hostctl", "update", "--json", seconds=UPDATE_SECONDS)
+    assert "repository-untrusted" in said
+    assert own_host.disk_state() == before
+
+
+def test_a_tampered_payload_is_refused(
+    own_host: Host, next_repository: Path, server: RepositoryServer, tmp_path: Path
+) -> None:
+    server.folder = tmp_path / "tampered"
+    shutil.copytree(next_repository, server.folder)
+    payload = next(server.folder.glob("targets/vmtest/x86-64/stable/2/*.root.erofs.zst"))
+    with payload.open("r+b") as file:
+        file.seek(payload.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes((byte[0] ^ 1,)))
+    before = own_host.disk_state()
+    said = own_host.fails("hostctl", "update", "--json", seconds=UPDATE_SECONDS)
+    assert "payload-corrupt" in said or "payload-mismatch" in said  # the flipped bit may break the compression first
+    assert own_host.disk_state() == before
+    assert own_host.entries() == ["vmtest_1.efi"]
+    server.folder = next_repository
+    assert own_host.update()["staged"] == "2"
+
+
+def test_a_power_cut_in_an_update_leaves_the_old_release(own_host: Host, server: RepositoryServer) -> None:
+    server.hold = Hold(suffix=".root.erofs.zst", after=HELD_AFTER)
+    words = own_host.ssh.command(["hostctl", "update"])
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ssh:
+        assert server.hold.reached.wait(UPDATE_SECONDS), "waited for the middle of the download"
+        own_host.power_cycle()
+        server.hold.release.set()
+        ssh.kill()
+    own_host.wait_booted()
+    assert own_host.status()["release"] == "1"
+    assert own_host.entries() == ["vmtest_1.efi"]
+    own_host.text("hostctl", "health")
+    server.hold = None
+    assert own_host.update() == {"running": "1", "staged": "2", "written": True}
+    assert own_host.entries() == ["vmtest_1.efi", "vmtest_2+1.efi"]
