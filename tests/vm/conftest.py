@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hostctl_lab import releases
 from hostctl_lab.host import BOOT_SECONDS, Host
+from hostctl_lab.registry import Registry, run_registry
 from hostctl_lab.releases import Lab
 from hostctl_lab.server import RepositoryServer
 from hostctl_qemu import snapshot
@@ -20,6 +21,7 @@ from hostctl.compose.lock import cache_folder
 from hostctl.compose.manifest import load_manifest
 
 MEMORY = 1024
+WEB_PORT = 8080
 RESTORE_SECONDS = 60.0
 _hosts: list[Host] = []
 """Hosts that run now, to be asked when a test fails."""
@@ -56,6 +58,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RepositoryServe
     """Return a server of an empty folder; tests point it at theirs."""
     with RepositoryServer(tmp_path_factory.mktemp("empty")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def registry(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Return a registry that has the tests' image as ``box:1``."""
+    with run_registry(tmp_path_factory.mktemp("registry")) as registry:
+        registry.push(f"oci-archive:{lab.image()}", "box:1")
+        yield registry
 
 
 @pytest.fixture(scope="session")
@@ -128,9 +138,10 @@ def go_on(ssh_folder: Path) -> Callable[[Snapshot, Path], Host]:
     """Return what starts a host of its own where a snapshot stopped, in an empty folder."""
 
     def start(taken: Snapshot, folder: Path) -> Host:
-        port = free_port()
-        machine = snapshot.restore(taken, folder, (Forward(host_port=port, guest_port=SSH_PORT),))
-        host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=port))
+        port, web = free_port(), free_port()
+        ports = (Forward(host_port=port, guest_port=SSH_PORT), Forward(host_port=web, guest_port=WEB_PORT))
+        machine = snapshot.restore(taken, folder, ports)
+        host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=port), web_port=web)
         _hosts.append(host)
         host.ssh.wait_ready(RESTORE_SECONDS)
         return host

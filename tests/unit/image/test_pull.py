@@ -3,18 +3,15 @@
 import gzip
 import io
 import json
-import socket
 import subprocess
 import tarfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import zstandard
+from hostctl_lab.registry import run_registry
 
 from hostctl.config.values import ImageReference
 from hostctl.image.archive import import_archive
@@ -61,26 +58,8 @@ def layout(folder: Path, text: bytes, *, diff_id: str = "") -> str:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = tmp_path / "registry.yml"
-    storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
-    config.write_text(json.dumps({"version": "0.1", "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
-    with (tmp_path / "registry.log").open("wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
-                break
-            except urllib.error.URLError:
-                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "registry.log").read_text()
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
+    with run_registry(tmp_path) as running:
+        yield running.address
 
 
 def push(folder: Path, target: str) -> None:

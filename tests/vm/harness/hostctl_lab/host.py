@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 
 from hostctl_qemu.machine import Machine
 from hostctl_qemu.ssh import Ssh, SshError
@@ -30,6 +32,8 @@ class Host:
 
     machine: Machine
     ssh: Ssh
+    web_port: int = 0
+    """Port of this machine that leads to the guest's 8080."""
 
     def run(
         self, *argv: str, stdin: str | None = None, seconds: float = 120.0, check: bool = True, user: str = "root"
@@ -77,6 +81,14 @@ class Host:
             self.text("hostctl", "update", "--json", seconds=UPDATE_SECONDS).splitlines()[-1]
         )
         return document
+
+    def get(self, path: str = "/") -> str:
+        """Return what the guest's port 8080 answers, asked from outside, or nothing."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+        except (OSError, HTTPException):
+            return ""
 
     def boot_id(self) -> str:
         """Return what is different after every boot."""

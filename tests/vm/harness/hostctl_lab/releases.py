@@ -21,11 +21,13 @@ from pathlib import Path
 from hostctl.compose.lock import cache_folder
 
 CHECKOUT = Path(__file__).resolve().parents[4]
-SOURCES = ("hostctl", "rootfs", "units")
+IMAGES = CHECKOUT / "tests/vm/images"
+SOURCES = ("hostctl", "rootfs", "units", "tests/vm/images")
 NAME = "vmtest"
 LOCK_SECONDS = 24 * 3600.0
 BUILD_SECONDS = 1800.0
 KEPT_STATES = 2  # of the sources: builds of older ones are removed
+IMAGE = "box.oci.tar"
 BULKY = ("*.disk.raw", "*.root.erofs", "*.verity")  # not needed to publish a release
 
 PROBE = "usr/lib/systemd/system/probe.service"
@@ -50,17 +52,20 @@ class Spec:
     """Units that its multi-user.target starts."""
     full: bool = False
     """Keep what only a first boot needs."""
+    baked: bool = False
+    """Has the image of the tests."""
 
     def declaration(self) -> str:
         """Return its release.yaml."""
         words = ", ".join(self.cmdline)
         boot = f"{{tries: {self.tries}, deadline: {self.deadline}, cmdline: [{words}]}}"
-        return f'version: 1\nname: {NAME}\nrelease: "{self.version}"\nfiles: overlay\nboot: {boot}\n'
+        images = f"images: [{IMAGE}]\n" if self.baked else ""
+        return f'version: 1\nname: {NAME}\nrelease: "{self.version}"\nfiles: overlay\nboot: {boot}\n{images}'
 
 
 GOOD_PROBE = {"probe.service": unit("/usr/bin/true")}
-BASE = Spec(version="1", units=GOOD_PROBE, full=True)
-NEXT = Spec(version="2", units=GOOD_PROBE)
+BASE = Spec(version="1", units=GOOD_PROBE, full=True, baked=True)
+NEXT = Spec(version="2", units=GOOD_PROBE, baked=True)
 UNHEALTHY = Spec(version="3", units={"probe.service": unit("/usr/bin/false")})
 PANIC = Spec(version="4", units=GOOD_PROBE, cmdline=("rdinit=/nonexistent",))
 """The kernel starts no initrd, finds no root, and panics."""
@@ -148,6 +153,8 @@ class Lab:
         for name, text in spec.units.items():
             (wants.parent / name).write_text(text)
             (wants / name).symlink_to(f"../{name}")
+        if spec.baked:
+            shutil.copyfile(self.image(), folder / IMAGE)
         declaration = folder / "release.yaml"
         declaration.write_text(spec.declaration())
         partial = folder / "partial"
@@ -163,6 +170,16 @@ class Lab:
         for spec in specs:
             hostctl("publish", self.build(spec), "--repository", repository, "--keys", self.keys(keys))
         return repository
+
+    def image(self) -> Path:
+        """Return the archive of the tests' image, ``localhost/box:1``, made of today's packages."""
+        made = self.state / IMAGE
+        if not made.exists():
+            folder = self.state / "box"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(IMAGES / "box", folder)
+            hostctl("image", "build", folder / "image.yaml", "-o", made)
+        return made
 
     def _lock(self, declaration: Path) -> Path:
         """Return the lock of today's packages; an older one when the archive cannot be reached."""
