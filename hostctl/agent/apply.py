@@ -45,6 +45,9 @@ Stager = Callable[[str, HostDeclaration, Stored | None, int], Content]
 """Makes the content of a generation from the declaration as written and as parsed, the former generation and its own
 number. It may pull images, and changes nothing that is in force."""
 
+Collect = Callable[[frozenset[str]], object]
+"""Removes pulled images but those with these manifest digests."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -75,6 +78,7 @@ class Context:
     stage: Stager
     release: str
     notify: Notify = lambda text: None
+    collect: Collect = lambda digests: None
     booting: bool = False
     """During boot nothing runs yet, starting must not wait, and the boot's own health check judges."""
 
@@ -249,7 +253,17 @@ def apply(text: str, name: str, context: Context) -> Outcome:
         if not context.booting:
             settle(layout)
         generation.prune(layout)
+        notes += _collect(context)
         return Outcome(generation=number, former=former_number or None, actions=actions, notes=notes)
+
+
+def _collect(context: Context) -> tuple[str, ...]:
+    """Remove images that no generation needs. The declaration is in force whatever comes of it: a failure is a note."""
+    try:
+        context.collect(generation.pinned(context.layout))
+    except (HostctlError, OSError) as error:
+        return (f"images that nothing needs stay on the disk: {error}",)
+    return ()
 
 
 def _try(

@@ -180,3 +180,13 @@ def prune(layout: HostLayout, *, keep: int = KEEP) -> list[int]:
         (layout.generations / str(number)).rename(doomed)
         shutil.rmtree(doomed)
     return removed
+
+
+def pinned(layout: HostLayout) -> frozenset[str]:
+    """Return the manifest digests of every image that a generation on the disk needs.
+
+    Raises:
+        GenerationError: one cannot be read, so that nobody knows what it needs.
+    """
+    stored = [load(layout.generations / str(number)) for number in numbers(layout)]
+    return frozenset(pin.digest for each in stored for pin in each.record.images.values())

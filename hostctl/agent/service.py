@@ -19,6 +19,7 @@ from hostctl.agent.plan import Action
 from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import HostWorkloads
 from hostctl.config.load import parse_host
+from hostctl.image.store import ImageStore
 from hostctl.layout import HostLayout
 
 
@@ -35,6 +36,7 @@ def context(layout: HostLayout, *, notify: Notify = _silent, booting: bool = Fal
         stage=HostStager(layout=layout, release=release, workloads=HostWorkloads(layout=layout)),
         release=release,
         notify=notify,
+        collect=ImageStore(layout.images, layout.baked_images).collect,
         booting=booting,
     )
 

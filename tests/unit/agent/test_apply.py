@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -293,6 +293,32 @@ def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None
     generation.put_in_force(layout, 3)
     assert generation.prune(layout, keep=1) == [4, 5, 6, 7]
     assert generation.numbers(layout) == [3, 8]
+
+
+def test_images_stay_while_a_generation_on_the_disk_needs_them(layout: HostLayout) -> None:
+    kept: list[frozenset[str]] = []
+
+    def pinning(source: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
+        content = stage(source, declaration, former, number)
+        pins = {"site": generation.Pin(reference="r/site:1", digest=f"sha256:{number}")}
+        return replace(content, record=replace(content.record, images=pins))
+
+    wanted = replace(context(layout, FakeMachine()), stage=pinning, collect=kept.append)
+    for count in range(1, 9):
+        transaction.apply(BASE.replace("site:1", f"site:{count}"), "x", wanted)
+    on_disk = generation.numbers(layout)
+    assert kept[0] == {"sha256:1"}
+    assert kept[-1] == {f"sha256:{number}" for number in on_disk}
+    assert 1 not in on_disk
+
+
+def test_images_that_cannot_be_removed_are_a_note(layout: HostLayout) -> None:
+    def collect(digests: frozenset[str]) -> None:
+        raise OSError(28, "No space left on device")
+
+    outcome = transaction.apply(BASE, "host.yaml", replace(context(layout, FakeMachine()), collect=collect))
+    assert in_force(layout) == outcome.generation == 1
+    assert "No space left on device" in outcome.notes[0]
 
 
 def test_a_damaged_generation_says_which(layout: HostLayout) -> None:
