@@ -71,3 +71,8 @@ def bake(archives: Sequence[Path], toolbox: ToolsRoot, output: Path) -> None:
             raise BakedImageError(f"two archives of the release are named {reference}", details=str(archive))
         import_archive(archive, reference, store, make=lambda path: toolbox.argv(make_erofs(path), binds=[path.parent]))
     shutil.rmtree(output / "tmp", ignore_errors=True)
+
+
+def describe(baked: Path) -> dict[ImageReference, str]:
+    """Return the manifest digests of the images in a store that :func:`bake` filled, by reference."""
+    return {ImageReference(name): digest for name, digest in ImageStore(baked).names().items()}

@@ -103,7 +103,8 @@ def _build(builder: Builder) -> manifest.Manifest:
         booted = _uki(builder, toolbox, Booted(kernel=kernel_folder, initrd=first, sealed=sealed, tree=tree))
         image = _disk(builder, toolbox, sealed, booted)
         packed_folder = packed.result()
-    return _assemble(builder, sealed=sealed, booted=booted, image=image, packed=packed_folder)
+    results = Results(sealed=sealed, booted=booted, image=image, packed=packed_folder)
+    return _assemble(builder, results, baked)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -309,9 +310,21 @@ def _payload(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path) -> Path:
     return builder.stage("payload", [payload], [sealed.name, toolbox.path.name], make)
 
 
-def _assemble(builder: Builder, *, sealed: Path, booted: Path, image: Path, packed: Path) -> manifest.Manifest:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """Folders of the stages whose files go to the output."""
+
+    sealed: Path
+    booted: Path
+    image: Path
+    packed: Path
+
+
+def _assemble(builder: Builder, results: Results, baked: Path | None) -> manifest.Manifest:
     """Copy the results to the output folder and write the manifest, last."""
     release, output = builder.release, builder.request.output
+    sealed, booted, image, packed = results.sealed, results.booted, results.image, results.packed
+    baked_images = images.describe(baked) if baked else {}
     copies = {
         "root": (sealed / "root.erofs", f"{builder.id}.root.erofs"),
         "root.zst": (packed / "root.erofs.zst", f"{builder.id}.root.erofs.zst"),
@@ -326,7 +339,7 @@ def _assemble(builder: Builder, *, sealed: Path, booted: Path, image: Path, pack
     def make(folder: Path) -> None:
         texts = {
             "lock": format_lock(builder.lock).encode(),
-            "sbom": sbom.make_sbom(str(release.name), str(release.release), builder.lock).encode(),
+            "sbom": sbom.make_sbom(str(release.name), str(release.release), builder.lock, baked_images).encode(),
         }
         described = [_described(name, source, path) for name, (source, path) in copies.items()]
         for name, data in texts.items():
