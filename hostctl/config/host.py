@@ -250,14 +250,15 @@ class HostDeclaration:
                     yield f"workloads.{name}.volumes[{index}]: volume {mount.volume!r} is not declared under volumes"
 
     def _port_problems(self) -> Iterator[str]:
-        taken: list[tuple[PortMapping, Name]] = []
+        taken: dict[tuple[int, str], dict[str | None, Name]] = {}
         for name, workload in self.workloads.items():
             for index, port in enumerate(workload.ports):
-                holder = next((other for former, other in taken if _same_port(former, port)), None)
+                holders = taken.setdefault((port.host_port, port.protocol), {})
+                holder = _holder(holders, port.address)
                 if holder is not None:
                     where = f"{port.host_port}/{port.protocol}"
                     yield f"workloads.{name}.ports[{index}]: host port {where} is already published by {holder!r}"
-                taken.append((port, name))
+                holders.setdefault(port.address, name)
 
     def _file_problems(self) -> Iterator[str]:
         for path in self.files:
@@ -266,8 +267,8 @@ class HostDeclaration:
                     yield f"files.{path}: {parent} is declared as a file, so nothing can be below it"
 
 
-def _same_port(one: PortMapping, other: PortMapping) -> bool:
-    """Tell whether two published ports cannot both be had; no address means all addresses."""
-    if (one.host_port, one.protocol) != (other.host_port, other.protocol):
-        return False
-    return one.address is None or other.address is None or one.address == other.address
+def _holder(holders: Mapping[str | None, Name], address: str | None) -> Name | None:
+    """Return who holds a port at this address, by the address where it is held; none means all addresses."""
+    if address is None:
+        return next(iter(holders.values()), None)
+    return holders.get(address, holders.get(None))
