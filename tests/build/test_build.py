@@ -185,6 +185,22 @@ def test_another_user_makes_the_same_bytes(built: tuple[Site, Site]) -> None:
         assert (other.folder / "out/manifest.json").stat().st_uid == OTHER
 
 
+def test_an_installed_wheel_makes_the_same_release_outside_the_checkout(site: Site, tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    done = run((*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(CHECKOUT)))
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    done = run((*pip, "install", "--no-deps", "--target", str(tmp_path / "installed"), str(wheel)))
+    assert done.returncode == 0, done.stderr
+    installed = f"PYTHONPATH={tmp_path / 'installed'}"
+    done = run(("env", installed, sys.executable, "-c", "import hostctl, hostctl_qemu; print(hostctl.__file__)"))
+    assert done.stdout.strip() == str(tmp_path / "installed/hostctl/__init__.py")
+    done = run(("env", installed, *site.build("installed")))
+    assert done.returncode == 0, done.stderr
+    assert stages(done.stderr)[0] == {"packages"}  # it finds everything else that the checkout made
+    assert site.manifest("installed") == site.manifest("one")
+
+
 def test_a_changed_file_rebuilds_no_package_stage(site: Site) -> None:
     before = json.loads(site.manifest("one"))
     (site.folder / "overlay/etc/motd.d").write_text("second\n")
