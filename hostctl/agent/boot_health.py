@@ -20,7 +20,6 @@ from hostctl.config.load import parse_host
 from hostctl.run import run
 from hostctl.update import history
 
-GIVEN_UP = "it did not come up as often as it was tried"
 Verdict = Literal["healthy", "degraded", "bad"]
 
 
@@ -75,13 +74,8 @@ def _came_up(context: Context) -> None:
     layout = context.layout
     (layout.state / "boots").unlink(missing_ok=True)
     folder = layout.esp / "EFI/Linux"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    record = layout.state / "history.jsonl"
-    known = history.bad_versions(history.read(record))
-    for name in names:
-        entry = parse_entry(name)
-        if entry is not None and entry.bad and entry.version not in known:
-            history.append(record, history.BAD, entry.version, GIVEN_UP)
+    entries = [parse_entry(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    history.note_given_up(layout.state / "history.jsonl", filter(None, entries), context.release)
 
 
 def _passed(context: Context, *, counted: bool) -> None:

@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hostctl.boot.entries import BootEntry
+
 STAGED = "staged"
 BLESSED = "blessed"
 BAD = "bad"
 ROLLED_BACK = "rolled-back"
 FAILED = "failed"
+GIVEN_UP = "it did not come up as often as it was tried"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,3 +74,19 @@ def _decode(line: bytes) -> Event | None:
 def bad_versions(events: Iterable[Event]) -> frozenset[str]:
     """Return the releases that must not be taken again: found bad, or left by a rollback."""
     return frozenset(event.version for event in events if event.event in (BAD, ROLLED_BACK))
+
+
+def note_given_up(path: Path, entries: Iterable[BootEntry], running: str) -> frozenset[str]:
+    """Note the releases whose entries have no tries left, each once, and return all versions never to take again.
+
+    Args:
+        path: the history file.
+        entries: what is in the ESP.
+        running: version of the running release. In its last try its entry has none left either, and whether it is
+            good is still to be judged.
+    """
+    known = bad_versions(read(path))
+    given_up = {entry.version for entry in entries if entry.bad and entry.version != running}
+    for version in sorted(given_up - known):
+        append(path, BAD, version, GIVEN_UP)
+    return known | given_up

@@ -142,16 +142,6 @@ def locked(host: UpdateHost) -> Iterator[None]:
         os.close(descriptor)
 
 
-def remembered_bad(host: UpdateHost) -> frozenset[str]:
-    """Return the versions never to take again; entries that the boot loader gave up are written to the history."""
-    known = history.bad_versions(history.read(host.history))
-    for entry in read_entries(host):
-        if entry.bad and entry.version not in known:
-            history.append(host.history, history.BAD, entry.version, "the boot loader ran out of tries")
-            known |= {entry.version}
-    return known
-
-
 def check(host: UpdateHost, client: RepositoryClient) -> Release | None:
     """Return the newest release of the channel that this host would take; none if there is none.
 
@@ -159,7 +149,8 @@ def check(host: UpdateHost, client: RepositoryClient) -> Release | None:
         DescriptionError: the repository describes it wrongly.
         RepositoryUnavailableError, RepositoryUntrustedError: see the client.
     """
-    version = newest(client.versions(), host.version, remembered_bad(host))
+    bad = history.note_given_up(host.history, read_entries(host), host.version)
+    version = newest(client.versions(), host.version, bad)
     return None if version is None else client.release(version)
 
 

@@ -84,6 +84,16 @@ def test_a_release_on_trial_is_given_up_with_its_cause(tmp_path: Path) -> None:
     assert "check site: 127.0.0.1:1" in event.cause
 
 
+def test_the_last_try_is_judged_by_its_health(tmp_path: Path) -> None:
+    context, loader = prepared(tmp_path, 1), FakeLoader(counts=True)
+    entry = context.layout.esp / "EFI/Linux/edge_2+0-1.efi"
+    entry.parent.mkdir(parents=True)
+    entry.touch()
+    check_boot(context, loader.edge())
+    (event,) = history.read(context.layout.state / "history.jsonl")
+    assert "check site" in event.cause
+
+
 def test_a_blessed_release_stays_up_degraded(tmp_path: Path) -> None:
     context, loader = prepared(tmp_path, 1), FakeLoader(counts=False)
     verdict, report = check_boot(context, loader.edge())
