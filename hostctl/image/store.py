@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostctl.config.values import ImageReference
@@ -103,12 +103,17 @@ class ImageStore:
         return self.get(digest) if digest else None
 
     def list(self) -> tuple[StoredImage, ...]:
-        """Return every complete image, by reference and digest."""
+        """Return every complete image once a reference, or once if it has none; by reference and digest."""
+        named = list(self.names().items())
         digests = {
             path.stem.replace("-", ":") for root in self._roots for path in (root / "manifests").glob("sha256-*.json")
         }
-        images = (self.get(digest) for digest in digests)
-        return tuple(sorted((image for image in images if image), key=lambda image: (image.reference, image.digest)))
+        nameless = [("", digest) for digest in digests - {digest for _, digest in named}]
+        return tuple(
+            replace(image, reference=reference)
+            for reference, digest in sorted(named + nameless)
+            if (image := self.get(digest))
+        )
 
     def _root(self) -> Path:
         if self.writable is None:

@@ -80,6 +80,10 @@ def test_pull_keeps_to_the_digest_when_the_tag_moves(registry: str, tmp_path: Pa
     assert image.layers[0].read_bytes()[1024:1028] == b"\xe2\xe1\xf5\xe0"
     assert resolve(reference, insecure=True) == second
     assert store.find(reference) == image
+    other = ImageReference(f"{registry}/copy:1")
+    push(tmp_path / "one", str(other))
+    assert pull(other, digest, store, insecure=True, make=make).layers == image.layers
+    assert [each.reference for each in store.list()] == [str(other), str(reference)]
     assert list((tmp_path / "store/tmp").iterdir()) == []
     assert len(store.collect({first})) == 0
     assert len(store.collect(set())) == 3
