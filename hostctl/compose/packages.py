@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from hostctl.durable import CHUNK, sha256_file
 from hostctl.errors import HostctlError
-from hostctl.run import run
+from hostctl.run import CommandError, run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
@@ -53,6 +53,7 @@ TOOLS_PACKAGES: tuple[str, ...] = (
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 """Debian's package that depends on the newest kernel of a flavour."""
 
+_UNKNOWN = re.compile(r"^E: Unable to locate package (\S+)$", re.MULTILINE)
 _INST = re.compile(
     r"^Inst (?P<name>[a-z0-9][a-z0-9+.-]*)(?::[a-z0-9]+)? (?:\[\S+\] )?\((?P<version>\S+) ", re.MULTILINE
 )
@@ -98,6 +99,22 @@ def parse_simulation(text: str) -> dict[str, str]:
     return {match["name"]: match["version"] for match in _INST.finditer(text)}
 
 
+def unresolved(said: str, suite: str) -> PackageResolutionError:
+    """Return the error for what apt-get said when it could not resolve packages.
+
+    Args:
+        said: the end of its error output.
+        suite: the Debian suite it looked in.
+    """
+    unknown = _UNKNOWN.findall(said)
+    if unknown:
+        names = ", ".join(sorted(set(unknown)))
+        return PackageResolutionError(
+            f"Debian {suite} has no package {names}", hint="correct `packages` in release.yaml; names are as in apt"
+        )
+    return PackageResolutionError("apt cannot install these packages together", details=said)
+
+
 def parse_index(text: str) -> Iterator[dict[str, str]]:
     """Yield the single-line fields of each paragraph of a Packages file (deb822, Debian Policy 5.1)."""
     for paragraph in text.split("\n\n"):
@@ -129,6 +146,7 @@ class Apt:
 
     def __init__(self, folder: Path, mirror: str, suite: str) -> None:
         self._folder = folder
+        self._suite = suite
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").write_bytes(b"")
@@ -162,8 +180,15 @@ class Apt:
         self._get("--error-on=any", "update")
 
     def resolve(self, names: Sequence[str]) -> dict[str, str]:
-        """Return name -> version of the closure of ``names`` on an empty system."""
-        return parse_simulation(self._get("--simulate", "install", *names))
+        """Return name -> version of the closure of ``names`` on an empty system.
+
+        Raises:
+            PackageResolutionError: there is no such package, or they exclude each other.
+        """
+        try:
+            return parse_simulation(self._get("--simulate", "install", *names))
+        except CommandError as error:
+            raise unresolved(error.details, self._suite) from error
 
     def indexes(self) -> list[tuple[str, Path]]:
         """Return the archive's URL and the file of each Packages list."""

@@ -20,6 +20,7 @@ from hostctl.compose.packages import (
     known_packages,
     parse_simulation,
     select,
+    unresolved,
 )
 
 DATA = b"bytes of a package"
@@ -90,3 +91,11 @@ def test_other_bytes_are_refused_by_name(mirror: str, tmp_path: Path, data: byte
         fetch_packages([one], tmp_path / "cache")
     assert caught.value.details.startswith("a 1: ")
     assert not list((tmp_path / "cache/debs").iterdir())
+
+
+def test_a_package_that_is_not_there_is_named() -> None:
+    said = "Reading package lists...\nE: Unable to locate package nosuch\nE: Unable to locate package other\n"
+    error = unresolved(said, "trixie")
+    assert error.brief == "Debian trixie has no package nosuch, other"
+    assert "release.yaml" in error.hint
+    assert "broken" in unresolved("E: you have held broken packages.", "trixie").details
