@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from hostctl.errors import EXIT_UNAVAILABLE
 from hostctl.layout import HostLayout
+from hostctl.os_release import NotAHostError, identity
 from hostctl.run import CommandError, run
 
 Verb = Literal["start", "stop", "restart"]
@@ -199,13 +200,11 @@ def boot_id(root: Path = Path("/")) -> str:
 
 
 def release_version(root: Path = Path("/")) -> str:
-    """Return IMAGE_VERSION of os-release(5); empty when the machine is not one of ours."""
+    """Return the version of the running release; empty when the machine is not one of ours."""
     try:
-        lines = (root / "usr/lib/os-release").read_text().splitlines()
-    except OSError:
+        return identity(root).version
+    except NotAHostError:
         return ""
-    values = dict(line.split("=", 1) for line in lines if "=" in line)
-    return values.get("IMAGE_VERSION", "").strip("\"'")
 
 
 def is_root() -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from hostctl import __version__
 from hostctl.errors import EXIT_FAILED, EXIT_USAGE, HostctlError
+from hostctl.os_release import identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Verb:
     name: str
     module: str
     summary: str
+    on_host: bool = False
+    """Asks or changes the machine that it is run on, which must be a host."""
 
 
 VERBS: tuple[Verb, ...] = (
@@ -37,22 +40,22 @@ VERBS: tuple[Verb, ...] = (
     Verb("image", "hostctl.cli.image", "build OCI images from Debian packages and files"),
     Verb("vm", "hostctl.cli.vm", "run a built release in a virtual machine"),
     Verb("config", "hostctl.cli.config", "check and show declarations, print their schema"),
-    Verb("status", "hostctl.cli.status", "what runs on this host: release, slots, generation, workloads"),
-    Verb("plan", "hostctl.cli.plan", "what applying a declaration would change, and why"),
-    Verb("apply", "hostctl.cli.apply", "make a declaration the one in force, or change nothing"),
-    Verb("update", "hostctl.cli.update", "take the newest release of the channel into the other slot"),
-    Verb("rollback", "hostctl.cli.rollback", "go back to the release in the other slot"),
-    Verb("history", "hostctl.cli.history", "what was updated, blessed, taken back, and why"),
-    Verb("ps", "hostctl.cli.ps", "list workloads"),
-    Verb("logs", "hostctl.cli.logs", "print the journal of a workload"),
-    Verb("exec", "hostctl.cli.exec", "run a command inside a workload"),
-    Verb("start", "hostctl.cli.unit", "start a workload"),
-    Verb("stop", "hostctl.cli.unit", "stop a workload"),
-    Verb("restart", "hostctl.cli.unit", "restart a workload"),
-    Verb("inspect", "hostctl.cli.inspect", "everything known of a workload"),
-    Verb("images", "hostctl.cli.images", "list the images on this host"),
-    Verb("health", "hostctl.cli.health", "run the declared health checks"),
-    Verb("hostd", "hostctl.cli.hostd", "the agent behind D-Bus, started by systemd"),
+    Verb("status", "hostctl.cli.status", "what runs on this host: release, slots, generation, workloads", on_host=True),
+    Verb("plan", "hostctl.cli.plan", "what applying a declaration would change, and why", on_host=True),
+    Verb("apply", "hostctl.cli.apply", "make a declaration the one in force, or change nothing", on_host=True),
+    Verb("update", "hostctl.cli.update", "take the newest release of the channel into the other slot", on_host=True),
+    Verb("rollback", "hostctl.cli.rollback", "go back to the release in the other slot", on_host=True),
+    Verb("history", "hostctl.cli.history", "what was updated, blessed, taken back, and why", on_host=True),
+    Verb("ps", "hostctl.cli.ps", "list workloads", on_host=True),
+    Verb("logs", "hostctl.cli.logs", "print the journal of a workload", on_host=True),
+    Verb("exec", "hostctl.cli.exec", "run a command inside a workload", on_host=True),
+    Verb("start", "hostctl.cli.unit", "start a workload", on_host=True),
+    Verb("stop", "hostctl.cli.unit", "stop a workload", on_host=True),
+    Verb("restart", "hostctl.cli.unit", "restart a workload", on_host=True),
+    Verb("inspect", "hostctl.cli.inspect", "everything known of a workload", on_host=True),
+    Verb("images", "hostctl.cli.images", "list the images on this host", on_host=True),
+    Verb("health", "hostctl.cli.health", "run the declared health checks", on_host=True),
+    Verb("hostd", "hostctl.cli.hostd", "the agent behind D-Bus, started by systemd", on_host=True),
 )
 
 
@@ -114,6 +117,8 @@ def main(arguments: Sequence[str]) -> int:
 def _run(verb: Verb, words: Sequence[str]) -> int:
     parsed = _verb_parser(verb).parse_args(words)
     try:
+        if verb.on_host:
+            identity()
         code: int = parsed.run(parsed)
     except HostctlError as error:
         _report(error, as_json=getattr(parsed, "json", False))

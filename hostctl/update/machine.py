@@ -5,13 +5,13 @@ A thin edge: reads /proc, /sys, os-release and the generation in force. Decides 
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from hostctl.boot.slots import SlotError, halves, running_root_hash
 from hostctl.config.load import load_host
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
+from hostctl.os_release import NotAHostError, identity
 from hostctl.repository.client import Source
 from hostctl.update.updater import UpdateHost
 
@@ -24,25 +24,6 @@ class NoRepositoryError(HostctlError):
 
     id = "no-repository"
     exit_code = EXIT_USAGE
-
-
-class NotAHostError(HostctlError):
-    """This machine does not run a release."""
-
-    id = "not-a-host"
-
-
-def os_release(text: str) -> dict[str, str]:
-    """Return the variables of an os-release file (os-release(5)); lines that are no assignment are passed over."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        key, separator, value = line.strip().partition("=")
-        if separator and not key.startswith("#"):
-            try:
-                found[key] = "".join(shlex.split(value))
-            except ValueError:
-                continue
-    return found
 
 
 def find_disk(root_hash: str, root: Path = Path("/")) -> Path:
@@ -68,20 +49,11 @@ def this_host(layout: HostLayout) -> UpdateHost:
         NotAHostError: it does not run a release.
         SlotError: its disk is not one of ours.
     """
-    try:
-        words = os_release((layout.root / "usr/lib/os-release").read_text(encoding="utf-8"))
-        name, version = words["IMAGE_ID"], words["IMAGE_VERSION"]
-        cmdline = (layout.root / "proc/cmdline").read_text(encoding="ascii")
-    except (OSError, KeyError, UnicodeDecodeError) as error:
-        raise NotAHostError(
-            "this machine does not run a release of hostctl",
-            details=str(error),
-            hint="run this on a host that `hostctl build` made",
-        ) from error
-    root_hash = running_root_hash(cmdline)
+    release = identity(layout.root)
+    root_hash = running_root_hash((layout.root / "proc/cmdline").read_text(encoding="ascii"))
     return UpdateHost(
-        name=name,
-        version=version,
+        name=release.name,
+        version=release.version,
         root_hash=root_hash,
         disk=find_disk(root_hash, layout.root),
         entries=layout.esp / ENTRIES,

@@ -25,7 +25,7 @@ def layout(tmp_path: Path) -> HostLayout:
     (root / "proc/sys/kernel").mkdir(parents=True)
     (root / "proc/sys/kernel/hostname").write_text("web-0\n")
     (root / "usr/lib").mkdir(parents=True)
-    (root / "usr/lib/os-release").write_text('ID=hostctl\nIMAGE_VERSION="7"\n')
+    (root / "usr/lib/os-release").write_text('IMAGE_ID=edge\nIMAGE_VERSION="7"\n')
     return HostLayout(root=root)
 
 

@@ -92,3 +92,11 @@ def test_schema_and_reference(kind: str, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out)["title"] == f"{kind}.yaml of hostctl"
     assert main(["config", "reference", kind]) == 0
     assert capsys.readouterr().out.startswith(f"# {kind}.yaml\n")
+
+
+def test_verbs_of_a_host_say_that_this_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("status", "ps", "history"):
+        assert main([verb]) == 1
+        said = capsys.readouterr()
+        assert "does not run a release" in said.err
+        assert said.out == ""

@@ -6,7 +6,8 @@ import pytest
 
 from hostctl.boot.slots import SlotError, halves
 from hostctl.layout import HostLayout
-from hostctl.update.machine import NoRepositoryError, NotAHostError, find_disk, this_host, this_source
+from hostctl.os_release import NotAHostError
+from hostctl.update.machine import NoRepositoryError, find_disk, this_host, this_source
 
 ROOT_HASH = "12" * 32
 
