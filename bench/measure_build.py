@@ -10,7 +10,6 @@ import argparse
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -91,7 +90,3 @@ def main() -> int:
     )
     figures.show(report, as_json=arguments.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

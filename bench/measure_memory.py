@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +104,3 @@ def main() -> int:
     )
     figures.show(report, as_json=arguments.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from bench import figures, hosts
@@ -43,7 +42,3 @@ def main() -> int:
     )
     figures.show(report, as_json=arguments.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

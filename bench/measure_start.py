@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 
 from hostctl_qemu.machine import Machine
 
@@ -74,7 +73,3 @@ def main() -> int:
     )
     figures.show(report, as_json=arguments.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
