@@ -2,8 +2,8 @@
 
 Podman is not part of a host of ours. The release `bench/podman` adds it with three settings: its networks are kept
 below /var, since /etc is read-only, its addresses are not those of our private network, and its firewall is nftables,
-the only one on the host. conmon needs GLib, which our images leave out, so the library is laid over the root. Everything
-else is the product as it is.
+the only one on the host. conmon needs GLib, which our images leave out, so the library is laid over the root.
+Everything else is the product as it is.
 """
 
 from __future__ import annotations
