@@ -10,14 +10,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hostctl import durable
 from hostctl.agent import generation, health
 from hostctl.agent.generation import Content, Stored
-from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.machine import Machine, root_unit, workload_unit
 from hostctl.agent.plan import Action, plan, touched, workloads
 from hostctl.agent.render import UPDATE_TIMER
 from hostctl.config.host import HostDeclaration
@@ -138,9 +138,8 @@ def activate(
     to say.
     """
     machine, block = context.machine, not context.booting
-    notes = []
     if block:
-        machine.units("stop", [workload_unit(name) for name in workloads(actions, "remove", "change")])
+        _stop(machine, workloads(actions, "remove", "change"))
     for name in workloads(actions, "remove", "change"):
         machine.forget_health(name)
     if block:
@@ -161,14 +160,30 @@ def activate(
         machine.units("start" if waits else "stop", [UPDATE_TIMER], block=block)
     if touched(actions, "workload"):
         machine.refresh_workload_network(block=block)
+    return _start(actions, context)
+
+
+def _start(actions: tuple[Action, ...], context: Context) -> tuple[str, ...]:
+    """Start the workloads that are new or changed, and return what could not be started."""
+    machine, block = context.machine, not context.booting
     running = () if block else workloads(actions, "change")
+    notes = []
     for name in workloads(actions, "create", "change"):
         context.notify(f"starting workload {name}")
         try:
-            machine.units("restart" if name in running else "start", [workload_unit(name)], block=block)
+            if name in running:
+                machine.units("restart", [root_unit(name), workload_unit(name)], block=block)
+            else:
+                machine.units("start", [workload_unit(name)], block=block)
         except HostctlError as error:
             notes.append(f"workload {name} did not start: {error.brief}")
     return tuple(notes)
+
+
+def _stop(machine: Machine, names: Iterable[str]) -> None:
+    """Stop workloads with their mounts; one that systemd never got to know, because of a crash, is stopped already."""
+    units = [unit for name in names for unit in (workload_unit(name), root_unit(name))]
+    machine.units("stop", list(machine.states(units)))
 
 
 def _declared(stored: Stored | None) -> HostDeclaration | None:

@@ -30,6 +30,11 @@ def workload_unit(name: str) -> str:
     return f"workload-{name}.service"
 
 
+def root_unit(name: str) -> str:
+    """Return the name of the service that keeps a workload's root file system mounted, also while it is stopped."""
+    return f"workload-{name}.root.service"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitState:
     """What systemd says of a unit. ``active_for`` is in seconds, 0 when it is not active."""
@@ -179,11 +184,13 @@ class SystemdMachine:
         return parse_states(done.text, names, now=time.clock_gettime(time.CLOCK_MONOTONIC))
 
     def workload_health(self, name: str) -> str:
-        """Return ``healthy``, ``unhealthy``, or nothing when no check has ended yet."""
+        """Return ``healthy``, ``unhealthy``, or nothing when no check of this run of the workload has ended yet."""
         try:
-            return (self.layout.runtime / "health" / name).read_text().strip()
-        except OSError:
+            started = (self.layout.runtime / "workloads" / name / "pid").stat().st_mtime_ns
+            said, run = (self.layout.runtime / "health" / name).read_text().split()
+        except (OSError, ValueError):
             return ""
+        return said if run == str(started) else ""
 
     def forget_health(self, name: str) -> None:
         """Forget what the workload's last check said."""

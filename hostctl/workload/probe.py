@@ -1,9 +1,10 @@
 """The health check of one workload: run once by a timer while the workload runs, by the bare interpreter.
 
 A program of its own (``python3 -I -S probe.py NAME CHECK``) that imports as little as it can, since it runs every few
-seconds: about 20 ms instead of 200. It tries once, writes ``healthy`` or ``unhealthy`` to ``/run/hostctl/health/NAME``,
-and after enough failures in a row lets systemd restart the workload. What the workload answers is not trusted: of a
-response only the first line is read.
+seconds: about 20 ms instead of 200. It tries once, writes ``healthy`` or ``unhealthy`` to ``/run/hostctl/health/NAME``
+with the run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures
+in a row lets systemd restart the workload. What the workload answers is not trusted: of a response only the first line
+is read.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ def main(name: str, path: str, runtime: str = RUNTIME) -> int:
         print(detail, flush=True)
     _write(kept, f"{run} {failures}")
     if text:
-        _write(f"{runtime}/health/{name}", text)
+        _write(f"{runtime}/health/{name}", f"{text} {run}")
     if restart:
         print(f"workload {name} is unhealthy and is restarted", flush=True)
         os.execvp("systemctl", ["systemctl", "restart", "--no-block", f"workload-{name}.service"])  # noqa: S606 - as above

@@ -1,9 +1,10 @@
 """Renders a workload's systemd units from ``units/workload/*.j2``: its service, its mounts, its check.
 
 Pure but for reading the templates. systemd owns the life of a workload: starting, stopping and restarting one runs
-mount, systemd-tmpfiles and crun, none of our own code, and nothing stays resident. The text names no generation and no
-other workload, so that what did not change is not restarted. Mounts are named by what they show; a unit never comes to
-mean another layer while it is still mounted.
+mount, systemd-tmpfiles and crun, none of our own code, and nothing stays resident. Whatever can be is done once, by the
+root file system's own service, which stays active when the workload stops: a start of a read-only workload without
+volumes is crun alone. The text names no generation and no other workload, so that what did not change is not restarted.
+Mounts are named by what they show; a unit never comes to mean another layer while it is still mounted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from hostctl.workload.spec import VOLUMES, WorkloadError, WorkloadSpec
 
 SYSTEM = "systemd/system"
 LAYERS = "/run/hostctl/layers"
-HEALTH = "/run/hostctl/health"
 OPEN_FILES = (65536, 524288)  # soft and hard; systemd's own hard limit, and a soft one that servers can live with
 PROBE_GRACE = 10.0  # seconds that a check has on top of its own timeout: to start, to write, to end what hangs
 
@@ -105,8 +105,11 @@ def render(spec: WorkloadSpec, probe: Path) -> Mapping[str, str]:
     service = f"workload-{spec.name}.service"
     made = {
         f"{SYSTEM}/{service}": templates.get_template("workload.service.j2").render(_service(spec)),
-        f"hostctl/workloads/{spec.name}.conf": templates.get_template("tmpfiles.conf.j2").render(_tmpfiles(spec)),
+        f"{SYSTEM}/workload-{spec.name}.root.service": templates.get_template("root.service.j2").render(_root(spec)),
+        f"hostctl/workloads/{spec.name}.root.conf": templates.get_template("root.conf.j2").render(_mount_points(spec)),
     }
+    if _prepares(spec):
+        made[f"hostctl/workloads/{spec.name}.conf"] = templates.get_template("start.conf.j2").render(_fresh(spec))
     for name, file in spec.layers:
         layer, mapped = f"{LAYERS}/{name}", f"{spec.runtime}/{name}"
         shared = {"name": name, "file": file, "where": layer}
@@ -138,7 +141,8 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
     workload = spec.workload
     return {
         "name": spec.name,
-        "mounts": [mount_unit(f"{spec.runtime}/{name}") for name, _ in spec.layers],
+        "read_only": workload.read_only,
+        "prepares": _prepares(spec),
         "private": workload.network == "private",
         "host_network": workload.network == "host",
         "health": workload.healthcheck is not None,
@@ -153,6 +157,21 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "cpu_quota": f"{float(workload.cpus) * 100:.2f}%".replace(".00%", "%") if workload.cpus is not None else None,
         "open_files": OPEN_FILES,
     }
+
+
+def _root(spec: WorkloadSpec) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "mounts": [mount_unit(f"{spec.runtime}/{name}") for name, _ in spec.layers],
+        "read_only": spec.workload.read_only,
+        "rootfs": spec.rootfs,
+        "overlay": _overlay(spec),
+    }
+
+
+def _prepares(spec: WorkloadSpec) -> bool:
+    """Tell whether each start has something to remove or to make."""
+    return not spec.workload.read_only or bool(spec.workload.volumes)
 
 
 def _overlay(spec: WorkloadSpec) -> str:
@@ -180,20 +199,26 @@ def _stop_signal(spec: WorkloadSpec) -> str:
     return found.name
 
 
-def _tmpfiles(spec: WorkloadSpec) -> dict[str, object]:
-    uid, gid = spec.user
+def _mount_points(spec: WorkloadSpec) -> dict[str, object]:
     wanted = ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc"]  # noqa: S108 - inside the container
     wanted += [mount.target for mount in spec.workload.volumes]
     if spec.working_directory != "/":
         wanted.append(spec.working_directory)
     parents = {str(parent) for path in wanted for parent in (Path(path), *Path(path).parents)} - {"/"}
     return {
-        "state": spec.state,
         "runtime": spec.runtime,
-        "health": f"{HEALTH}/{spec.name}",
         "first_id": spec.first_id,
         "folders": sorted(parents),
         "files": sorted(bundle.ETC_FILES),
+    }
+
+
+def _fresh(spec: WorkloadSpec) -> dict[str, object]:
+    uid, gid = spec.user
+    return {
+        "read_only": spec.workload.read_only,
+        "state": spec.state,
+        "first_id": spec.first_id,
         "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes}),
         "uid": uid,
         "gid": gid,

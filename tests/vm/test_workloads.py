@@ -103,6 +103,7 @@ def test_more_memory_than_declared_kills_that_workload_alone(host: Host, wanted:
     host.apply(wanted)
     assert host.run("systemctl", "cat", "workload-hog.service", check=False).status != 0
     assert sorted(host.text("crun", "list", "-q").split()) == ["baked", "web"]
+    host.wait_for("its mounts are gone", lambda: "/hog/" not in host.text("cat", "/proc/mounts"), READY_SECONDS)
 
 
 def test_starting_and_stopping_run_no_python(host: Host) -> None:
@@ -114,6 +115,7 @@ def test_starting_and_stopping_run_no_python(host: Host) -> None:
         host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
         host.text("systemctl", "stop", "workload-web.service")
         assert host.get() == ""
+        assert "/run/hostctl/workloads/web/rootfs overlay ro," in host.text("cat", "/proc/mounts")
         host.text("systemctl", "start", "workload-web.service")
         host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
     finally:

@@ -61,6 +61,6 @@ def test_a_user_folder_and_signal_are_sound_or_refused(user: str, folder: str, s
     assert [line for line in service.splitlines() if line.startswith("ExecStart=")] == [
         line for line in service.splitlines() if line.startswith("ExecStart=/usr/bin/crun ")
     ]
-    lines = made["hostctl/workloads/web.conf"].splitlines()
+    lines = made["hostctl/workloads/web.root.conf"].splitlines()
     base = "/run/hostctl/workloads/web/base/"
     assert not [line for line in lines if base in line and "/../" in f"{line}/"]

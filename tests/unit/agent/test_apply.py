@@ -115,8 +115,9 @@ class FakeMachine:
 
 def stage(source: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
     units = {
-        f"systemd/system/workload-{name}.service": text(f"image={workload.image}\n")
+        f"systemd/system/workload-{name}.{kind}": text(f"image={workload.image}\n")
         for name, workload in declaration.workloads.items()
+        for kind in ("service", "root.service")
     }
     return Content(
         record=Record(
@@ -185,7 +186,8 @@ def test_only_what_changed_is_restarted(layout: HostLayout) -> None:
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     outcome = transaction.apply(NEXT, "host.yaml", context(layout, machine))
-    assert machine.log == ["stop workload-site.service", "lay", "workload network", "start workload-site.service"]
+    stopped = ["stop workload-site.service", "stop workload-site.root.service"]
+    assert machine.log == [*stopped, "lay", "workload network", "start workload-site.service"]
     assert [action.subject for action in outcome.actions] == ["site"]
     assert machine.running["workload-site.service"] == "image=registry.example/site:2\n"
 
@@ -195,7 +197,8 @@ def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> No
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     transaction.apply(BASE.replace("  db: {image: registry.example/db:1}\n", ""), "x", context(layout, machine))
-    assert machine.log == ["stop workload-db.service", "forget db", "lay", "workload network"]
+    stopped = ["stop workload-db.service", "stop workload-db.root.service"]
+    assert machine.log == [*stopped, "forget db", "lay", "workload network"]
     assert set(machine.running) == {"workload-site.service"}
 
 
@@ -210,6 +213,20 @@ def test_a_required_workload_that_fails_takes_the_declaration_back(layout: HostL
     assert machine.layer == (layout.generations / "1/etc").resolve()
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
     assert transaction.read_pending(layout) is None
+
+
+def test_a_workload_that_systemd_never_got_to_know_is_taken_back(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.cut_at = "lay"
+    with pytest.raises(PowerCutError):
+        transaction.apply(BASE + "  new: {image: registry.example/new:1}\n", "host.yaml", context(layout, machine))
+    machine.cut_at = ""
+    machine.log.clear()
+    with transaction.lock(layout):
+        transaction.resolve(context(layout, machine))
+    assert machine.log[:2] == ["forget new", "lay"]
+    assert in_force(layout) == 1
 
 
 def test_a_workload_that_is_not_required_may_fail(layout: HostLayout) -> None:
@@ -282,7 +299,7 @@ def test_a_workload_that_a_boot_started_as_it_was_is_started_again_as_it_is(layo
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     transaction.apply(BASE.replace("site:1", "site:9"), "host.yaml", context(layout, machine, booting=True))
-    assert "restart workload-site.service later" in machine.log
+    assert machine.log[-2:] == ["restart workload-site.root.service later", "restart workload-site.service later"]
 
 
 def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None:

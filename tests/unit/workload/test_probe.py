@@ -97,16 +97,17 @@ def test_the_program_says_healthy_then_unhealthy_and_starts_counting_anew_with_a
     listener = socket.create_server(("127.0.0.1", 0))
     check.write_text(json.dumps(document(target=f"127.0.0.1:{listener.getsockname()[1]}")))
     run = [str(check), str(tmp_path)]
+    first = pid.stat().st_mtime_ns
     assert probe.main("web", *run) == 0
-    assert state.read_text() == "healthy"
+    assert state.read_text() == f"healthy {first}"
     listener.close()
     probe.main("web", *run)
-    assert state.read_text() == "healthy"
+    assert state.read_text() == f"healthy {first}"
     os.utime(pid, ns=(1, 1))
     probe.main("web", *run)
-    assert state.read_text() == "healthy"
+    assert state.read_text() == f"healthy {first}"
     probe.main("web", *run)
-    assert state.read_text() == "unhealthy"
+    assert state.read_text() == "unhealthy 1"
 
 
 def test_it_runs_by_the_bare_interpreter(tmp_path: Path) -> None:

@@ -45,6 +45,25 @@ def test_starting_runs_no_code_of_ours_and_nothing_stays() -> None:
     assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
 
 
+def test_a_start_of_a_read_only_workload_is_one_program() -> None:
+    assert len([line for line in service(read_only=True) if line.startswith(("ExecStart=", "ExecStartPre="))]) == 1
+    volume = VolumeMount.parse("data:/data")
+    made = units.render(spec(read_only=True, volumes=(volume,)), PROBE)
+    assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
+    assert "upper" not in made["hostctl/workloads/my-web.conf"]
+    assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE)
+
+
+def test_what_a_stopped_workload_keeps_mounted_is_its_root_services() -> None:
+    made = units.render(spec(read_only=True), PROBE)
+    root = made["systemd/system/workload-my-web.root.service"].splitlines()
+    layers = [Path(path).name for path in made if "my\\x2dweb" in path]
+    assert len(layers) == 2
+    assert {f"Requires={layer}" for layer in layers} <= set(root)
+    assert "RemainAfterExit=yes" in root
+    assert "Requires=workload-my-web.root.service" in service(read_only=True)
+
+
 def test_limits_are_the_declared_ones_and_absent_when_not_declared() -> None:
     lines = service(memory=ByteSize.parse("64M"), cpus=Cpus.parse("0.5"), pids=32, restart="on-failure")
     assert {"MemoryMax=67108864", "MemorySwapMax=0", "CPUQuota=50%", "TasksMax=32", "Restart=on-failure"} <= set(lines)
@@ -63,7 +82,9 @@ def test_layers_lie_in_order_above_the_mount_points_and_each_is_mapped_to_the_ra
     root = "/run/hostctl/workloads/my-web"
     assert lower == [f"{root}/{'b' * 32}", f"{root}/{'a' * 32}", f"{root}/base"]
     assert "upperdir=/var/lib/hostctl/workloads/my-web/upper" in overlay
-    assert not [line for line in service(read_only=True) if "upperdir" in line]
+    read_only = units.render(spec(read_only=True), PROBE)
+    assert not [text for text in read_only.values() if "upperdir" in text]
+    assert "-t overlay" in read_only["systemd/system/workload-my-web.root.service"]
     made = units.render(spec(), PROBE)
     mapped = made[f"systemd/system/run-hostctl-workloads-my\\x2dweb-{'a' * 32}.mount"]
     assert f"X-mount.idmap=b:0:{0x10000000 + 65536}:65536" in mapped
@@ -85,8 +106,8 @@ def test_no_unit_names_a_generation_and_rendering_twice_gives_the_same() -> None
 
 def test_volumes_keep_their_owner_and_every_mount_point_is_there() -> None:
     made = units.render(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),)), PROBE)
-    lines = made["hostctl/workloads/my-web.conf"].splitlines()
-    assert "d /var/lib/hostctl/volumes/data :0755 :0 :0 -" in lines
+    assert "d /var/lib/hostctl/volumes/data :0755 :0 :0 -" in made["hostctl/workloads/my-web.conf"].splitlines()
+    lines = made["hostctl/workloads/my-web.root.conf"].splitlines()
     first = 0x10000000 + 65536
     base = "/run/hostctl/workloads/my-web/base"
     assert f"d {base}/srv 0755 {first} {first} -" in lines
