@@ -57,7 +57,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text.rstrip("\n") else None
+    # Line breaks to YAML 1.1 alone: in any other style it would fold them into spaces.
+    odd = any(letter in text for letter in "\x85\u2028\u2029")
+    style = '"' if odd else "|" if "\n" in text.rstrip("\n") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

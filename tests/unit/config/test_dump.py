@@ -35,7 +35,7 @@ HOST = HostDeclaration(
         Name("site"): Workload(
             image=ImageReference("registry.example/site:1"),
             command=("/bin/sh", "-c", "true # x"),
-            env={"A": "no", "B": "0080", "C": "1.10", "D": "null", "E": ""},
+            env={"A": "no", "B": "0080", "C": "1.10", "D": "null", "E": "", "F": "a\x85 b\u2028"},
             ports=(PortMapping(host_port=22, container_port=22),),
             volumes=(VolumeMount(volume=Name("data"), target="/srv", read_only=True),),
             memory=ByteSize(64 << 20),
