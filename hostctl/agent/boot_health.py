@@ -7,8 +7,9 @@ host stays up and says that it is degraded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from hostctl.agent import apply as transaction
@@ -16,9 +17,11 @@ from hostctl.agent import generation, health
 from hostctl.agent.apply import Context
 from hostctl.boot import assess
 from hostctl.boot.entries import parse_entry
+from hostctl.boot.slots import find_slots, read_table, running_root_hash
 from hostctl.config.load import parse_host
 from hostctl.run import run
 from hostctl.update import history
+from hostctl.update.machine import find_disk
 
 Verdict = Literal["healthy", "degraded", "bad"]
 
@@ -30,6 +33,10 @@ class BootEdge:
     counted: Callable[[], bool]
     mark_bad: Callable[[], None]
     reboot: Callable[[], None]
+    digests: Callable[[], Mapping[str, str]]
+    """Root hash of each release in a slot, by version."""
+    root_hash: str
+    """Of the running release."""
 
 
 def judge(report: health.Report, *, counted: bool) -> Verdict:
@@ -48,10 +55,13 @@ def is_counted() -> bool:
 
 def real_edge() -> BootEdge:
     """Return the edge of this machine."""
+    root_hash = running_root_hash(Path("/proc/cmdline").read_text(encoding="ascii"))
     return BootEdge(
         counted=is_counted,
         mark_bad=lambda: assess.mark("bad"),
         reboot=_reboot,
+        digests=lambda: find_slots(read_table(find_disk(root_hash)), root_hash).digests(),
+        root_hash=root_hash,
     )
 
 
@@ -61,11 +71,11 @@ def _reboot() -> None:
 
 def _without_declaration(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
     """Nothing is declared, so there is nothing that a release could break."""
-    _passed(context, counted=edge.counted())
+    _passed(context, edge, counted=edge.counted())
     return "healthy", health.Report(results=())
 
 
-def _came_up(context: Context) -> None:
+def _came_up(context: Context, edge: BootEdge) -> None:
     """Take back the count of boots that the initrd keeps, and note which releases the boot loader gave up.
 
     User space is there, whatever the verdict on it. A release that never came so far leaves no other trace than
@@ -75,15 +85,18 @@ def _came_up(context: Context) -> None:
     (layout.state / "boots").unlink(missing_ok=True)
     folder = layout.esp / "EFI/Linux"
     entries = [parse_entry(path.name) for path in folder.iterdir()] if folder.is_dir() else []
-    history.note_given_up(layout.state / "history.jsonl", filter(None, entries), context.release)
+    given_up = [entry for entry in entries if entry is not None and entry.bad and entry.version != context.release]
+    if given_up:
+        history.note_given_up(layout.state / "history.jsonl", given_up, context.release, edge.digests())
 
 
-def _passed(context: Context, *, counted: bool) -> None:
+def _passed(context: Context, edge: BootEdge, *, counted: bool) -> None:
     """Stop the deadline of this boot (hostctl-deadline.service looks for the file) and note that it was on trial."""
     context.layout.runtime.mkdir(parents=True, exist_ok=True)
     (context.layout.runtime / "healthy").touch()
     if counted:
-        history.append(context.layout.state / "history.jsonl", history.BLESSED, context.release)
+        log = context.layout.state / "history.jsonl"
+        history.append(log, history.BLESSED, context.release, root_hash=edge.root_hash)
 
 
 def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
@@ -93,7 +106,7 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     unless the whole release is given up.
     """
     layout = context.layout
-    _came_up(context)
+    _came_up(context, edge)
     with transaction.lock(layout):
         said = transaction.resolve(context)
     if said:
@@ -105,11 +118,12 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     report = health.wait(declaration, context.machine, notify=context.notify)
     verdict = judge(report, counted=(counted := edge.counted()))
     if verdict == "bad":
-        history.append(layout.state / "history.jsonl", history.BAD, context.release, report.cause())
+        log, cause = layout.state / "history.jsonl", report.cause()
+        history.append(log, history.BAD, context.release, cause, root_hash=edge.root_hash)
         edge.mark_bad()
         edge.reboot()
         return verdict, report
     if transaction.read_pending(layout) is not None:
         transaction.settle(layout)
-    _passed(context, counted=counted)
+    _passed(context, edge, counted=counted)
     return verdict, report

@@ -97,6 +97,11 @@ class Slots:
     running: Slot
     other: Slot
 
+    def digests(self) -> dict[str, str]:
+        """Return the root hashes of the complete releases in the slots, by version."""
+        slots = [(slot.release, slot.root_hash) for slot in (self.running, self.other)]
+        return {release.partition("_")[2]: root_hash for release, root_hash in slots if release is not None}
+
 
 def _labels(release: str) -> tuple[str, str, str]:
     return release, f"{release}-verity", f"{release}-sig"

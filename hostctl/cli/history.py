@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
+from hostctl.config.problems import printable
 from hostctl.layout import HostLayout
 from hostctl.update import history
 
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for event in events:
         print(f"{event.time}  {event.event:<12} {event.version:<12} {event.cause}".rstrip())
+        for line in event.lines:
+            print(f"    {printable(line)}")
     if not events:
         print("nothing happened yet")
     return 0

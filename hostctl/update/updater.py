@@ -149,9 +149,15 @@ def check(host: UpdateHost, client: RepositoryClient) -> Release | None:
         DescriptionError: the repository describes it wrongly.
         RepositoryUnavailableError, RepositoryUntrustedError: see the client.
     """
-    bad = history.note_given_up(host.history, read_entries(host), host.version)
-    version = newest(client.versions(), host.version, bad)
-    return None if version is None else client.release(version)
+    slots = find_slots(read_table(host.disk), host.root_hash)
+    bad = history.note_given_up(host.history, read_entries(host), host.version, slots.digests())
+    passed = set(bad.versions)
+    while (version := newest(client.versions(), host.version, frozenset(passed))) is not None:
+        release = client.release(version)
+        if not bad.holds(version, release.root_hash):
+            return release
+        passed.add(version)
+    return None
 
 
 def update(host: UpdateHost, source: Source, progress: Progress = _silent) -> Outcome:
@@ -182,7 +188,7 @@ def update(host: UpdateHost, source: Source, progress: Progress = _silent) -> Ou
         try:
             _install(host, client, release, table, progress)
         except HostctlError as error:
-            history.append(host.history, history.FAILED, release.version, error.brief)
+            history.append(host.history, history.FAILED, release.version, error.brief, root_hash=release.root_hash)
             raise
         return Outcome(running=host.version, staged=release.version, written=True)
 
@@ -251,7 +257,8 @@ def _install(host: UpdateHost, client: RepositoryClient, release: Release, table
     progress("label", 0, 0)
     write_table(host.disk, filled(table, slot, release.title, release.root_hash))
     _stage(host, client, release, progress)
-    history.append(host.history, history.STAGED, release.version, f"update from {host.version}")
+    cause = f"update from {host.version}"
+    history.append(host.history, history.STAGED, release.version, cause, root_hash=release.root_hash)
 
 
 def _verify(slot: Slot, release: Release) -> None:
@@ -312,7 +319,8 @@ def rollback(host: UpdateHost, cause: str = "asked for") -> str:
             raise RollbackError(
                 f"the root of {slot.release} does not verify", details=tree.stderr.decode("utf-8", "replace")
             )
-        history.append(host.history, history.ROLLED_BACK, host.version, f"to {other.version}: {cause}")
+        cause = f"to {other.version}: {cause}"
+        history.append(host.history, history.ROLLED_BACK, host.version, cause, root_hash=host.root_hash)
         for entry in running:
             (host.entries / entry.filename).replace(host.entries / entry.given_up().filename)
         sync_directory(host.entries)

@@ -31,6 +31,8 @@ class FakeLoader:
             counted=lambda: self.counts,
             mark_bad=lambda: self.log.append("bad"),
             reboot=lambda: self.log.append("reboot"),
+            digests=lambda: {"2": "22", "3": "33"},
+            root_hash="22",
         )
 
 
@@ -69,8 +71,12 @@ def test_a_blessed_trial_and_a_release_that_never_came_up_are_remembered(tmp_pat
     (context.layout.state / "boots").write_text("hash 2\n")
     for _ in range(2):
         check_boot(context, loader.edge())
-    events = [(event.event, event.version) for event in history.read(context.layout.state / "history.jsonl")]
-    assert events == [(history.BAD, "3"), (history.BLESSED, "2"), (history.BLESSED, "2")]
+    events = history.read(context.layout.state / "history.jsonl")
+    assert [(event.event, event.version, event.root_hash) for event in events] == [
+        (history.BAD, "3", "33"),
+        (history.BLESSED, "2", "22"),
+        (history.BLESSED, "2", "22"),
+    ]
     assert not (context.layout.state / "boots").exists()
     assert (context.layout.runtime / "healthy").exists()
 
@@ -80,7 +86,7 @@ def test_a_release_on_trial_is_given_up_with_its_cause(tmp_path: Path) -> None:
     verdict, _ = check_boot(context, loader.edge())
     assert (verdict, loader.log) == ("bad", ["bad", "reboot"])
     (event,) = history.read(context.layout.state / "history.jsonl")
-    assert (event.event, event.version) == (history.BAD, "2")
+    assert (event.event, event.version, event.root_hash) == (history.BAD, "2", "22")
     assert "check site: 127.0.0.1:1" in event.cause
 
 

@@ -52,6 +52,7 @@ def test_fill_and_empty_touch_only_the_other_slot(disk: Path) -> None:
     assert after.other.root_hash == NEXT
     assert after.running.root.attributes == "GUID:60"
     write_table(disk, emptied(middle, after.other))
+    assert after.digests() == {"1": RUNNING, "2": NEXT}
     last = find_slots(read_table(disk), RUNNING)
     assert last.other.release is None
     assert not last.other.holds(NEXT)
