@@ -24,7 +24,7 @@ from tuf.ngclient import FetcherInterface, Updater
 from hostctl.config.versions import compare
 from hostctl.durable import write_file
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
-from hostctl.repository.release import (
+from hostctl.repository.whole import (
     MAX_DESCRIPTION,
     DescriptionError,
     Payload,

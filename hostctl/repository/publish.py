@@ -26,7 +26,7 @@ from hostctl.config.versions import compare
 from hostctl.durable import sha256_file, sync_directory, write_file
 from hostctl.errors import EXIT_BUSY, HostctlError
 from hostctl.repository.metadata import RepositoryKeys, load, load_verified, sign
-from hostctl.repository.release import (
+from hostctl.repository.whole import (
     Payload,
     Release,
     decode_index,

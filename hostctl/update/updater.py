@@ -21,7 +21,7 @@ from hostctl.boot.slots import Slot, Slots, Table, emptied, filled, find_slots, 
 from hostctl.durable import sha256_file, sync_directory
 from hostctl.errors import EXIT_BUSY, HostctlError
 from hostctl.repository.client import RepositoryClient, Source, newest
-from hostctl.repository.release import BLOCK, Release
+from hostctl.repository.whole import BLOCK, Release
 from hostctl.run import run
 from hostctl.update import history
 from hostctl.update.stream import copy, unpack, write_padded

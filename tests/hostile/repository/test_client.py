@@ -27,7 +27,7 @@ from hostctl.repository.client import (
 )
 from hostctl.repository.metadata import RepositoryKeys, initial_root, signer
 from hostctl.repository.publish import publish
-from hostctl.repository.release import DescriptionError, decode_index, decode_release
+from hostctl.repository.whole import DescriptionError, decode_index, decode_release
 
 Answer = Callable[[BaseHTTPRequestHandler], bool]
 
