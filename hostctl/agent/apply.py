@@ -156,7 +156,7 @@ def activate(
     if touched(actions, "network", "hostname"):
         machine.reload_network(block=block)
     if touched(actions, "update"):
-        waits = declaration.update is not None and declaration.update.strategy == "immediate"
+        waits = declaration.update is not None and declaration.update.unattended
         machine.units("start" if waits else "stop", [UPDATE_TIMER], block=block)
     if touched(actions, "workload"):
         machine.refresh_workload_network(block=block)

@@ -112,7 +112,7 @@ def host(declaration: HostDeclaration, *, machine_id: str, uids: Mapping[str, in
     if declaration.sysctl:
         settings = "".join(f"{name} = {value}\n" for name, value in sorted(declaration.sysctl.items()))
         base["sysctl.d/50-hostctl.conf"] = text(MADE_BY + settings)
-    if declaration.update is not None and declaration.update.strategy == "immediate":
+    if declaration.update is not None and declaration.update.unattended:
         base[f"systemd/system/timers.target.wants/{UPDATE_TIMER}"] = Link(
             target=f"/usr/lib/systemd/system/{UPDATE_TIMER}"
         )

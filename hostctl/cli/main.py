@@ -44,6 +44,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("plan", "hostctl.cli.plan", "what applying a declaration would change, and why", on_host=True),
     Verb("apply", "hostctl.cli.apply", "make a declaration the one in force, or change nothing", on_host=True),
     Verb("update", "hostctl.cli.update", "take the newest release of the channel into the other slot", on_host=True),
+    Verb("hold", "hostctl.cli.hold", "keep this host on its release until further notice", on_host=True),
     Verb("rollback", "hostctl.cli.rollback", "go back to the release in the other slot", on_host=True),
     Verb("history", "hostctl.cli.history", "what was updated, blessed, taken back, and why", on_host=True),
     Verb("ps", "hostctl.cli.ps", "list workloads", on_host=True),

@@ -6,13 +6,14 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
 from hostctl.progress import Progress
 from hostctl.repository.client import RepositoryClient
 from hostctl.run import run as run_program
-from hostctl.update import updater
+from hostctl.update import hold, updater
 from hostctl.update.machine import this_host, this_source
 
 EXAMPLES = """examples:
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--check", action="store_true", help="only tell whether there is a newer release")
     parser.add_argument("--reboot", action="store_true", help="reboot when a new release is staged")
+    parser.add_argument("--despite-hold", action="store_true", help="also when updates are on hold (`hostctl hold`)")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
@@ -56,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         UsageError: --check and --reboot exclude each other.
+        HeldError: updates are on hold.
     """
     if arguments.check and arguments.reboot:
         raise UsageError("--check and --reboot exclude each other")
@@ -72,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
             as_json=arguments.json,
         )
         return 0
+    if not arguments.despite_hold:
+        hold.require_free(layout.state, datetime.now(UTC))
     stages = _Stages(Progress(quiet=arguments.json))
     outcome = updater.update(host, source, stages)
     stages.finish()

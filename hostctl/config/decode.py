@@ -156,7 +156,10 @@ class _Decoder:
         choices = [choice for literal in literals for choice in typing.get_args(literal)]
         if isinstance(node, Scalar) and node.text in choices:
             return node.text
-        (other,) = (m for m in members if m is not type(None) and m not in literals)
+        others = [m for m in members if m is not type(None) and m not in literals]
+        if len(others) > 1:  # one, or a list of them
+            others = [m for m in others if (typing.get_origin(m) is tuple) == isinstance(node, Sequence)]
+        (other,) = others
         before = len(self.problems)
         value = self.value(node, other, path, place)
         if choices and len(self.problems) > before:

@@ -24,6 +24,7 @@ from hostctl.config.values import (
     InterfaceAddress,
     InterfaceMatch,
     IpAddress,
+    LockGroup,
     Name,
     PortMapping,
     RegistryHost,
@@ -32,6 +33,7 @@ from hostctl.config.values import (
     TimeZone,
     UserName,
     VolumeMount,
+    Window,
     WorkloadUser,
 )
 
@@ -80,15 +82,77 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RebootLock:
+    """A server that lets few hosts of a group restart at a time, by the FleetLock protocol."""
+
+    url: HttpUrl
+    """Address of the server; /v1/pre-reboot and /v1/steady-state are added to it."""
+    group: LockGroup = field(default_factory=lambda: LockGroup("default"))
+    """The group whose turns the host takes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UpdatePolicy:
-    """Where new releases come from, and when they are taken."""
+    """Where new releases come from, and when they are taken. They are loaded at any time; this decides on restarts."""
 
     repository: HttpUrl
     """Address of the repository's static files."""
+    mirrors: tuple[HttpUrl, ...] = ()
+    """Other addresses of the same files, asked in this order when the repository does not answer well."""
+    proxy: HttpUrl | None = None
+    """HTTP proxy on the way to the repository and its mirrors."""
     channel: Name = field(default_factory=lambda: Name("stable"))
     """The line of releases to follow."""
-    strategy: Literal["manual", "immediate"] = "manual"
-    """manual: only on `hostctl update`; immediate: checked every hour, and rebooted into at once."""
+    strategy: Literal["manual", "immediate", "window", "lock"] = "manual"
+    """manual: only on `hostctl update`. The others look every hour, load what is new, and restart into it: immediate at
+    once, window in a window, lock when the lock server agrees."""
+    window: Window | tuple[Window, ...] = ()
+    """One or several windows in which the host may restart; for strategy window, and if wanted for lock."""
+    timezone: TimeZone | None = None
+    """Time zone of the windows; the host's own by default."""
+    lock: RebootLock | None = None
+    """The lock server of strategy lock."""
+    jitter: Duration = field(default_factory=lambda: Duration(600.0))
+    """Restarts are spread over this time from when they are due, in a window over half of it at most. The machine id
+    decides on a host's place, which stays the same."""
+    delay: Duration = field(default_factory=lambda: Duration(3600.0))
+    """The longest that inhibitors, of workloads and others, may hold back a restart."""
+    notice: Duration = field(default_factory=lambda: Duration(300.0))
+    """How long before a restart people at a terminal are warned; where there is nobody, nothing is waited for."""
+    freeze_after: Duration = field(default_factory=lambda: Duration(14 * 86400.0))
+    """A host that could not look for releases for so long says so in its status and in the journal."""
+
+    def __post_init__(self) -> None:
+        """Refuse a strategy without what it needs, and what no strategy would look at."""
+        wrong = []
+        if self.strategy == "window" and not self.windows:
+            wrong.append("strategy: window needs a window, as in window: 'Sat 03:00-05:00'")
+        if self.windows and self.strategy not in ("window", "lock"):
+            wrong.append(f"window: strategy {self.strategy} does not look at windows, window and lock do")
+        if self.timezone is not None and not self.windows:
+            wrong.append("timezone: it is that of windows, and there is none")
+        if self.strategy == "lock" and self.lock is None:
+            wrong.append("strategy: lock needs a server, as in lock: {url: 'https://lock.example/'}")
+        if self.lock is not None and self.strategy != "lock":
+            wrong.append(f"lock: strategy {self.strategy} does not ask a lock server, lock does")
+        known = [self.repository, *self.mirrors]
+        wrong += [
+            f"mirrors[{index}]: this address is given already"
+            for index, mirror in enumerate(self.mirrors)
+            if mirror in known[: index + 1]
+        ]
+        if wrong:
+            raise ValueError(*wrong)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows."""
+        return (self.window,) if isinstance(self.window, Window) else self.window
+
+    @property
+    def unattended(self) -> bool:
+        """Whether the host looks for releases by itself."""
+        return self.strategy != "manual"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,6 +32,7 @@ from hostctl.config.references import (
 )
 from hostctl.config.text import Text
 from hostctl.config.versions import ReleaseVersion
+from hostctl.config.windows import LockGroup, Window
 
 __all__ = [
     "CAPABILITIES",
@@ -48,6 +49,7 @@ __all__ = [
     "InterfaceAddress",
     "InterfaceMatch",
     "IpAddress",
+    "LockGroup",
     "Name",
     "PackageName",
     "PortMapping",
@@ -59,5 +61,6 @@ __all__ = [
     "TimeZone",
     "UserName",
     "VolumeMount",
+    "Window",
     "WorkloadUser",
 ]
