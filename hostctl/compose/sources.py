@@ -22,6 +22,7 @@ BUILDER_MODULES = frozenset(
         *(f"cli/{verb}.py" for verb in ("build", "image", "keys", "lock", "publish", "sbom", "vm")),
         "image/build.py",
         "image/rootfs.py",
+        "payload/pack.py",
         "repository/publish.py",
     }
 )

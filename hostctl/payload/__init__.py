@@ -1,0 +1,1 @@
+"""What an update transfers: a format for whole outputs and for differences, its packer, its applier."""
