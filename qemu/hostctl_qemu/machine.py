@@ -22,9 +22,12 @@ from typing import Self
 from hostctl.durable import write_file
 from hostctl.errors import HostctlError
 from hostctl.run import ENVIRONMENT, CommandNotFoundError, run, tail
+from hostctl_qemu import stage_port
 from hostctl_qemu.accelerator import QEMU, Accelerator
+from hostctl_qemu.attachment import PLAIN, Attachment, disk_arguments
 from hostctl_qemu.qmp import Qmp, QmpError
 from hostctl_qemu.serial import SerialConsole
+from hostctl_qemu.stage_port import StagePort
 
 OVMF = Path("/usr/share/OVMF")
 CREDENTIAL = "io.systemd.credential.binary"  # systemd.system-credentials(7), taken from SMBIOS type 11 strings
@@ -64,7 +67,11 @@ class Forward:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineConfig:
-    """What a machine is made of. `disk` is a qcow2 file that the machine writes to, `memory` is in MiB."""
+    """What a machine is made of. `disk` is a qcow2 file that the machine writes to, `memory` is in MiB.
+
+    `stages` gives it a stage port, see :class:`StagePort`. `clock` is what its battery-backed clock shows at start, as
+    QEMU's `-rtc base=` takes it; empty is the time of this machine.
+    """
 
     disk: Path
     folder: Path
@@ -75,6 +82,9 @@ class MachineConfig:
     credentials: Mapping[str, bytes] = field(default_factory=dict)
     forwards: tuple[Forward, ...] = ()
     watchdog: bool = True
+    attachment: Attachment = PLAIN
+    stages: bool = False
+    clock: str = ""
 
     @property
     def serial_log(self) -> Path:
@@ -114,20 +124,22 @@ def boot_arguments(config: MachineConfig) -> list[str]:
     return words
 
 
-def arguments(config: MachineConfig, *, qmp: int, serial: int, incoming: bool = False) -> list[str]:
+def arguments(
+    config: MachineConfig, *, qmp: int, serial: int, stages: int | None = None, incoming: bool = False
+) -> list[str]:
     """Return QEMU's whole argument list.
 
     Args:
         config: the machine.
         qmp: descriptor of the listening socket for QMP.
         serial: descriptor of the listening socket for the console.
+        stages: descriptor of the listening socket for the stage port, if the machine has one.
         incoming: wait for a snapshot instead of starting afresh.
     """
     words = [QEMU, "-name", "hostctl", "-nodefaults", "-no-user-config", "-display", "none", "-S"]
     words += [*boot_arguments(config), *config.accelerator.arguments]
     words += ["-smp", str(config.cpus), "-m", str(config.memory)]
-    words += ["-drive", f"if=none,id=disk,format=qcow2,discard=unmap,file={option(config.disk)}"]
-    words += ["-device", "virtio-blk-pci,drive=disk,bootindex=1", "-device", "virtio-rng-pci"]
+    words += [*disk_arguments(config.disk, config.attachment), "-device", "virtio-rng-pci"]
     forwards = "".join(f",hostfwd=tcp:127.0.0.1:{f.host_port}-:{f.guest_port}" for f in config.forwards)
     words += ["-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="]
     if config.watchdog:
@@ -137,6 +149,11 @@ def arguments(config: MachineConfig, *, qmp: int, serial: int, incoming: bool = 
     words += ["-chardev", f"socket,id=qmp,fd={qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control"]
     log = f"logfile={option(config.serial_log)},logappend=on"
     words += ["-chardev", f"socket,id=serial,fd={serial},server=on,wait=off,{log}", "-serial", "chardev:serial"]
+    if stages is not None:
+        words += ["-chardev", f"socket,id=stages,fd={stages},server=on,wait=off", "-device", "virtio-serial-pci"]
+        words += ["-device", f"virtserialport,chardev=stages,name={stage_port.NAME}"]
+    if config.clock:
+        words += ["-rtc", f"base={config.clock}"]
     return words + (["-incoming", "defer"] if incoming else [])
 
 
@@ -196,12 +213,18 @@ class Machine:
     """A running machine. As a context manager it cuts the power at the end."""
 
     def __init__(
-        self, config: MachineConfig, process: subprocess.Popen[bytes], qmp: Qmp, serial: SerialConsole
+        self,
+        config: MachineConfig,
+        process: subprocess.Popen[bytes],
+        qmp: Qmp,
+        serial: SerialConsole,
+        stages: StagePort | None,
     ) -> None:
         self.config = config
         self.process = process
         self.qmp = qmp
         self.serial = serial
+        self._stages = stages
 
     @classmethod
     def start(cls, config: MachineConfig, *, paused: bool = False, incoming: bool = False) -> Self:
@@ -217,12 +240,13 @@ class Machine:
             CommandNotFoundError: it is not installed.
         """
         prepare(config)
+        names = ("qmp.sock", "serial.sock", *(["stages.sock"] if config.stages else []))
         with ExitStack() as stack:
-            servers = [stack.enter_context(listen(config.folder, name)) for name in ("qmp.sock", "serial.sock")]
-            qmp_fd, serial_fd = (server.fileno() for server in servers)
-            argv = arguments(config, qmp=qmp_fd, serial=serial_fd, incoming=incoming)
-            process = _spawn(argv, config.folder, (qmp_fd, serial_fd))
-            connections = [connect(config.folder, name) for name in ("qmp.sock", "serial.sock")]
+            fds = [stack.enter_context(listen(config.folder, name)).fileno() for name in names]
+            stages_fd = fds[2] if config.stages else None
+            argv = arguments(config, qmp=fds[0], serial=fds[1], stages=stages_fd, incoming=incoming)
+            process = _spawn(argv, config.folder, fds)
+            connections = [connect(config.folder, name) for name in names]
         try:
             qmp = Qmp(connections[0])
         except QmpError as error:
@@ -232,10 +256,22 @@ class Machine:
                 connection.close()
             said = tail((config.folder / "qemu.log").read_bytes())
             raise MachineError("QEMU did not start", details=said or error.brief) from error
-        machine = cls(config, process, qmp, SerialConsole(connections[1]))
+        port = StagePort(connections[2]) if config.stages else None
+        machine = cls(config, process, qmp, SerialConsole(connections[1]), port)
         if not (paused or incoming):
             machine.qmp.execute("cont")
         return machine
+
+    @property
+    def stages(self) -> StagePort:
+        """The stage port.
+
+        Raises:
+            MachineError: the machine has none.
+        """
+        if self._stages is None:
+            raise MachineError("this machine has no stage port")
+        return self._stages
 
     def __enter__(self) -> Self:
         return self
@@ -290,6 +326,8 @@ class Machine:
     def _release(self) -> None:
         self.serial.close()
         self.qmp.close()
+        if self._stages is not None:
+            self._stages.close()
 
 
 def prepare(config: MachineConfig) -> None:
@@ -297,6 +335,8 @@ def prepare(config: MachineConfig) -> None:
     config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, value in config.credentials.items():
         write_file(credential_path(config, name), credential_string(name, value), mode=0o600)
+    if config.attachment.log is not None:
+        config.attachment.log.write_bytes(b"")
     variables = config.folder / "vars.fd"
     if isinstance(config.boot, Firmware) and not variables.exists():
         try:
@@ -305,7 +345,7 @@ def prepare(config: MachineConfig) -> None:
             raise MachineError("the firmware OVMF is not installed", hint="script/setup installs it") from error
 
 
-def _spawn(argv: Sequence[str], folder: Path, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+def _spawn(argv: Sequence[str], folder: Path, fds: Sequence[int]) -> subprocess.Popen[bytes]:
     with (folder / "qemu.log").open("wb") as log:
         try:
             process = subprocess.Popen(

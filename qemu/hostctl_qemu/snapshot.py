@@ -1,7 +1,8 @@
 """Starts machines from one that has booted already: its memory as a migration stream, its disk frozen.
 
 A snapshot's files are never written again; each restored machine gets an overlay and firmware variables of its own.
-It must have the same devices, so memory, processors, accelerator and boot are those of the snapshot.
+It must have the same devices, so memory, processors, accelerator, boot and the stage port are those of the snapshot.
+The filters of its disk may be others: what they do is no part of the guest's state.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostctl_qemu.attachment import Attachment
 from hostctl_qemu.machine import Forward, Machine, MachineConfig, MachineError, make_overlay
 from hostctl_qemu.qmp import Event
 
@@ -46,13 +48,16 @@ def take(machine: Machine) -> Snapshot:
     return Snapshot(config=machine.config, memory=memory)
 
 
-def restore(snapshot: Snapshot, folder: Path, forwards: tuple[Forward, ...]) -> Machine:
+def restore(
+    snapshot: Snapshot, folder: Path, forwards: tuple[Forward, ...], attachment: Attachment | None = None
+) -> Machine:
     """Start a machine that goes on where the snapshot stopped.
 
     Args:
         snapshot: where to start.
         folder: a run folder for the new machine, without one in it.
         forwards: its ports; several machines of one snapshot need different ones.
+        attachment: filters of its disk; none are those of the snapshot.
 
     Raises:
         MachineError: the memory could not be loaded.
@@ -64,7 +69,13 @@ def restore(snapshot: Snapshot, folder: Path, forwards: tuple[Forward, ...]) -> 
     variables = snapshot.config.folder / "vars.fd"
     if variables.exists():
         shutil.copyfile(variables, folder / "vars.fd")
-    config = dataclasses.replace(snapshot.config, disk=disk, folder=folder, forwards=forwards)
+    config = dataclasses.replace(
+        snapshot.config,
+        disk=disk,
+        folder=folder,
+        forwards=forwards,
+        attachment=snapshot.config.attachment if attachment is None else attachment,
+    )
     machine = Machine.start(config, incoming=True)
     try:
         descriptor = os.open(snapshot.memory, os.O_RDONLY)

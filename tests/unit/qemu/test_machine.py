@@ -17,6 +17,7 @@ from hostctl_qemu.machine import (
     credential_path,
     credential_string,
     listen,
+    option,
     prepare,
 )
 
@@ -57,7 +58,8 @@ def test_credentials_stay_out_of_the_arguments(tmp_path: Path) -> None:
 
 def test_commas_in_paths_are_doubled_but_not_in_the_command_line(tmp_path: Path) -> None:
     words = arguments(config(tmp_path), qmp=3, serial=4)
-    assert any(f"file={tmp_path}/disk,,1.qcow2" in word for word in following(words, "-drive"))
+    assert any(f"logfile={option(tmp_path)}/serial.log" in word for word in following(words, "-chardev"))
+    assert option("disk,1.qcow2") == "disk,,1.qcow2"
     assert following(words, "-append") == ["console=ttyS0 a=b,c"]
 
 
