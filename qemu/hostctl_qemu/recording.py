@@ -11,8 +11,7 @@ import json
 import random
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,8 +55,8 @@ class Recording:
 
     def at(self, seconds: float) -> int:
         """Return how long the log was at a time."""
-        place = bisect_left(self.samples, (seconds, 0))
-        return self.samples[min(place, len(self.samples) - 1)][1]
+        place = bisect_right(self.samples, seconds, key=lambda sample: sample[0])
+        return self.samples[max(place - 1, 0)][1]
 
     def random_cuts(self, start: Mark, end: Mark, count: int, seed: int) -> tuple[tuple[float, int], ...]:
         """Return ``count`` times, evenly likely between two moments, each with the log's length then."""
@@ -125,10 +124,3 @@ class Recorder:
         self._thread.join()
         end = (time.monotonic() - self._start, self._log.stat().st_size)
         return Recording(marks=tuple(self._marks), samples=(*self._samples, end))
-
-
-def outside(ranges: Sequence[tuple[int, int]], size: int) -> tuple[tuple[int, int], ...]:
-    """Return what of a disk of ``size`` bytes lies in none of ``ranges``, which do not overlap."""
-    edges = [0, *(place for pair in sorted(ranges) for place in pair), size]
-    pairs = zip(edges[::2], edges[1::2], strict=True)
-    return tuple((start, end) for start, end in pairs if start < end)

@@ -173,14 +173,12 @@ class Replay:
     def _at(self, durable: int) -> DiskView:
         """Return the disk after so many requests, going on from the nearest one that is kept."""
         place = bisect_right(self._points, durable) - 1
-        disk = self._disks[place]
+        disk = self._disks[place].fork()
         for index in range(self._points[place], durable):
-            if index == self._points[-1] + CHECKPOINT:
-                self._points.append(index)
-                self._disks.append(disk.fork())
-            if index == self._points[place]:
-                disk = disk.fork()
             self._apply(disk, self.requests[index])
+            if index + 1 == self._points[-1] + CHECKPOINT:
+                self._points.append(index + 1)
+                self._disks.append(disk.fork())
         return disk
 
     def _apply(self, disk: DiskView, request: Request) -> None:

@@ -66,6 +66,8 @@ class Spec:
 GOOD_PROBE = {"probe.service": unit("/usr/bin/true")}
 BASE = Spec(version="1", units=GOOD_PROBE, full=True, baked=True)
 NEXT = Spec(version="2", units=GOOD_PROBE, baked=True)
+THIRD = Spec(version="9", units=GOOD_PROBE, baked=True)
+"""Good as well, to go on to from 2 into the slot that 1 was in."""
 UNHEALTHY = Spec(version="3", units={"probe.service": unit("/usr/bin/false")})
 PANIC = Spec(version="4", units=GOOD_PROBE, cmdline=("rdinit=/nonexistent",))
 """The kernel starts no initrd, finds no root, and panics."""

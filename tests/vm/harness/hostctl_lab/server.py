@@ -55,19 +55,24 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class RepositoryServer:
-    """Serves ``folder``, which may be changed at any time."""
+    """Serves ``folder``, which may be changed at any time; on any free port unless one is named."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder
         self.hold: Hold | None = None
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, owner=self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, owner=self))
         self._thread = threading.Thread(target=self._server.serve_forever, name="repository", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """Its port on this machine."""
+        return int(self._server.server_address[1])
 
     @property
     def url(self) -> str:
         """Address of the repository for the guest."""
-        return f"http://{GUEST_ADDRESS}:{self._server.server_address[1]}/"
+        return f"http://{GUEST_ADDRESS}:{self.port}/"
 
     def __enter__(self) -> Self:
         self._thread.start()
