@@ -67,7 +67,7 @@ def _rule(error: InjectedError) -> Mapping[str, object]:
 def nodes(disk: Path, attachment: Attachment) -> list[dict[str, object]]:
     """Return the block nodes of a qcow2 disk with its filters; the last is called :data:`NODE`."""
     chain: list[dict[str, object]] = [
-        {"driver": "qcow2", "discard": "unmap", "file": {"driver": "file", "filename": str(disk), "discard": "unmap"}}
+        {"driver": "qcow2", "file": {"driver": "file", "filename": str(disk), "discard": "unmap"}}
     ]
     if attachment.throttle is not None:
         chain.append({"driver": "throttle", "throttle-group": THROTTLE_GROUP, "file": ""})
@@ -77,6 +77,7 @@ def nodes(disk: Path, attachment: Attachment) -> list[dict[str, object]]:
         log = {"driver": "file", "filename": str(attachment.log)}
         chain.append({"driver": "blklogwrites", "log": log, "log-sector-size": SECTOR, "file": ""})
     for index, node in enumerate(chain):
+        node["discard"] = "unmap"
         node["node-name"] = NODE if index == len(chain) - 1 else f"{NODE}{index}"
         node.update({key: f"{NODE}{index - 1}" for key in ("file", "image") if node.get(key) == ""})
     return chain

@@ -23,6 +23,7 @@ SECTORS = (512, 4096)
 EXHAUSTIVE = 64
 """Unflushed writes up to which each is cut after, and each is lost alone, where it matters."""
 CHECKPOINT = 256
+CLUSTER = 64 << 10
 MIX: tuple[Kind, ...] = ("prefix", "drop", "subset", "subset", "torn")
 
 Range = tuple[int, int]
@@ -182,8 +183,10 @@ class Replay:
         return disk
 
     def _apply(self, disk: DiskView, request: Request) -> None:
-        if request.discard:
-            disk.write(request.start, request.length, 0, 0)
+        if request.discard:  # a qcow2 disk gives up whole clusters only
+            start = -(-request.start // CLUSTER) * CLUSTER
+            end = (request.start + request.length) // CLUSTER * CLUSTER
+            disk.write(start, max(0, end - start), 0, 0)
         else:
             disk.write(request.start, request.length, self._file, request.data)
 

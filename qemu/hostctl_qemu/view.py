@@ -84,6 +84,11 @@ class DiskView:
         self._pieces = pieces
         self._starts = [piece.start for piece in pieces]
 
+    @classmethod
+    def over(cls, files: Files, number: int, size: int) -> DiskView:
+        """Return a disk of ``size`` bytes that is one file's beginning."""
+        return cls(files, [Piece(0, size, number, 0)])
+
     @property
     def size(self) -> int:
         """Bytes of the disk."""
@@ -157,8 +162,7 @@ class DiskView:
 def open_disk(image: Path, files: Files | None = None) -> DiskView:
     """Return the view of a raw image; it becomes file number 1 of a new collection of files."""
     files = files or Files()
-    size = image.stat().st_size
-    return DiskView(files, [Piece(0, size, files.add(image), 0)])
+    return DiskView.over(files, files.add(image), image.stat().st_size)
 
 
 def make_raw(image: Path, image_format: str, target: Path) -> Path:
