@@ -1,7 +1,7 @@
 """The two slots of a disk: which one runs, which one an update may overwrite, and how the partition table changes.
 
-A pure model of ``sfdisk --json`` and one thin edge that runs sfdisk. Only labels and UUIDs ever change: places, sizes
-and types are written back as they were read. A slot's UUIDs are the halves of its root hash, as the UAPI
+A pure model of ``sfdisk --json`` and one thin edge that runs sfdisk. Only labels and UUIDs ever change, see
+``update/gpt.py`` for how they are written. A slot's UUIDs are the halves of its root hash, as the UAPI
 discoverable partitions specification says. A disk image works as a disk, with files beside it as partitions.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostctl.errors import HostctlError
@@ -47,22 +47,10 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A GPT as sfdisk prints it: its partitions in order, and the lines of its header."""
+    """A GPT as sfdisk prints it: its partitions in order, and the bytes of a sector."""
 
     partitions: tuple[Partition, ...]
     sector: int
-    header: tuple[tuple[str, str], ...] = field(default=())
-
-    def script(self) -> str:
-        """Return the whole table as sfdisk reads it."""
-        lines = [f"{key}: {value}" for key, value in self.header]
-        for part in self.partitions:
-            words = [f"start={part.start}", f"size={part.size}", f"type={part.type}", f"uuid={part.uuid}"]
-            words.append(f'name="{part.label}"')
-            if part.attributes:
-                words.append(f'attrs="{part.attributes}"')
-            lines.append(f"{part.node} : {', '.join(words)}")
-        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,9 +155,7 @@ def parse_table(document: bytes) -> Table:
             )
             for part in _listed(table["partitions"])
         )
-        keys = {"label": "label", "label-id": "id", "unit": "unit", "first-lba": "firstlba", "last-lba": "lastlba"}
-        header = tuple((key, str(table[source])) for key, source in keys.items())
-        return Table(partitions=partitions, sector=int(str(table.get("sectorsize", 512))), header=header)
+        return Table(partitions=partitions, sector=int(str(table.get("sectorsize", 512))))
     except (KeyError, TypeError, ValueError) as error:
         raise SlotError("sfdisk printed a partition table that cannot be read", details=repr(error)) from error
 
@@ -238,13 +224,3 @@ def read_table(disk: Path) -> Table:
         CommandError: sfdisk failed.
     """
     return parse_table(run(["sfdisk", "--json", disk], timeout=_SFDISK_SECONDS).stdout)
-
-
-def write_table(disk: Path, table: Table) -> None:
-    """Write the partition table; the kernel keeps the old one until the next boot, nothing moves anyway.
-
-    Raises:
-        CommandError: sfdisk failed.
-    """
-    words = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never", "--wipe-partitions=never"]
-    run([*words, disk], stdin=table.script().encode(), timeout=_SFDISK_SECONDS)

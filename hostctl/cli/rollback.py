@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from hostctl.layout import HostLayout
 from hostctl.run import run as run_program
-from hostctl.update import updater
 from hostctl.update.machine import this_host
+from hostctl.update.rollback import rollback
+from hostctl.update.steps import Event, Warned
 
 EXAMPLES = """examples:
   hostctl rollback --reboot
@@ -23,10 +25,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
+def _warn(event: Event) -> None:
+    if isinstance(event, Warned):
+        print(f"warning: {event.text}", file=sys.stderr)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Make the other release the next boot's."""
     host = this_host(HostLayout())
-    version = updater.rollback(host, arguments.cause)
+    version = rollback(host, arguments.cause, _warn)
     if arguments.json:
         print(json.dumps({"running": host.version, "next": version}), flush=True)
     else:

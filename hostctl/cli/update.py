@@ -8,84 +8,128 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
 from hostctl.progress import Progress
-from hostctl.repository.client import RepositoryClient
-from hostctl.run import run as run_program
 from hostctl.update import hold, updater
 from hostctl.update.machine import this_host, this_source
+from hostctl.update.stages import AFTER, BEFORE
+from hostctl.update.steps import Event, Progressed, Reached, Warned
+from hostctl.update.stopping import stoppable
+from hostctl.update.updater import Outcome, Until
 
 EXAMPLES = """examples:
   hostctl update --check
+  hostctl update --download           # fill the other slot, but leave the next boot as it is
   hostctl update --reboot
-  hostctl update --json | jq -r .staged
+  hostctl update --json | jq -r 'select(.event == "outcome").staged'
+
+An update that was cut off goes on from what is on the disk when it is run again.
+exit codes: 0 done, or nothing to do; 1 failed; 69 the repository cannot be reached; 75 on hold, another update is at
+work, or this one was stopped. `--json` prints one object a line: stage, progress, warning and, at last, outcome.
 """
+PROGRESS_SECONDS = 0.5
+MIB = 1 << 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--check", action="store_true", help="only tell whether there is a newer release")
-    parser.add_argument("--reboot", action="store_true", help="reboot when a new release is staged")
+    how_far = parser.add_mutually_exclusive_group()
+    how_far.add_argument("--check", action="store_true", help="only tell whether there is a newer release")
+    how_far.add_argument("--download", action="store_true", help="fill and prove the other slot, stage nothing")
+    how_far.add_argument("--stage", action="store_true", help="make it the next boot's first choice (the default)")
+    how_far.add_argument("--reboot", action="store_true", help="stage it, and reboot if a new release is staged")
     parser.add_argument("--despite-hold", action="store_true", help="also when updates are on hold (`hostctl hold`)")
-    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
-class _Stages:
-    """Turns the updater's reports into a line a stage."""
+class Lines:
+    """Prints events as JSON, one a line."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._stage = ""
-        self._started = 0.0
+    def __init__(self) -> None:
+        self._shown = 0.0
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Note that ``stage`` has done so many bytes of ``total``."""
-        if stage != self._stage:
-            self.finish()
-            self._stage, self._started = stage, time.monotonic()
-        self._progress.update(f"· {stage} {100 * done // total} %" if total else f"· {stage} …")
+    def __call__(self, event: Event) -> None:
+        """Print an event; of progress only what a reader can follow."""
+        match event:
+            case Reached():
+                _line("stage", stage=event.stage.value, edge=event.edge)
+            case Progressed():
+                if event.bytes < event.total and time.monotonic() - self._shown < PROGRESS_SECONDS:
+                    return
+                self._shown = time.monotonic()
+                left = None if event.left is None else round(event.left, 1)
+                counts = {"bytes": event.bytes, "total": event.total, "rate": round(event.rate), "left": left}
+                _line("progress", stage=event.stage.value, **counts)
+            case Warned():
+                _line("warning", text=event.text)
 
-    def finish(self) -> None:
-        """Write the line of the last stage."""
-        if self._stage:
-            self._progress.done(self._stage, time.monotonic() - self._started)
-        self._stage = ""
+    def outcome(self, outcome: Outcome) -> None:
+        """Print the last line."""
+        _line("outcome", **asdict(outcome))
+
+
+class Terminal:
+    """Shows a line a stage, and how far the present one is."""
+
+    def __init__(self) -> None:
+        self._progress = Progress()
+        self._began = 0.0
+        self._bytes = 0
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case Reached(edge=edge) if edge == BEFORE:
+                self._began, self._bytes = time.monotonic(), 0
+                self._progress.update(f"· {event.stage} …")
+            case Reached(edge=edge) if edge == AFTER:
+                note = f"{self._bytes / MIB:.1f} MiB" if self._bytes else ""
+                self._progress.done(event.stage.value, time.monotonic() - self._began, note)
+            case Progressed():
+                self._bytes = event.bytes
+                self._progress.update(f"· {event.stage} {amount(event)}")
+            case Warned():
+                self._progress.line(f"warning: {event.text}")
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Print what came of it."""
+        print(sentence(outcome), flush=True)
+
+
+def amount(event: Progressed) -> str:
+    """Return how far a stage is, for people."""
+    share = 100 * event.bytes // event.total if event.total else 100
+    left = "" if event.left is None else f", {event.left:.0f} s left"
+    return f"{share} % of {event.total / MIB:.1f} MiB, {event.rate / MIB:.1f} MiB/s{left}"
+
+
+def sentence(outcome: Outcome) -> str:
+    """Return what came of an update, for people."""
+    if outcome.staged:
+        return f"release {outcome.staged} is staged, the next boot tries it"
+    if outcome.written:
+        return f"release {outcome.available} is in the other slot; `hostctl update` stages it"
+    if outcome.available:
+        return f"release {outcome.available} is available"
+    return f"release {outcome.running} is the newest for this host"
+
+
+def _line(event: str, **values: object) -> None:
+    print(json.dumps({"event": event, **values}), flush=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Update, or check.
-
-    Raises:
-        UsageError: --check and --reboot exclude each other.
-        HeldError: updates are on hold.
-    """
-    if arguments.check and arguments.reboot:
-        raise UsageError("--check and --reboot exclude each other")
+    """Update as far as asked."""
     layout = HostLayout()
     host = this_host(layout)
     source = this_source(layout, host)
-    if arguments.check:
-        with updater.locked(host):
-            release = updater.check(host, RepositoryClient(source))
-        available = release.version if release else None
-        _print(
-            {"running": host.version, "available": available},
-            f"release {available} is available" if available else f"release {host.version} is the newest",
-            as_json=arguments.json,
-        )
-        return 0
-    if not arguments.despite_hold:
+    until: Until = "check" if arguments.check else "download" if arguments.download else "stage"
+    if not arguments.check and not arguments.despite_hold:
         hold.require_free(layout.state, datetime.now(UTC))
-    stages = _Stages(Progress(quiet=arguments.json))
-    outcome = updater.update(host, source, stages)
-    stages.finish()
-    text = f"release {outcome.staged} is staged, the next boot tries it" if outcome.staged else "there is nothing newer"
-    _print(asdict(outcome), text, as_json=arguments.json)
+    show = Lines() if arguments.json else Terminal()
+    with stoppable():
+        outcome = updater.update(host, source, until, show)
     if outcome.staged and arguments.reboot:
-        run_program(["systemctl", "reboot"])
+        updater.reboot(host, show)
+    show.outcome(outcome)
     return 0
-
-
-def _print(document: dict[str, str | bool | None], text: str, *, as_json: bool) -> None:
-    print(json.dumps(document) if as_json else text, flush=True)

@@ -13,7 +13,7 @@ from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 from hostctl.os_release import NotAHostError, identity
 from hostctl.repository.client import Source
-from hostctl.update.updater import UpdateHost
+from hostctl.update.host import UpdateHost
 
 TRUSTED_ROOT = Path("usr/share/hostctl/tuf/root.json")
 ENTRIES = Path("EFI/Linux")
@@ -58,7 +58,16 @@ def this_host(layout: HostLayout) -> UpdateHost:
         disk=find_disk(root_hash, layout.root),
         entries=layout.esp / ENTRIES,
         state=layout.state,
+        runtime=layout.runtime,
+        machine_id=_machine_id(layout.root),
     )
+
+
+def _machine_id(root: Path) -> str:
+    try:
+        return (root / "etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def this_source(layout: HostLayout, host: UpdateHost) -> Source:

@@ -14,6 +14,7 @@ import zstandard
 
 from hostctl.durable import CHUNK
 from hostctl.errors import HostctlError
+from hostctl.update.slot import PartitionError, open_partition
 
 MAX_WINDOW = 128 << 20  # bytes; what zstd --ultra --long=27 needs, and all the memory a payload may claim
 
@@ -24,12 +25,6 @@ class StreamError(HostctlError):
     """A payload does not decompress to what it should."""
 
     id = "payload-corrupt"
-
-
-class PartitionError(HostctlError):
-    """A partition cannot be written."""
-
-    id = "partition-write"
 
 
 class _Source:
@@ -58,14 +53,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _open(partition: Path) -> int:
-    # O_EXCL on a block device: the kernel refuses when it is mounted or mapped. Never O_CREAT, a device must exist.
-    try:
-        return os.open(partition, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
-    except OSError as error:
-        raise PartitionError(f"cannot open {partition} for writing", details=str(error)) from error
-
-
 def _flush(descriptor: int) -> None:
     """Flush to the disk and forget the cache, so that whoever reads next reads the disk."""
     os.fsync(descriptor)
@@ -87,7 +74,7 @@ def unpack(chunks: Iterator[bytes], partition: Path, size: int, report: Report) 
     """
     source = _Source(chunks, report)
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-    descriptor = _open(partition)
+    descriptor = open_partition(partition)
     try:
         written = 0
         with decompressor.stream_reader(cast("IO[bytes]", source), read_across_frames=True) as reader:
@@ -112,24 +99,6 @@ def _decompressed(reader: zstandard.ZstdDecompressionReader) -> bytes:
         return reader.read(CHUNK)
     except zstandard.ZstdError as error:
         raise StreamError("the compressed root is broken", details=str(error)) from error
-
-
-def write_padded(data: bytes, partition: Path, size: int) -> None:
-    """Write ``data`` and then zeros up to ``size`` bytes, flushed.
-
-    Raises:
-        PartitionError: it does not fit, or the partition cannot be written.
-    """
-    if len(data) > size:
-        raise PartitionError(f"{len(data)} bytes do not fit {partition} of {size}")
-    descriptor = _open(partition)
-    try:
-        _write_all(descriptor, data.ljust(size, b"\0"))
-        _flush(descriptor)
-    except OSError as error:
-        raise PartitionError(f"cannot write {partition}", details=str(error)) from error
-    finally:
-        os.close(descriptor)
 
 
 def copy(chunks: Iterator[bytes], path: Path, report: Report) -> None:

@@ -12,9 +12,9 @@ from hostctl.boot.slots import (
     halves,
     read_table,
     running_root_hash,
-    write_table,
 )
 from hostctl.run import run
+from hostctl.update.gpt import write_table
 
 RUNNING = "11" * 16 + "22" * 16
 NEXT = "33" * 16 + "44" * 16

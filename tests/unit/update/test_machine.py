@@ -19,6 +19,8 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "usr/lib/os-release").write_text('ID=debian\n# x\nIMAGE_ID="host"\nIMAGE_VERSION=1.2\n')
     (tmp_path / "proc/cmdline").write_text(f"quiet roothash={ROOT_HASH}\n")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/machine-id").write_text("0123\n")
     (tmp_path / "dev/vda2").touch()
     (tmp_path / "dev/disk/by-partuuid" / halves(ROOT_HASH)[0]).symlink_to("../../vda2")
     (tmp_path / "sys/class/block/vda2").symlink_to("../../devices/pci0/vda/vda2")
@@ -30,6 +32,7 @@ def test_host_is_found(root: Path) -> None:
     host = this_host(HostLayout(root))
     assert (host.name, host.version, host.root_hash) == ("host", "1.2", ROOT_HASH)
     assert host.disk == root / "dev/vda"
+    assert (host.machine_id, host.runtime) == ("0123", root / "run/hostctl")
 
 
 def test_other_machines_are_told_apart(root: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from hostctl.update.stream import PartitionError, StreamError, unpack, write_padded
+from hostctl.update.slot import PartitionError, write_padded
+from hostctl.update.stream import StreamError, unpack
 
 
 def quiet(done: int) -> None:

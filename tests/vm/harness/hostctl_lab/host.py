@@ -76,11 +76,16 @@ class Host:
         return any(row[:2] == (event, version) for row in self.history())
 
     def update(self) -> Mapping[str, object]:
-        """Run `hostctl update`."""
-        document: Mapping[str, object] = json.loads(
-            self.text("hostctl", "update", "--json", seconds=UPDATE_SECONDS).splitlines()[-1]
-        )
-        return document
+        """Run `hostctl update` and return what runs, what is staged, and whether anything was written."""
+        outcome = self.update_events()[-1]
+        return {key: outcome[key] for key in ("running", "staged", "written")}
+
+    def update_events(self, *options: str) -> list[Mapping[str, object]]:
+        """Run `hostctl update` and return all that it told; the last is the outcome."""
+        lines = self.text("hostctl", "update", "--json", *options, seconds=UPDATE_SECONDS).splitlines()
+        events: list[Mapping[str, object]] = [json.loads(line) for line in lines]
+        assert events[-1]["event"] == "outcome"
+        return events
 
     def get(self, path: str = "/") -> str:
         """Return what the guest's port 8080 answers, asked from outside, or nothing."""
