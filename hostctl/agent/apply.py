@@ -19,7 +19,7 @@ from hostctl.agent import generation, health
 from hostctl.agent.generation import Content, Stored
 from hostctl.agent.machine import Machine, root_unit, workload_unit
 from hostctl.agent.plan import Action, plan, touched, workloads
-from hostctl.agent.render import UPDATE_TIMER
+from hostctl.agent.render import UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_BUSY, HostctlError
@@ -158,6 +158,8 @@ def activate(
     if touched(actions, "update"):
         waits = declaration.update is not None and declaration.update.unattended
         machine.units("start" if waits else "stop", [UPDATE_TIMER], block=block)
+        if block:  # what is waited for may have changed, or a restart that was announced is called off
+            machine.units("restart", [UPDATE_SERVICE], block=False)
     if touched(actions, "workload"):
         machine.refresh_workload_network(block=block)
     return _start(actions, context)

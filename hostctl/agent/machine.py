@@ -199,6 +199,7 @@ class SystemdMachine:
     def forget_workload(self, name: str) -> None:
         """Remove what a workload that is stopped has written outside of volumes; symbolic links are not followed."""
         shutil.rmtree(self.layout.workloads / name, ignore_errors=True)
+        (self.layout.runtime / "inhibit" / name).unlink(missing_ok=True)
 
 
 def boot_id(root: Path = Path("/")) -> str:

@@ -16,6 +16,7 @@ FIRST_UID = 1000  # systemd's UIDS-GIDS: regular users are 1000…60000
 LAST_UID = 59999
 WIRED = "en* eth*"
 MADE_BY = "# Rendered by hostctl from host.yaml; changes go there.\n"
+UPDATE_SERVICE = "hostctl-update.service"
 UPDATE_TIMER = "hostctl-update.timer"
 
 

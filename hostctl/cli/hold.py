@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 
 from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
+from hostctl.run import run as run_program
 from hostctl.update import hold
+from hostctl.update.outlook import SERVICE
 
 EXAMPLES = """examples:
   hostctl hold --reason "release party"          until `hostctl hold --release`
@@ -44,8 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     said = ""
     if arguments.release:
         said = "updates are taken again" if hold.release(state) else "updates were not on hold"
+        _decide_again("start")
     elif not arguments.status:
         _place(arguments, now)
+        _decide_again("restart")  # ends a download; it goes on from what is on the disk
     held = hold.read(state, now)
     if arguments.json:
         print(json.dumps({"held": asdict(held) if held else None}))
@@ -68,3 +72,8 @@ def _place(arguments: argparse.Namespace, now: datetime) -> None:
             until=until.isoformat(timespec="seconds") if until else "",
         ),
     )
+
+
+def _decide_again(verb: str) -> None:
+    """Have the unattended update take notice now."""
+    run_program(["systemctl", "--no-block", verb, SERVICE], timeout=60)

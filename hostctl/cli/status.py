@@ -10,6 +10,7 @@ from hostctl.agent import overview
 from hostctl.agent.machine import SystemdMachine
 from hostctl.cli.tables import duration, table
 from hostctl.layout import HostLayout
+from hostctl.update.outlook import Outlook, outlook, this_moment
 
 EXAMPLES = """examples:
   hostctl status
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
-def text(status: overview.Status) -> str:
+def text(status: overview.Status, updates: Outlook = Outlook()) -> str:  # noqa: B008 - frozen
     """Return what a terminal shows."""
     others = [version for version in status.releases if version != status.release]
     other = f"  (other slot: {', '.join(others)})" if others else ""
@@ -34,6 +35,7 @@ def text(status: overview.Status) -> str:
     ]
     if status.bad:
         lines.insert(2, f"  bad         {', '.join(status.bad)}  (`hostctl history` says why)")
+    lines += [f"  {word:<10}  {said}" for word, said in updates.lines()]
     if status.workloads:
         rows = [(row.name, row.state, row.health or "-", duration(row.up_for)) for row in status.workloads]
         lines += ["", table(("WORKLOAD", "STATE", "HEALTH", "UP"), rows)]
@@ -44,5 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the status."""
     layout = HostLayout()
     status = overview.status(layout, SystemdMachine(layout))
-    print(json.dumps(asdict(status), indent=1) if arguments.json else text(status))
+    updates = outlook(layout, this_moment(layout))
+    document = {**asdict(status), "updates": asdict(updates)}
+    print(json.dumps(document, indent=1) if arguments.json else text(status, updates))
     return 0

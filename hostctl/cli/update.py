@@ -38,6 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how_far.add_argument("--download", action="store_true", help="fill and prove the other slot, stage nothing")
     how_far.add_argument("--stage", action="store_true", help="make it the next boot's first choice (the default)")
     how_far.add_argument("--reboot", action="store_true", help="stage it, and reboot if a new release is staged")
+    how_far.add_argument("--unattended", action="store_true", help="what hostctl-update.service runs: go by the policy")
+    how_far.add_argument(
+        "--give-back-turn",
+        action="store_true",
+        help="what hostctl-steady.service runs: tell the lock server",
+    )
     parser.add_argument("--despite-hold", action="store_true", help="also when updates are on hold (`hostctl hold`)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
@@ -120,6 +126,8 @@ def _line(event: str, **values: object) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Update as far as asked."""
+    if arguments.unattended or arguments.give_back_turn:
+        return _by_policy(arguments)
     layout = HostLayout()
     host = this_host(layout)
     source = this_source(layout, host)
@@ -133,3 +141,11 @@ def run(arguments: argparse.Namespace) -> int:
         updater.reboot(host, show)
     show.outcome(outcome)
     return 0
+
+
+def _by_policy(arguments: argparse.Namespace) -> int:
+    from hostctl.cli import unattended  # noqa: PLC0415 - not needed by hand, start-up counts
+
+    if arguments.give_back_turn:
+        return unattended.give_back_turn(as_json=arguments.json)
+    return unattended.run(Lines() if arguments.json else Terminal(), as_json=arguments.json)

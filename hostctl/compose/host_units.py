@@ -17,6 +17,7 @@ ENABLED: Mapping[str, tuple[str, ...]] = {
         "hostctl-firstboot.service",
         "hostctl-health.service",
         "hostctl-rerender.service",
+        "hostctl-steady.service",
         "ssh.service",
         "systemd-networkd.service",
         "systemd-resolved.service",

@@ -239,6 +239,9 @@ class Workload:
     """private: an address of its own on the host's bridge; none: only loopback; host: the host's own network."""
     required: bool = False
     """A release or declaration under which it does not come up healthy is taken back."""
+    may_delay_reboot: bool = False
+    """An unattended restart of the host waits, for update.delay at most, while the workload holds a lock (flock) on
+    /run/hostctl/inhibit, a file that is there for nothing else."""
     healthcheck: WorkloadHealth | None = None
     """How to tell that it works."""
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.config.values import Duration
+from hostctl.config.quantities import Duration
 from hostctl.errors import EXIT_BUSY, HostctlError, UsageError
 
 NAME = "hold.json"

@@ -19,7 +19,7 @@ from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
 from hostctl.config.host import UpdatePolicy
-from hostctl.config.values import Duration
+from hostctl.config.quantities import Duration
 from hostctl.update import window
 
 CHECK_SECONDS = 3600.0
@@ -180,7 +180,7 @@ def _due(policy: UpdatePolicy, at: Situation, memory: Memory) -> tuple[Action, M
     """Decide about a restart that is due; ``memory.due_since`` is set."""
     left = (memory.due_since or 0.0) + float(policy.delay) - at.uptime
     if at.inhibitors and left > 0:
-        why = f"held back by {_listed(at.inhibitors)}, for {_span(left)} at most"
+        why = f"held back by {_listed(at.inhibitors)}, for {span(left)} at most"
         return Wait(seconds=min(INHIBITED_SECONDS, left), why=why), memory
     if policy.strategy == "lock" and not at.locked:
         if (again := memory.lock_retry - at.uptime) > 0:
@@ -204,7 +204,7 @@ def _noticed(policy: UpdatePolicy, at: Situation, memory: Memory) -> tuple[Actio
     if second and left <= LAST_NOTICE:
         return Warn(left=left), replace(memory, warnings=2)
     pause = left - LAST_NOTICE if second else left
-    return Wait(seconds=pause, why=f"people are warned, the restart comes in {_span(left)}"), memory
+    return Wait(seconds=pause, why=f"people are warned, the restart comes in {span(left)}"), memory
 
 
 def refused(memory: Memory, at: Situation, said: str) -> Memory:
@@ -224,7 +224,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Return a time as people read it, in whole seconds and, when it is long, minutes."""
     whole = max(1, round(seconds))
     return str(Duration(whole if whole < 120 else -(-whole // 60) * 60))

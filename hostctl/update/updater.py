@@ -179,12 +179,18 @@ def _commit(host: UpdateHost, release: Release, steps: Steps) -> None:
             ) from error
 
 
-def reboot(host: UpdateHost, report: Report = silent) -> None:
+def reboot(host: UpdateHost, report: Report = silent, *, despite_inhibitors: bool = False) -> None:
     """Ask for the reboot into what is staged.
+
+    Args:
+        host: the machine.
+        report: is told.
+        despite_inhibitors: also while somebody blocks it at systemd-logind.
 
     Raises:
         CommandError: systemd refused.
     """
     steps = Steps(host, report)
     with steps.stage(Stage.REBOOT):
-        run(["systemctl", "--no-block", "reboot"])
+        force = ["--check-inhibitors=no"] if despite_inhibitors else []
+        run(["systemctl", "--no-block", *force, "reboot"])

@@ -50,6 +50,7 @@ MASKED = (  # what Podman masks by default, pkg/specgen
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 ETC_FILES = ("hostname", "hosts", "resolv.conf")
+INHIBITOR_INSIDE = "/run/hostctl/inhibit"
 
 
 def granted(spec: WorkloadSpec) -> tuple[str, ...]:
@@ -136,6 +137,8 @@ def _mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
     mounts = _system_mounts(spec)
     mounts.append(_bind(INIT_INSIDE, INIT, "ro"))
     mounts += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in ETC_FILES]
+    if spec.inhibitor is not None:
+        mounts.append(_bind(INHIBITOR_INSIDE, spec.inhibitor, "ro", "noexec"))
     for volume in sorted(spec.workload.volumes, key=lambda mount: mount.target):  # outer before inner
         mount = _bind(volume.target, f"{VOLUMES}/{volume.volume}", *(["ro"] if volume.read_only else []))
         mounts.append({**mount, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]})

@@ -16,6 +16,7 @@ from hostctl.workload.identity import RANGE, range_start
 RUNTIME = "/run/hostctl/workloads"
 STATE = "/var/lib/hostctl/workloads"
 VOLUMES = "/var/lib/hostctl/volumes"
+INHIBITORS = "/run/hostctl/inhibit"
 BUNDLES = "/var/lib/hostctl/current/bundles"  # through the link, so that a unit does not name a generation
 
 
@@ -73,6 +74,11 @@ class WorkloadSpec:
     def bundle(self) -> str:
         """The folder with config.json and the files of :func:`hostctl.workload.bundle.files`."""
         return f"{BUNDLES}/{self.name}"
+
+    @property
+    def inhibitor(self) -> str | None:
+        """The file whose lock holds back a restart of the host, if the workload may do that."""
+        return f"{INHIBITORS}/{self.name}" if self.workload.may_delay_reboot else None
 
     @property
     def layers(self) -> tuple[tuple[str, Path], ...]:

@@ -171,7 +171,7 @@ def _root(spec: WorkloadSpec) -> dict[str, object]:
 
 def _prepares(spec: WorkloadSpec) -> bool:
     """Tell whether each start has something to remove or to make."""
-    return not spec.workload.read_only or bool(spec.workload.volumes)
+    return not spec.workload.read_only or bool(spec.workload.volumes) or spec.inhibitor is not None
 
 
 def _overlay(spec: WorkloadSpec) -> str:
@@ -220,6 +220,7 @@ def _fresh(spec: WorkloadSpec) -> dict[str, object]:
         "state": spec.state,
         "first_id": spec.first_id,
         "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes}),
+        "inhibitor": spec.inhibitor,
         "uid": uid,
         "gid": gid,
     }

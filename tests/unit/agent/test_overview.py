@@ -16,6 +16,7 @@ from hostctl.cli import logs, ps, status
 from hostctl.cli.tables import duration, table
 from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
+from hostctl.update.outlook import Outlook
 
 LABELS = ("hostctl-esp", "edge_1", "edge_1-verity", "edge_1-sig", "edge_2", "edge_2-verity", "_empty", "other_9")
 
@@ -116,6 +117,12 @@ def test_status_and_ps_for_a_terminal() -> None:
         "",
         "WORKLOAD  STATE   HEALTH  UP",
         "site      active  -       1m 1s",
+    ]
+    updates = Outlook(held="on hold by ops", waits="this is not shown", problem="no answer", silent_since="2026-01-01")
+    assert status.text(shown, updates).splitlines()[4:7] == [
+        "  updates     on hold by ops",
+        "  repository  no answer",
+        "  repository  no word that can be trusted since 2026-01-01",
     ]
     assert ps.text((row(),)).splitlines()[1].split() == [
         "site", "r.example/site:1", "active", "(running)", "-", "2", "1m", "1s",

@@ -141,3 +141,10 @@ def test_the_check_is_a_document_and_a_command_runs_as_the_container_does() -> N
         bundle.render(spec(healthcheck=WorkloadHealth(tcp="localhost:1"), network="none"), PROFILE)["health.json"]
     )
     assert (tcp["kind"], tcp["target"], tcp["join"]) == ("tcp", "localhost:1", True)
+
+
+def test_only_a_workload_that_may_delay_a_reboot_has_the_file_for_it_and_cannot_write_it() -> None:
+    made = mount(document(may_delay_reboot=True), "/run/hostctl/inhibit")
+    assert made["source"] == "/run/hostctl/inhibit/web"
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(made["options"])
+    assert "inhibit" not in json.dumps(document())

@@ -159,3 +159,10 @@ def test_a_check_never_starts_its_workload() -> None:
         assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "Wants", "Upholds"))]
         assert "PartOf=workload-my-web.service" in lines
         assert "StartLimitIntervalSec=0" in lines
+
+
+def test_the_file_that_holds_back_a_reboot_is_made_before_each_start() -> None:
+    made = units.render(spec(read_only=True, may_delay_reboot=True), PROBE)
+    assert "f /run/hostctl/inhibit/my-web 0444 root root -" in made["hostctl/workloads/my-web.conf"].splitlines()
+    assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
+    assert "inhibit" not in "".join(units.render(spec(), PROBE).values())
