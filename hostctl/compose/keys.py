@@ -1,13 +1,15 @@
 """The keys that sign a release: Secure Boot, verity and repository, as ``hostctl keys init`` makes them.
 
 These are development keys: unencrypted files that only their owner can read. In production the root keys of the
-repository stay offline. Nothing here prints or logs a private key.
+repository and the key of ``targets`` stay offline; the keys of channels, snapshot and timestamp sign day by day.
+Nothing here prints or logs a private key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,11 +22,11 @@ from cryptography.x509.oid import NameOID
 from hostctl.compose.secure_boot import VARIABLES, Owner, variable_update
 from hostctl.durable import sync_tree, write_file
 from hostctl.errors import HostctlError
-from hostctl.repository.metadata import initial_root
+from hostctl.repository import keyring
+from hostctl.repository.keyring import CHANNEL_PREFIX, DEFAULT_CHANNEL, write_private_key
+from hostctl.repository.roles import ROOT_KEYS, ROOT_THRESHOLD, channel_name
 
 LIFETIME = timedelta(days=3650)
-ROOT_KEYS = 3
-ONLINE = ("targets", "snapshot", "timestamp")
 
 
 class KeysError(HostctlError):
@@ -91,7 +93,7 @@ class KeySet:
         return hashlib.sha256("".join([*digests, hashlib.sha256(self.tuf_root).hexdigest()]).encode()).hexdigest()
 
 
-def _secret(path: Path, key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> None:
+def _secret(path: Path, key: rsa.RSAPrivateKey) -> None:
     plain = serialization.NoEncryption()
     data = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
     write_file(path, data, mode=0o600)
@@ -106,21 +108,33 @@ def _owner(name: str, now: datetime) -> Owner:
     return Owner(key=key, certificate=builder.sign(key, hashes.SHA256()))
 
 
-def make_keys(folder: Path, now: datetime | None = None) -> None:
+def make_keys(
+    folder: Path,
+    now: datetime | None = None,
+    *,
+    channels: Sequence[str] = (DEFAULT_CHANNEL,),
+    root_keys: int = ROOT_KEYS,
+    threshold: int = ROOT_THRESHOLD,
+) -> None:
     """Make a complete set of development keys in ``folder``, which must not hold anything yet.
 
     Args:
         folder: is created, readable by its owner only.
         now: start of the certificates' lifetime, UTC; none means the clock.
+        channels: the channels of the repository, each of which has a key of its own.
+        root_keys: how many root keys the repository has.
+        threshold: how many of them must sign a change of its keys.
 
     Raises:
         KeysError: the folder holds something; keys are never overwritten.
+        UsageError: the threshold cannot be met, or a channel cannot be named so.
     """
     if folder.exists() and any(folder.iterdir()):
         raise KeysError(
             f"{folder} is not empty, and keys are never overwritten", hint="name a new folder, or remove this one"
         )
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    repository = keyring.make_keys(moment, channels=channels, root_keys=root_keys, threshold=threshold)
     for path in (folder, folder / "tuf", folder / "secure-boot"):
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700)
@@ -131,16 +145,27 @@ def make_keys(folder: Path, now: datetime | None = None) -> None:
         if stem == "secure-boot":
             for variable in VARIABLES:
                 write_file(folder / f"secure-boot/{variable}.auth", variable_update(variable, owner, moment))
-    _make_repository_keys(folder / "tuf", moment)
+    _make_repository_keys(folder / "tuf", repository)
     sync_tree(folder)
 
 
-def _make_repository_keys(folder: Path, moment: datetime) -> None:
-    roots = [ed25519.Ed25519PrivateKey.generate() for _ in range(ROOT_KEYS)]
-    for number, key in enumerate(roots, 1):
-        _secret(folder / f"root-{number}.pem", key)
-    online = {name: ed25519.Ed25519PrivateKey.generate() for name in ONLINE}
-    for name, key in online.items():
-        _secret(folder / f"{name}.pem", key)
-    targets, snapshot, timestamp = (online[name].public_key() for name in ONLINE)
-    write_file(folder / "root.json", initial_root(roots, targets, snapshot, timestamp, moment + LIFETIME))
+def add_channel(folder: Path, channel: str) -> Path:
+    """Make the key of another channel in ``folder`` and return its file.
+
+    Raises:
+        KeysError: there is one.
+        UsageError: a channel cannot be named so.
+    """
+    path = folder / f"tuf/{CHANNEL_PREFIX}{channel_name(channel)}.pem"
+    if path.exists():
+        raise KeysError(f"{path} is there already, and keys are never overwritten")
+    if not path.parent.is_dir():
+        raise KeysError(f"there are no keys in {folder}", hint=f"`hostctl keys init {folder}` makes them")
+    write_private_key(path, ed25519.Ed25519PrivateKey.generate())
+    return path
+
+
+def _make_repository_keys(folder: Path, repository: keyring.NewKeys) -> None:
+    for stem, key in repository.private.items():
+        write_private_key(folder / f"{stem}.pem", key)
+    write_file(folder / "root.json", repository.root)

@@ -19,11 +19,14 @@ BAKED = "usr/share/hostctl/images"
 BUILDER_ONLY = frozenset({"compose", "data"})
 BUILDER_MODULES = frozenset(
     {
-        *(f"cli/{verb}.py" for verb in ("build", "image", "keys", "lock", "publish", "sbom", "vm")),
+        *(f"cli/{verb}.py" for verb in ("build", "image", "keys", "lock", "publish", "repository", "sbom", "vm")),
         "image/build.py",
         "image/rootfs.py",
         "payload/pack.py",
-        "repository/publish.py",
+        *(
+            f"repository/{module}.py"
+            for module in ("build", "keyring", "metadata", "offers", "publish", "roles", "store", "terms", "unpack")
+        ),
     }
 )
 LAUNCHER = b"""#!/usr/bin/python3 -IB

@@ -24,15 +24,20 @@ from tuf.ngclient import FetcherInterface, Updater
 from hostctl.config.versions import compare
 from hostctl.durable import write_file
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
-from hostctl.repository.whole import (
+from hostctl.repository.release import (
     MAX_DESCRIPTION,
+    Delta,
     DescriptionError,
+    Offer,
     Payload,
     Release,
-    decode_index,
+    decode_deltas,
+    decode_offer,
     decode_release,
-    index_target,
+    decode_versions,
+    deltas_target,
     release_target,
+    versions_target,
 )
 
 Result = TypeVar("Result")
@@ -78,12 +83,29 @@ class Fetcher(FetcherInterface):
         )
 
     def _fetch(self, url: str) -> Iterator[bytes]:
+        return self._chunks(self._get(url, {}, 200), url)
+
+    def ranged(self, url: str, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes of ``url`` from ``start`` up to, without, ``end``; of a server without Range, too."""
+        response = self._get(url, {"Range": f"bytes={start}-{end - 1}"}, 206, 200)
+        skipped = 0 if response.status == 206 else start
+        left = end - start
+        for chunk in self._chunks(response, url):
+            kept = chunk[skipped:]
+            skipped -= len(chunk) - len(kept)
+            yield kept[:left]
+            left -= len(kept[:left])
+            if not left:
+                return
+
+    def _get(self, url: str, headers: dict[str, str], *statuses: int) -> urllib3.BaseHTTPResponse:
         # No content coding: sizes and hashes are those of the bytes as they are stored.
-        response = self._pool.request("GET", url, preload_content=False, headers={"Accept-Encoding": "identity"})
-        if response.status != 200:
+        plain = {"Accept-Encoding": "identity", **headers}
+        response = self._pool.request("GET", url, preload_content=False, headers=plain)
+        if response.status not in statuses:
             response.close()
             raise DownloadHTTPError(f"{url}: HTTP status {response.status}", response.status)
-        return self._chunks(response, url)
+        return response
 
     def _chunks(self, response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
         # Only reading is timed: a slow disk is not the server's fault. read1, as read would wait for a whole chunk.
@@ -159,11 +181,27 @@ class RepositoryClient:
         info.verify_length_and_hashes(data)
         return data
 
-    def versions(self) -> tuple[str, ...]:
-        """Return the versions in the channel, newest first."""
+    def offers(self) -> tuple[Offer, ...]:
+        """Return what the channel offers, newest first.
+
+        Raises:
+            DescriptionError: the list names a release that is not offered, or an offer is malformed.
+        """
         source = self._source
-        data = _guarded(source.url, lambda: self._small(index_target(source.name, source.channel)))
-        return () if data is None else tuple(sorted(decode_index(data), key=cmp_to_key(compare), reverse=True))
+        data = _guarded(source.url, lambda: self._small(versions_target(source.name, source.channel)))
+        versions = () if data is None else decode_versions(data)
+        return tuple(self._offer(version) for version in sorted(versions, key=cmp_to_key(compare), reverse=True))
+
+    def _offer(self, version: str) -> Offer:
+        source = self._source
+        target = release_target(source.name, source.channel, version)
+        info = _guarded(source.url, lambda: self._updater.get_targetinfo(target))
+        if info is None:
+            raise DescriptionError(f"the repository lists release {version}, but does not describe it")
+        offer = decode_offer(info.custom)
+        if (offer.name, offer.version) != (source.name, version):
+            raise DescriptionError(f"{target} offers {offer.name} {offer.version}")
+        return offer
 
     def release(self, version: str) -> Release:
         """Return the description of a release in the channel.
@@ -177,34 +215,53 @@ class RepositoryClient:
         if data is None:
             raise DescriptionError(f"the repository lists release {version}, but does not describe it")
         release = decode_release(data)
-        if (release.name, release.channel, release.version) != (source.name, source.channel, version):
+        if (release.name, release.version) != (source.name, version):
             raise DescriptionError(f"{target} describes {release.title}")
         return release
 
-    def open(self, payload: Payload) -> Iterator[bytes]:
-        """Yield the bytes of a payload; the last step checks size and SHA-256.
+    def deltas(self, version: str) -> tuple[Delta, ...]:
+        """Return the deltas to a release in the channel.
 
-        Whoever consumes it must not act on the bytes before the iterator has ended by itself.
+        Raises:
+            DescriptionError: their list is malformed.
+        """
+        source = self._source
+        data = _guarded(source.url, lambda: self._small(deltas_target(source.name, source.channel, version)))
+        return () if data is None else decode_deltas(data)
+
+    def small(self, payload: Payload) -> bytes:
+        """Return a payload that fits into memory, checked.
 
         Raises:
             PayloadError: it is longer, shorter or other than described.
             RepositoryUnavailableError: the download broke off.
         """
-        digest, total = hashlib.sha256(), 0
-        url = f"{self._targets}{_hashed(payload.target, payload.sha256)}"
-        chunks = _guarded(self._source.url, lambda: self._fetcher.fetch(url))
+        data = b""
+        for chunk in self._guarded_chunks(lambda: self._fetcher.fetch(self._url(payload))):
+            data += chunk
+            if len(data) > payload.bytes:
+                raise PayloadError(f"{payload.path} is longer than its {payload.bytes} bytes")
+        if len(data) != payload.bytes:
+            raise PayloadError(f"{payload.path} has {len(data)} bytes instead of {payload.bytes}")
+        if hashlib.sha256(data).hexdigest() != payload.sha256:
+            raise PayloadError(f"{payload.path} is not the file that was signed")
+        return data
+
+    def ranges(self, payload: Payload, start: int, end: int) -> Iterator[bytes]:
+        """Yield bytes of a payload from ``start`` up to, without, ``end``; nothing is checked but their number.
+
+        Raises:
+            RepositoryUnavailableError: the download broke off.
+        """
+        return self._guarded_chunks(lambda: self._fetcher.ranged(self._url(payload), start, end))
+
+    def _url(self, payload: Payload) -> str:
+        return f"{self._source.url.rstrip('/')}/{payload.path}"
+
+    def _guarded_chunks(self, begin: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+        chunks = _guarded(self._source.url, begin)
         while (chunk := _guarded(self._source.url, lambda: next(chunks, None))) is not None:
-            total += len(chunk)
-            digest.update(chunk)
-            if total > payload.bytes:
-                raise PayloadError(f"{payload.target} is longer than its {payload.bytes} bytes")
             yield chunk
-        if total != payload.bytes:
-            raise PayloadError(f"{payload.target} has {total} bytes instead of {payload.bytes}")
-        if digest.hexdigest() != payload.sha256:
-            raise PayloadError(
-                f"{payload.target} is not the file that was signed", details=f"sha256 {digest.hexdigest()}"
-            )
 
 
 def _guarded(url: str, action: Callable[[], Result]) -> Result:
@@ -232,7 +289,13 @@ def _hashed(target: str, sha256: str) -> str:
     return f"{parent}/{sha256}.{name}"
 
 
-def newest(versions: tuple[str, ...], running: str, bad: frozenset[str]) -> str | None:
-    """Return the newest version above ``running`` that is not known to be bad; none if there is none."""
-    wanted = [version for version in versions if compare(version, running) > 0 and version not in bad]
+def newest(offers: tuple[Offer, ...], running: str, bad: frozenset[str]) -> str | None:
+    """Return the newest version above ``running`` that it may update to and that is not known to be bad, if any."""
+    wanted = [
+        offer.version
+        for offer in offers
+        if compare(offer.version, running) > 0
+        and offer.version not in bad
+        and (offer.minimum is None or compare(running, offer.minimum) >= 0)
+    ]
     return max(wanted, key=cmp_to_key(compare), default=None)

@@ -1,36 +1,24 @@
-"""TUF roles of a repository: making, loading and signing metadata, on python-tuf's Metadata API alone.
+"""TUF metadata as bytes: parsing, checking who signed, signing, on python-tuf's Metadata API alone.
 
-Pure apart from reading key files: bytes and keys in, bytes out. Nothing here publishes or downloads.
+Pure: bytes and keys in, bytes out. Nothing here reads files, publishes or downloads.
 The format is the one of the TUF specification 1.0, https://theupdateframework.github.io/specification/latest/ .
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
+from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from tuf.api.exceptions import RepositoryError as TufError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
 from hostctl.errors import HostctlError
 
-ROOT_THRESHOLD = 2
-ONLINE_ROLES = ("targets", "snapshot", "timestamp")
-
+AnyRole = Root | Timestamp | Snapshot | Targets
 SignedRole = TypeVar("SignedRole", Root, Timestamp, Snapshot, Targets)
-
-
-class KeyFileError(HostctlError):
-    """A signing key cannot be read."""
-
-    id = "key-file"
 
 
 class MetadataError(HostctlError):
@@ -39,24 +27,14 @@ class MetadataError(HostctlError):
     id = "repository-metadata"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RepositoryKeys:
-    """What signs a repository day by day. The root keys are not among them, they stay offline."""
-
-    root: bytes
-    """The root metadata that hosts were built with."""
-    targets: Signer
-    snapshot: Signer
-    timestamp: Signer
-
-
-def _public(key: Ed25519PublicKey) -> SSlibKey:
+def public(key: Ed25519PublicKey) -> Key:
+    """Return a public key as TUF names it."""
     return SSlibKey.from_crypto(key)
 
 
 def signer(key: Ed25519PrivateKey) -> Signer:
     """Return the TUF signer of a private key."""
-    return CryptoSigner(key, _public(key.public_key()))
+    return CryptoSigner(key, SSlibKey.from_crypto(key.public_key()))
 
 
 def encode(metadata: Metadata[SignedRole]) -> bytes:
@@ -64,77 +42,12 @@ def encode(metadata: Metadata[SignedRole]) -> bytes:
     return metadata.to_bytes(JSONSerializer(compact=True))
 
 
-def initial_root(
-    root_keys: Sequence[Ed25519PrivateKey],
-    targets: Ed25519PublicKey,
-    snapshot: Ed25519PublicKey,
-    timestamp: Ed25519PublicKey,
-    expires: datetime,
-) -> bytes:
-    """Return version 1 of the root role, signed by all root keys; :data:`ROOT_THRESHOLD` of them are enough later.
-
-    Args:
-        root_keys: private keys of the root role, at least :data:`ROOT_THRESHOLD`, all different.
-        targets: public key that signs releases.
-        snapshot: public key that signs which metadata go together.
-        timestamp: public key that signs what is newest.
-        expires: when hosts stop to trust it, UTC.
-
-    Raises:
-        ValueError: there are fewer different root keys than the threshold.
-    """
-    signers = [signer(key) for key in root_keys]
-    if len({one.public_key.keyid for one in signers}) < max(ROOT_THRESHOLD, len(signers)):
-        raise ValueError(f"a root needs at least {ROOT_THRESHOLD} different keys")
-    root = Root(version=1, expires=expires.replace(microsecond=0), consistent_snapshot=True)
-    for one in signers:
-        root.add_key(one.public_key, Root.type)
-    root.roles[Root.type].threshold = ROOT_THRESHOLD
-    for role, key in zip(ONLINE_ROLES, (targets, snapshot, timestamp), strict=True):
-        root.add_key(_public(key), role)
-    metadata = Metadata(root)
+def sign(role: AnyRole, signers: Iterable[Signer]) -> bytes:
+    """Return ``role`` signed by each of ``signers``, encoded."""
+    metadata = Metadata[Any](role)
     for one in signers:
         metadata.sign(one, append=True)
-    metadata.verify_delegate(Root.type, metadata)
     return encode(metadata)
-
-
-def load_private_key(path: Path) -> Ed25519PrivateKey:
-    """Read an Ed25519 key from a PEM file (PKCS #8).
-
-    Raises:
-        KeyFileError: the file is missing or holds something else.
-    """
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise KeyFileError(
-            f"cannot read the signing key {path}", details=str(error), hint="`hostctl keys init` makes keys"
-        ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyFileError(f"{path} is not an Ed25519 key")
-    return key
-
-
-def load_keys(folder: Path) -> RepositoryKeys:
-    """Read the keys that sign releases from ``folder``, the one of ``hostctl keys init``.
-
-    Raises:
-        KeyFileError: a file is missing or broken.
-        MetadataError: the root does not trust one of these keys.
-    """
-    try:
-        root = (folder / "tuf/root.json").read_bytes()
-    except OSError as error:
-        raise KeyFileError(
-            f"cannot read {folder / 'tuf/root.json'}", details=str(error), hint="`hostctl keys init` makes keys"
-        ) from error
-    signers = {role: signer(load_private_key(folder / f"tuf/{role}.pem")) for role in ONLINE_ROLES}
-    roles = load(root, Root).signed.roles
-    for role, one in signers.items():
-        if one.public_key.keyid not in roles[role].keyids:
-            raise MetadataError(f"the key {role}.pem is not the one that {folder / 'tuf/root.json'} trusts")
-    return RepositoryKeys(root=root, **signers)
 
 
 def load(data: bytes, kind: type[SignedRole]) -> Metadata[SignedRole]:
@@ -145,31 +58,72 @@ def load(data: bytes, kind: type[SignedRole]) -> Metadata[SignedRole]:
     """
     try:
         metadata = Metadata[SignedRole].from_bytes(data)
-    except (TufError, ValueError, KeyError) as error:
-        raise MetadataError(f"{kind.__name__.lower()} metadata is broken", details=str(error)) from error
+    except (TufError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise MetadataError(f"{kind.type} metadata is broken", details=str(error)[:500]) from error
     if not isinstance(metadata.signed, kind):
-        raise MetadataError(f"this is {metadata.signed.type} metadata, not {kind.__name__.lower()}")
+        raise MetadataError(f"this is {metadata.signed.type} metadata, not {kind.type}")
     return metadata
 
 
-def load_verified(data: bytes, kind: type[SignedRole], root: Metadata[Root]) -> Metadata[SignedRole]:
-    """Parse metadata of one role and check that ``root`` trusts who signed it.
+def load_verified(
+    data: bytes, kind: type[SignedRole], delegator: Root | Targets, role: str = ""
+) -> Metadata[SignedRole]:
+    """Parse metadata of one role and check that ``delegator`` trusts who signed it.
+
+    Args:
+        data: the encoded metadata.
+        kind: class of the role.
+        delegator: who names the role's keys.
+        role: its name; by default the one that its class has.
 
     Raises:
-        MetadataError: it is broken, of another role, or not signed by the role's key.
+        MetadataError: it is broken, of another role, or not signed by enough of the role's keys.
     """
-    metadata = load(data, kind)
+    metadata, name = load(data, kind), role or kind.type
     try:
-        root.verify_delegate(kind.type, metadata)
+        delegator.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
     except (TufError, ValueError) as error:
         raise MetadataError(
-            f"{kind.type} metadata is not signed by the key that the root trusts", details=str(error)
+            f"{name} metadata is not signed by enough of the keys that {delegator.type} metadata names for it",
+            details=str(error),
         ) from error
     return metadata
 
 
-def sign(role: SignedRole, key: Signer) -> bytes:
-    """Return ``role`` signed by ``key``, encoded."""
-    metadata = Metadata(role)
-    metadata.sign(key)
-    return encode(metadata)
+def load_next_root(data: bytes, before: Root) -> Metadata[Root]:
+    """Parse a successor of ``before``, which must be signed by enough keys of both.
+
+    Raises:
+        MetadataError: it is broken, not the next version, or not signed by enough keys.
+    """
+    metadata = load_verified(data, Root, before)
+    load_verified(data, Root, metadata.signed)
+    if metadata.signed.version != before.version + 1:
+        raise MetadataError(f"root {metadata.signed.version} cannot follow root {before.version}")
+    return metadata
+
+
+def missing_signatures(metadata: Metadata[SignedRole], delegator: Root | Targets, role: str) -> tuple[int, list[str]]:
+    """Return how many signatures ``metadata`` lacks to be ``role`` for ``delegator``, and by which key ids they can be.
+
+    Both are empty when it has enough.
+    """
+    result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    lacking = max(0, result.threshold - len(result.signed))
+    return lacking, sorted(result.unsigned) if lacking else []
+
+
+def copy_signatures(source: Metadata[SignedRole], target: Metadata[SignedRole], key_ids: Collection[str]) -> list[str]:
+    """Add to ``target`` the signatures of ``source`` by ``key_ids`` that it lacks, and return by whom.
+
+    Raises:
+        MetadataError: the two do not say the same.
+    """
+    if source.signed_bytes != target.signed_bytes:
+        raise MetadataError("the signed file is another one than the draft that waits for signatures")
+    added = []
+    for key_id, signature in source.signatures.items():
+        if key_id in key_ids and key_id not in target.signatures:
+            target.signatures[key_id] = signature
+            added.append(key_id)
+    return added

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from hostctl.boot.entries import BootEntry
 from hostctl.boot.slots import Slots
-from hostctl.repository.whole import Release
+from hostctl.repository.release import Release
 from hostctl.update import history
 from hostctl.update.history import Refused
 from hostctl.update.host import UpdateHost

@@ -15,7 +15,7 @@ from pathlib import Path
 from hostctl.boot.slots import Slot
 from hostctl.durable import CHUNK
 from hostctl.errors import HostctlError
-from hostctl.repository.whole import BLOCK, Release
+from hostctl.repository.release import BLOCK, Release
 from hostctl.run import run
 
 VERITY_SECONDS = 1800.0

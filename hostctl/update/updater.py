@@ -16,8 +16,9 @@ from hostctl.boot.entries import BootEntry
 from hostctl.boot.slots import EMPTY, Slot, Slots, Table, emptied, filled, find_slots, read_table
 from hostctl.durable import sha256_file
 from hostctl.errors import HostctlError
+from hostctl.payload.index import Index
 from hostctl.repository.client import RepositoryClient, Source, newest
-from hostctl.repository.whole import Release
+from hostctl.repository.release import Release
 from hostctl.run import run
 from hostctl.update import content, esp, gpt, journal, record, slot
 from hostctl.update.host import UpdateHost
@@ -64,7 +65,7 @@ def update(
         UpdateRefusedError: the running release is not blessed, so the other slot is still needed.
         SlotTooSmallError, EspFullError: the release does not fit; nothing was changed.
         LockError, StateError, PartitionError, TableError: the ESP or the disk cannot be used.
-        PayloadError, StreamError, RootMismatchError: what arrived is not the release; the other slot stays empty.
+        PayloadError, StoredBytesError, RootMismatchError: what arrived is not the release; the other slot stays empty.
         RepositoryUnavailableError, RepositoryUntrustedError: see the client.
     """
     del by_hand
@@ -94,7 +95,7 @@ def _choose(host: UpdateHost, client: RepositoryClient, steps: Steps) -> Release
     slots = find_slots(read_table(host.disk), host.root_hash)
     bad = record.refused(host, esp.read_entries(host), slots, steps)
     passed = set(bad.versions)
-    while (version := newest(client.versions(), host.version, frozenset(passed))) is not None:
+    while (version := newest(client.offers(), host.version, frozenset(passed))) is not None:
         release = client.release(version)
         if not bad.holds(version, release.root_hash):
             return release
@@ -106,7 +107,7 @@ def _staged(host: UpdateHost, slots: Slots, release: Release) -> bool:
     """Tell whether an earlier run brought this very release to its end."""
     there = slots.other.release == release.title and slots.other.holds(release.root_hash)
     entries = [entry for entry in esp.read_entries(host) if entry.version == release.version and not entry.bad]
-    return there and any(sha256_file(host.entries / entry.filename) == release.uki.sha256 for entry in entries)
+    return there and any(sha256_file(host.entries / entry.filename) == release.uki_sha256 for entry in entries)
 
 
 def _require_good(host: UpdateHost) -> None:
@@ -124,18 +125,19 @@ def _install(
     other = find_slots(table, host.root_hash).other
     slot.require_room(other, table.sector, release)
     going = esp.superfluous(host, frozenset({running}))
-    esp.require_room(host, release.title, release.uki.bytes, going)
+    esp.require_room(host, release.title, release.uki_bytes, going)
     with steps.stage(Stage.START):
         steps.start(release.version, release.root_hash, f"update from {host.version}")
         esp.remove(tuple(path for path in going if path != esp.temporary(host, release.title)))
         table = _invalidate(host, table, other)
     other = find_slots(table, host.root_hash).other
-    _fill(client, release, other, table.sector, steps)
+    index = content.read_index(client, release)
+    _fill(client, release, index, other, table.sector, steps)
     with steps.stage(Stage.LABEL):
         wanted = filled(table, other, release.title, release.root_hash)
         gpt.write_table(host.disk, wanted, lambda: steps.reach(Stage.LABEL, MIDDLE))
     with steps.stage(Stage.KERNEL):
-        content.write_kernel(client, release, esp.temporary(host, release.title), steps)
+        content.write_kernel(client, release, index, esp.temporary(host, release.title), steps)
     if commit:
         _commit(host, release, steps)
         with steps.stage(Stage.CLEAN):
@@ -153,10 +155,10 @@ def _invalidate(host: UpdateHost, table: Table, other: Slot) -> Table:
     return after
 
 
-def _fill(client: RepositoryClient, release: Release, other: Slot, sector: int, steps: Steps) -> None:
-    signature = b"".join(client.open(release.signature))
+def _fill(client: RepositoryClient, release: Release, index: Index, other: Slot, sector: int, steps: Steps) -> None:
+    signature = client.small(release.signature)
     with steps.stage(Stage.ROOT):
-        content.write_root(client, release, other.root.node, steps)
+        content.write_root(client, release, index, other.root.node, steps)
     with steps.stage(Stage.FLUSH):
         slot.flush(other.root.node)
     with steps.stage(Stage.TREE):

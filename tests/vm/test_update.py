@@ -72,12 +72,17 @@ def test_a_repository_of_other_keys_is_refused(
     assert own_host.disk_state() == before
 
 
+def segments(repository: Path) -> Path:
+    """Return the segments of the only full payload in a repository, its largest file."""
+    return max(repository.glob("payloads/*/*"), key=lambda path: path.stat().st_size)
+
+
 def test_a_tampered_payload_is_refused(
     own_host: Host, next_repository: Path, server: RepositoryServer, tmp_path: Path
 ) -> None:
     server.folder = tmp_path / "tampered"
     shutil.copytree(next_repository, server.folder)
-    payload = next(server.folder.glob("targets/vmtest/x86-64/stable/2/*.root.erofs.zst"))
+    payload = segments(server.folder)
     with payload.open("r+b") as file:
         file.seek(payload.stat().st_size // 2)
         byte = file.read(1)
@@ -85,7 +90,7 @@ def test_a_tampered_payload_is_refused(
         file.write(bytes((byte[0] ^ 1,)))
     before = own_host.disk_state()
     said = own_host.fails("hostctl", "update", "--json", seconds=UPDATE_SECONDS)
-    assert "payload-corrupt" in said or "payload-mismatch" in said  # the flipped bit may break the compression first
+    assert "payload-stored" in said
     assert own_host.disk_state() == before
     assert own_host.entries() == ["vmtest_1.efi"]
     server.folder = next_repository
@@ -93,7 +98,7 @@ def test_a_tampered_payload_is_refused(
 
 
 def test_a_power_cut_in_an_update_leaves_the_old_release(own_host: Host, server: RepositoryServer) -> None:
-    server.hold = Hold(suffix=".root.erofs.zst", after=HELD_AFTER)
+    server.hold = Hold(suffix=segments(server.folder).name, after=HELD_AFTER)
     words = own_host.ssh.command(["hostctl", "update"])
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ssh:
         assert server.hold.reached.wait(UPDATE_SECONDS), "waited for the middle of the download"

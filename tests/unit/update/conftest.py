@@ -16,13 +16,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import zstandard
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hostctl.boot.slots import Slot, find_slots, halves, read_table
 from hostctl.repository.client import Source
-from hostctl.repository.metadata import RepositoryKeys, initial_root, signer
+from hostctl.repository.keyring import Keyring, make_keys
 from hostctl.repository.publish import publish
+from hostctl.repository.store import Named, Store
 from hostctl.run import run
 from hostctl.update.host import UpdateHost
 from hostctl.update.steps import Report, silent
@@ -53,7 +52,7 @@ class World:
 
     folder: Path
     repository: Path
-    keys: RepositoryKeys
+    keys: Keyring
     host: UpdateHost
     source: Source
 
@@ -63,13 +62,12 @@ class World:
         build.mkdir(exist_ok=True)
         content = (hashlib.sha256(version.encode()).digest() * (size // 32))[:size]
         (build / "root").write_bytes(content)
-        (build / "root.zst").write_bytes(zstandard.compress(content))
         (build / "sig").write_text(json.dumps({"rootHash": version}))
         (build / "uki").write_bytes(self.kernel(version))
         root_hash = verity(build / "root", build / "tree")
         if edit is not None:
             edit(build)
-        names = {"root": "root", "root.zst": "root.zst", "verity-sig": "sig", "uki": "uki"}
+        names = {"root": "root", "verity-sig": "sig", "uki": "uki"}
         artifacts = [
             {
                 "name": name,
@@ -96,13 +94,15 @@ class World:
         publish(self.build(version, size=size, edit=edit), self.repository, self.keys)
 
     def stored(self, name: str) -> Path:
-        """Return the newest release's payload in the repository."""
-        found = sorted(self.repository.glob(f"targets/host/x86-64/stable/*/*.{name}"), key=lambda path: path.parent)
-        return found[-1]
+        """Return a payload of release 2 in the repository."""
+        release = Store.open(self.repository).release(Named(channel="stable", name="host", version="2"))
+        assert release is not None
+        payloads = {"index": release.index, "segments": release.segments, "signature": release.signature}
+        return self.repository / payloads[name].path
 
-    def foreign_keys(self) -> RepositoryKeys:
+    def foreign_keys(self) -> Keyring:
         """Return keys that this host does not trust."""
-        return make_keys()
+        return make_keys(datetime.now(UTC)).keyring
 
     @property
     def entries(self) -> list[str]:
@@ -147,14 +147,6 @@ def verity(root: Path, tree: Path) -> str:
     return found[1]
 
 
-def make_keys() -> RepositoryKeys:
-    roots = [Ed25519PrivateKey.generate() for _ in range(3)]
-    targets, snapshot, timestamp = (Ed25519PrivateKey.generate() for _ in range(3))
-    public = [key.public_key() for key in (targets, snapshot, timestamp)]
-    root = initial_root(roots, public[0], public[1], public[2], datetime(2090, 1, 1, tzinfo=UTC))
-    return RepositoryKeys(root=root, targets=signer(targets), snapshot=signer(snapshot), timestamp=signer(timestamp))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Return a folder in memory where there is one: every update flushes, and other tests wait for the same disk."""
@@ -187,7 +179,7 @@ def world(folder: Path) -> Iterator[World]:
     host = UpdateHost(
         name="host", version="1", root_hash=root_hash, disk=disk, entries=entries, state=state, runtime=runtime
     )
-    keys = make_keys()
+    keys = make_keys(datetime.now(UTC)).keyring
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(repository)))
     thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
     thread.start()

@@ -28,7 +28,7 @@ LOCK_SECONDS = 24 * 3600.0
 BUILD_SECONDS = 1800.0
 KEPT_STATES = 2  # of the sources: builds of older ones are removed
 IMAGE = "box.oci.tar"
-BULKY = ("*.disk.raw", "*.root.erofs", "*.verity")  # not needed to publish a release
+BULKY = ("*.disk.raw", "*.verity")  # not needed to publish a release
 
 PROBE = "usr/lib/systemd/system/probe.service"
 _WANTS = "usr/lib/systemd/system/multi-user.target.wants/"
