@@ -15,8 +15,8 @@ MEASURED = {
     "root": "root, EROFS as it lies in the slot",
     "root.zst": "root, as an update transfers it",
     "uki": "UKI: kernel, initrd, command line",
-    "initrd": "initrd",
-    "kernel": "kernel",
+    "initrd": "initrd in the UKI, plain",
+    "kernel": "kernel as Debian compresses it",
     "verity": "verity tree",
 }
 

@@ -113,9 +113,10 @@ def make_esp(tools: ToolsRoot, files: Mapping[PurePosixPath, Path], output: Path
     """Write a FAT32 file system with ``files`` (path on it -> source), times and serial number fixed.
 
     Raises:
-        DiskError: there is no room for the files twice, as an update needs it.
+        DiskError: there is no room for the files three times: an update writes the third while two releases are there.
     """
-    check_size("the boot files, twice,", 2 * sum(path.stat().st_size for path in files.values()), size, "limits.esp")
+    total = sum(path.stat().st_size for path in files.values())
+    check_size("the boot files, three times,", 3 * total, size, "limits.esp")
     with output.open("wb") as file:
         file.truncate(size)
     serial = derived_uuid("fat")[:8]

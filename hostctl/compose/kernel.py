@@ -1,8 +1,9 @@
 """The kernel of a release: its image and its modules, taken out of the package and made plain.
 
 The package is extracted, not installed, because it depends on an initramfs generator that the host has no use
-for. Modules are stored decompressed: the initrd's loader needs no decompressor, and the patches between two
-releases can see through them. Modules of hardware that no container host drives are left out.
+for. Modules are stored decompressed, and so is what the kernel's image holds: patches between two releases see
+through them, and the initrd's loader needs no decompressor. Modules of hardware that no container host drives are
+left out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from hostctl.compose.bzimage import BzImageError
+from hostctl.compose.rewrap import rewrap
 from hostctl.compose.tools import ToolsRoot
+from hostctl.durable import write_file
 from hostctl.errors import HostctlError
 from hostctl.run import run
 
@@ -41,11 +45,17 @@ class KernelError(HostctlError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """A kernel made ready: ``image`` is the bzImage, ``modules`` a tree with ``usr/lib/modules/VERSION``."""
+    """A kernel made ready."""
 
     version: str
+    stock: Path
+    """The bzImage as it was packaged, which a BIOS boot loader can start too."""
     image: Path
+    """The bzImage that firmware starts, with plain contents where :mod:`hostctl.compose.rewrap` could bring them in."""
     modules: Path
+    """Tree with ``usr/lib/modules/VERSION``."""
+    note: str
+    """Why ``image`` is the stock one; empty if it is not."""
 
 
 def is_left_out(path: PurePosixPath) -> bool:
@@ -70,7 +80,7 @@ def decompress(data: bytes) -> bytes:
 
 
 def prepare_kernel(package: Path, tools: ToolsRoot, output: Path) -> None:
-    """Extract a kernel package into ``output``: ``vmlinuz`` and ``modules/`` with fresh dependency lists.
+    """Extract a kernel package into ``output``: its image, as it is and plain, and modules with fresh dependency lists.
 
     Args:
         package: the ``linux-image-VERSION`` package.
@@ -84,12 +94,23 @@ def prepare_kernel(package: Path, tools: ToolsRoot, output: Path) -> None:
         raise KernelError(f"{package.name} holds {len(images)} kernels, not one")
     version = images[0].name.removeprefix("vmlinuz-")
     shutil.move(images[0], output / "vmlinuz")
+    plain, note = plain_image((output / "vmlinuz").read_bytes())
+    (output / "vmlinuz.plain").write_bytes(plain)
+    write_file(output / "note", note.encode())
     _copy_modules(unpacked / "usr/lib/modules" / version, output / "modules/usr/lib/modules" / version)
     shutil.rmtree(unpacked)
     # depmod looks below lib/modules, which is usr/lib/modules on a merged-/usr system.
     (output / "modules/lib").symlink_to("usr/lib")
     run(tools.argv(["depmod", "-b", str(output / "modules"), version], binds=[output]))
     (output / "modules/lib").unlink()
+
+
+def plain_image(stock: bytes) -> tuple[bytes, str]:
+    """Return the bzImage to boot, and why it is the stock one if it is."""
+    try:
+        return rewrap(stock), ""
+    except BzImageError as error:
+        return stock, f"the kernel stays compressed, updates of it will be large: {error.brief}"
 
 
 def _copy_modules(source: Path, target: Path) -> None:
@@ -109,7 +130,13 @@ def _copy_modules(source: Path, target: Path) -> None:
 def load_kernel(folder: Path) -> Kernel:
     """Return the kernel that :func:`prepare_kernel` left in ``folder``."""
     (version,) = (path.name for path in (folder / "modules/usr/lib/modules").iterdir())
-    return Kernel(version=version, image=folder / "vmlinuz", modules=folder / "modules")
+    return Kernel(
+        version=version,
+        stock=folder / "vmlinuz",
+        image=folder / "vmlinuz.plain",
+        modules=folder / "modules",
+        note=(folder / "note").read_text(),
+    )
 
 
 def module_closure(dependencies: str, wanted: Sequence[str]) -> tuple[PurePosixPath, ...]:

@@ -45,6 +45,8 @@ class Manifest:
     source_date_epoch: int
     root_hash: str
     verity: Verity
+    notes: tuple[str, ...]
+    """What the build could not do as well as it should."""
     artifacts: tuple[Artifact, ...]
 
     def artifact(self, name: str) -> Artifact:
@@ -89,11 +91,13 @@ def _decode(document: Mapping[str, object]) -> Manifest:
     values = dict(document)
     verity = values.pop("verity")
     artifacts = values.pop("artifacts")
-    if not isinstance(verity, dict) or not isinstance(artifacts, Sequence):
-        raise TypeError("verity and artifacts have another shape")
+    notes = values.pop("notes", ())
+    if not isinstance(verity, dict) or not isinstance(artifacts, Sequence) or not isinstance(notes, Sequence):
+        raise TypeError("verity, notes and artifacts have another shape")
     decoded = tuple(Artifact(**artifact) for artifact in artifacts)
     for artifact in decoded:
         path = PurePosixPath(artifact.path)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"path {artifact.path!r} leads out of the build")
-    return Manifest(verity=Verity(**verity), artifacts=decoded, **values)  # type: ignore[arg-type] # checked by use
+    values |= {"verity": Verity(**verity), "notes": tuple(map(str, notes)), "artifacts": decoded}
+    return Manifest(**values)  # type: ignore[arg-type] # checked by use

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from hostctl.compose import bootstrap as bootstrap_stage
 from hostctl.compose import (
+    bzimage,
     cpio,
     customise,
     disk,
@@ -25,6 +26,7 @@ from hostctl.compose import (
     kernel,
     manifest,
     payload,
+    rewrap,
     sbom,
     seal,
     sources,
@@ -98,12 +100,13 @@ def _build(builder: Builder) -> manifest.Manifest:
     sealed = _seal(builder, toolbox, tree)
     root_bytes = (sealed / "root.erofs").stat().st_size
     disk.check_size("the root", root_bytes, int(builder.release.limits.root), "limits.root")
+    parts = Booted(kernel=kernel_folder, initrd=first, sealed=sealed, tree=tree)
     with ThreadPoolExecutor(1) as pool:
         packed = pool.submit(_payload, builder, toolbox, sealed)
-        booted = _uki(builder, toolbox, Booted(kernel=kernel_folder, initrd=first, sealed=sealed, tree=tree))
+        booted = _uki(builder, toolbox, parts)
         image = _disk(builder, toolbox, sealed, booted)
         packed_folder = packed.result()
-    results = Results(sealed=sealed, booted=booted, image=image, packed=packed_folder)
+    results = Results(parts=parts, booted=booted, image=image, packed=packed_folder)
     return _assemble(builder, results, baked)
 
 
@@ -140,12 +143,15 @@ def _bootstrap(builder: Builder, files: Mapping[Package, Path]) -> Path:
 
 def _kernel(builder: Builder, files: Mapping[Package, Path], toolbox: tools.ToolsRoot) -> Path:
     (package,) = builder.lock.kernel
-    return builder.stage(
+    folder = builder.stage(
         "kernel",
-        [kernel],
+        [kernel, rewrap, bzimage],
         [package.sha256, toolbox.path.name],
         lambda output: kernel.prepare_kernel(files[package], toolbox, output),
     )
+    if note := kernel.load_kernel(folder).note:
+        builder.progress.line(f"! {note}")
+    return folder
 
 
 def _agent(builder: Builder, toolbox: tools.ToolsRoot) -> Path:
@@ -227,13 +233,11 @@ def _initrd(builder: Builder, toolbox: tools.ToolsRoot, kernel_folder: Path) -> 
     script = initrd.script_path(data_folder("rootfs")).read_bytes()
 
     def make(output: Path) -> None:
-        plain = output / "initrd.cpio"
-        plain.write_bytes(initrd.initrd_archive(toolbox, kernel.load_kernel(kernel_folder), script))
-        payload.compress(toolbox, plain, output / "initrd.cpio.zst")
-        plain.unlink()
+        archive = initrd.initrd_archive(toolbox, kernel.load_kernel(kernel_folder), script)
+        (output / "initrd.cpio").write_bytes(archive)
 
     inputs = [kernel_folder.name, toolbox.path.name, script.decode()]
-    return builder.stage("initrd", [initrd, cpio, payload], inputs, make)
+    return builder.stage("initrd", [initrd, cpio], inputs, make)
 
 
 def _uki(builder: Builder, toolbox: tools.ToolsRoot, parts: Booted) -> Path:
@@ -241,21 +245,19 @@ def _uki(builder: Builder, toolbox: tools.ToolsRoot, parts: Booted) -> Path:
     words = [str(word) for word in builder.release.boot.cmdline]
 
     def make(output: Path) -> None:
-        shutil.copyfile(parts.kernel / "vmlinuz", output / "vmlinuz")
-        shutil.copyfile(parts.initrd / "initrd.cpio.zst", output / "initrd.cpio.zst")
+        prepared = kernel.load_kernel(parts.kernel)
         signature = (parts.sealed / "verity.p7s").read_bytes()
         write_file(output / "signature.cpio", initrd.signature_archive(signature))
-        shutil.copyfile(parts.tree / "os-release", output / "os-release")
         contents = uki.UkiParts(
-            kernel=output / "vmlinuz",
-            kernel_version=kernel.load_kernel(parts.kernel).version,
-            initrds=[output / "initrd.cpio.zst", output / "signature.cpio"],
-            os_release=output / "os-release",
+            kernel=prepared.image,
+            kernel_version=prepared.version,
+            initrds=[parts.initrd / "initrd.cpio", output / "signature.cpio"],
+            os_release=parts.tree / "os-release",
             cmdline=uki.kernel_cmdline(builder.id, verity.root_hash, words),
         )
         uki.make_uki(toolbox, contents, _signer(builder), output / "uki.efi")
 
-    inputs = [parts.initrd.name, parts.sealed.name, builder.keys.identity, builder.id, *words]
+    inputs = [parts.kernel.name, parts.initrd.name, parts.sealed.name, builder.keys.identity, builder.id, *words]
     return builder.stage("uki", [uki, initrd, cpio], inputs, make)
 
 
@@ -314,7 +316,7 @@ def _payload(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path) -> Path:
 class Results:
     """Folders of the stages whose files go to the output."""
 
-    sealed: Path
+    parts: Booted
     booted: Path
     image: Path
     packed: Path
@@ -323,17 +325,18 @@ class Results:
 def _assemble(builder: Builder, results: Results, baked: Path | None) -> manifest.Manifest:
     """Copy the results to the output folder and write the manifest, last."""
     release, output = builder.release, builder.request.output
-    sealed, booted, image, packed = results.sealed, results.booted, results.image, results.packed
+    parts, sealed = results.parts, results.parts.sealed
+    prepared = kernel.load_kernel(parts.kernel)
     baked_images = images.describe(baked) if baked else {}
     copies = {
         "root": (sealed / "root.erofs", f"{builder.id}.root.erofs"),
-        "root.zst": (packed / "root.erofs.zst", f"{builder.id}.root.erofs.zst"),
+        "root.zst": (results.packed / "root.erofs.zst", f"{builder.id}.root.erofs.zst"),
         "verity": (sealed / "verity", f"{builder.id}.verity"),
         "verity-sig": (sealed / "verity-sig", f"{builder.id}.verity-sig"),
-        "uki": (booted / "uki.efi", f"{builder.id}.efi"),
-        "initrd": (booted / "initrd.cpio.zst", f"{builder.id}.initrd.cpio.zst"),
-        "kernel": (booted / "vmlinuz", f"{builder.id}.vmlinuz"),
-        "disk": (image / "disk.raw", f"{builder.id}.disk.raw"),
+        "uki": (results.booted / "uki.efi", f"{builder.id}.efi"),
+        "initrd": (parts.initrd / "initrd.cpio", f"{builder.id}.initrd.cpio"),
+        "kernel": (prepared.stock, f"{builder.id}.vmlinuz"),
+        "disk": (results.image / "disk.raw", f"{builder.id}.disk.raw"),
     }
 
     def make(folder: Path) -> None:
@@ -357,11 +360,13 @@ def _assemble(builder: Builder, results: Results, baked: Path | None) -> manifes
             source_date_epoch=builder.lock.source_date_epoch,
             root_hash=verity.root_hash,
             verity=verity,
+            notes=(prepared.note,) if prepared.note else (),
             artifacts=tuple(sorted(described, key=lambda artifact: artifact.name)),
         )
         write_file(folder / manifest.FILE_NAME, manifest.to_json(made))
 
-    inputs = [sealed.name, booted.name, image.name, packed.name, str(release.channel), format_lock(builder.lock)]
+    stages = (results.booted, results.image, results.packed)
+    inputs = [*(folder.name for folder in stages), str(release.channel), format_lock(builder.lock)]
     described = builder.stage("manifest", [manifest, sbom], inputs, make)
     for source, path in copies.values():
         _copy(source, output / path)

@@ -6,6 +6,7 @@ The release's own disk is never written; the machine's disk is an overlay over i
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,8 +117,9 @@ def make_config(
     if known is None or not disk.exists():
         make_overlay(build / base.path, "raw", disk, max(DEFAULT_DISK_BYTES, base.bytes))
     uki = read_uki((build / manifest.artifact("uki").path).read_bytes())
+    # The kernel in the UKI starts by its EFI entry only; QEMU starts kernels as a BIOS boot loader does.
     kernel, initrd = folder / "kernel", folder / "initrd"
-    kernel.write_bytes(uki.kernel)
+    shutil.copyfile(build / manifest.artifact("kernel").path, kernel)
     initrd.write_bytes(uki.initrd)
     ssh = Forward(host_port=free_port(), guest_port=SSH_PORT)
     state = State(disk_sha256=base.sha256, ssh_port=ssh.host_port)

@@ -6,20 +6,25 @@ and folders of its own. That user exists only in a mount namespace of its own: t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
+from hostctl_qemu.pe import read_uki
 
+from hostctl.compose import bzimage
 from hostctl.compose.lock import Lock, cache_folder, load_lock
 from hostctl.compose.packages import deb_path, fetch_packages
 
@@ -183,6 +188,47 @@ def test_another_user_makes_the_same_bytes(built: tuple[Site, Site]) -> None:
     assert len([path for path in (other.folder / "cache/stages").iterdir() if path.name[0] != "."]) == 11
     if os.geteuid() == 0:
         assert (other.folder / "out/manifest.json").stat().st_uid == OTHER
+
+
+def initrd_files(archive: bytes) -> dict[str, bytes]:
+    """Return the contents of the regular files in an uncompressed cpio archive, by path."""
+    found, position = {}, 0
+    while archive[position : position + 6] == b"070701":
+        numbers = [int(archive[position + 6 + 8 * i : position + 14 + 8 * i], 16) for i in range(13)]
+        start = position + 110
+        data = -(-(start + numbers[11]) // 4) * 4
+        if stat.S_ISREG(numbers[1]):
+            found[archive[start : start + numbers[11] - 1].decode()] = archive[data : data + numbers[6]]
+        position = -(-(data + numbers[6]) // 4) * 4
+    return found
+
+
+def test_the_boot_image_holds_kernel_and_initrd_as_patches_see_through_them(site: Site) -> None:
+    out = site.folder / "one"
+    assert json.loads(site.manifest("one"))["notes"] == []
+    uki = read_uki((out / "edge_1.efi").read_bytes())
+    stock = (out / "edge_1.vmlinuz").read_bytes()
+    plain = bzimage.decompress(stock, bzimage.parse(stock))
+    assert plain[:4] == b"\x7fELF"
+    assert bzimage.decompress(uki.kernel, bzimage.parse(uki.kernel)) == plain
+    assert plain[1 << 21 : (1 << 21) + 65536] in uki.kernel
+    assert (out / "edge_1.initrd.cpio").read_bytes() in uki.initrd
+
+
+def test_what_the_initrd_shares_with_the_root_is_the_same_and_only_the_boot_image_has_both(site: Site) -> None:
+    (folder,) = (site.folder / "cache/stages").glob("customise-*")
+    own = {"init", "bin/busybox", "modules/order"}
+    files = initrd_files((site.folder / "one/edge_1.initrd.cpio").read_bytes())
+    wanted = {path: hashlib.sha256(data).digest() for path, data in files.items() if path not in own}
+    sizes, seen = {len(data) for data in files.values()}, set()
+    with tarfile.open(folder / "root.tar") as root:
+        for member in root:
+            assert not PurePosixPath(member.name).name.startswith("vmlinuz"), member.name
+            assert member.isdir() or not member.name.startswith("boot/"), member.name
+            file = root.extractfile(member) if member.isreg() and member.size in sizes else None
+            if file is not None:
+                seen.add(hashlib.sha256(file.read()).digest())
+    assert [path for path, digest in wanted.items() if digest not in seen] == []
 
 
 def test_an_installed_wheel_makes_the_same_release_outside_the_checkout(site: Site, tmp_path: Path) -> None:
