@@ -13,13 +13,18 @@ from hostctl.progress import Progress
 
 EXAMPLES = """examples:
   hostctl lock release.yaml            write release.lock beside it
-  hostctl lock release.yaml --fetch    and bring the packages into the cache"""
+  hostctl lock release.yaml --fetch    and bring the packages into the cache
+  hostctl lock release.yaml --without-security -o point.lock
+                                       the suite as its last point release left it"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("release", type=Path, metavar="RELEASE.yaml")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=f"default: {NAME} beside RELEASE.yaml")
+    parser.add_argument(
+        "--without-security", action="store_true", help="leave out the suite's updates and security updates"
+    )
     parser.add_argument("--fetch", action="store_true", help="bring the packages into the cache as well")
 
 
@@ -28,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress()
     release = load_release(arguments.release)
     with progress.stage("resolve packages"):
-        lock = make_lock(release)
+        lock = make_lock(release, security=not arguments.without_security)
     write_file(arguments.output or arguments.release.with_name(NAME), format_lock(lock).encode())
     if arguments.fetch:
         with progress.stage("fetch packages"):

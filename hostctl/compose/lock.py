@@ -56,6 +56,8 @@ class Lock:
     kernel: tuple[Package, ...]
     """Extracted, not installed: the package asks for a generator of initrds."""
     tools: tuple[Package, ...]
+    security: bool = True
+    """Resolved with the suite's updates and security updates."""
 
 
 def cache_folder() -> Path:
@@ -87,8 +89,12 @@ def newest_date(releases: list[str]) -> int:
     return max(dates)
 
 
-def make_lock(release: ReleaseDeclaration) -> Lock:
+def make_lock(release: ReleaseDeclaration, *, security: bool = True) -> Lock:
     """Resolve a release against the archive as it is now.
+
+    Args:
+        release: the declaration.
+        security: take the suite's updates and security updates too.
 
     Raises:
         PackageResolutionError: apt's lists and its choice differ.
@@ -97,7 +103,7 @@ def make_lock(release: ReleaseDeclaration) -> Lock:
     mirror = mirror_url(release)
     names = requested_packages(release)
     with tempfile.TemporaryDirectory(prefix="hostctl-apt-") as folder:
-        apt = Apt(Path(folder), mirror, release.base.suite)
+        apt = Apt(Path(folder), mirror, release.base.suite, security=security)
         apt.update()
         known = known_packages((uri, path.read_text()) for uri, path in apt.indexes())
         kernel = {
@@ -114,6 +120,7 @@ def make_lock(release: ReleaseDeclaration) -> Lock:
             host=select(apt.resolve(("?essential", *names)), known),
             kernel=select(kernel, known),
             tools=select(apt.resolve(("?essential", *TOOLS_PACKAGES)), known),
+            security=security,
         )
 
 
@@ -125,6 +132,9 @@ def format_lock(lock: Lock) -> str:
 def _decode(tree: dict[str, Any]) -> Lock:
     if tree.pop("format") != FORMAT:
         raise ValueError("another format version")
+    security = tree.pop("security", True)
+    if not isinstance(security, bool):
+        raise TypeError("security is neither true nor false")
     sets = {key: tuple(Package(**entry) for entry in tree.pop(key)) for key in ("host", "kernel", "tools")}
     lock = Lock(
         suite=str(tree.pop("suite")),
@@ -132,6 +142,7 @@ def _decode(tree: dict[str, Any]) -> Lock:
         flavour=str(tree.pop("flavour")),
         source_date_epoch=int(tree.pop("source_date_epoch")),
         requested=tuple(map(str, tree.pop("requested"))),
+        security=security,
         **sets,
     )
     if tree:

@@ -129,28 +129,31 @@ def parse_index(text: str) -> Iterator[dict[str, str]]:
             yield fields
 
 
-def sources(mirror: str, suite: str) -> str:
-    """Return the sources.list of a suite with its updates and security updates.
+def sources(mirror: str, suite: str, *, security: bool = True) -> str:
+    """Return the sources.list of a suite.
 
-    The security archive of a mirror is taken to lie beside it: ``URL`` and ``URL-security``.
+    Args:
+        mirror: URL of the archive. Its security archive is taken to lie beside it: ``URL`` and ``URL-security``.
+        suite: the Debian suite.
+        security: with its updates and security updates; without, the suite is as its last point release left it.
     """
     base = mirror.rstrip("/")
-    return "".join(
-        f"deb [signed-by={KEYRING}] {url} {name} main\n"
-        for url, name in ((base, suite), (base, f"{suite}-updates"), (f"{base}-security", f"{suite}-security"))
-    )
+    archives = [(base, suite)]
+    if security:
+        archives += [(base, f"{suite}-updates"), (f"{base}-security", f"{suite}-security")]
+    return "".join(f"deb [signed-by={KEYRING}] {url} {name} main\n" for url, name in archives)
 
 
 class Apt:
     """The machine's apt, confined to one folder of its own."""
 
-    def __init__(self, folder: Path, mirror: str, suite: str) -> None:
+    def __init__(self, folder: Path, mirror: str, suite: str, *, security: bool = True) -> None:
         self._folder = folder
         self._suite = suite
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").write_bytes(b"")
-        (folder / "sources.list").write_text(sources(mirror, suite))
+        (folder / "sources.list").write_text(sources(mirror, suite, security=security))
         settings = {
             "Dir::State": folder,
             "Dir::State::lists": folder / "lists",

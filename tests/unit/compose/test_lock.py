@@ -37,9 +37,18 @@ LOCK = Lock(
 
 def test_round_trip() -> None:
     assert parse_lock(format_lock(LOCK)) == LOCK
+    assert not parse_lock(format_lock(replace(LOCK, security=False))).security
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"extra": 1}, {"host": [{"name": "a"}]}, {"host": 3}])
+def test_a_lock_that_does_not_say_was_made_with_security_updates() -> None:
+    tree = json.loads(format_lock(LOCK))
+    del tree["security"]
+    assert parse_lock(json.dumps(tree)) == LOCK
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": 2}, {"extra": 1}, {"security": "no"}, {"host": [{"name": "a"}]}, {"host": 3}]
+)
 def test_refuses_another_shape(change: dict[str, object]) -> None:
     tree = {**json.loads(format_lock(LOCK)), **change}
     with pytest.raises(LockError):

@@ -20,6 +20,7 @@ from hostctl.compose.packages import (
     known_packages,
     parse_simulation,
     select,
+    sources,
     unresolved,
 )
 
@@ -99,3 +100,13 @@ def test_a_package_that_is_not_there_is_named() -> None:
     assert error.brief == "Debian trixie has no package nosuch, other"
     assert "release.yaml" in error.hint
     assert "broken" in unresolved("E: you have held broken packages.", "trixie").details
+
+
+def test_security_updates_can_be_left_out() -> None:
+    listed = [line.split()[2:] for line in sources("http://mirror.test/debian/", "trixie").splitlines()]
+    assert listed == [
+        ["http://mirror.test/debian", "trixie", "main"],
+        ["http://mirror.test/debian", "trixie-updates", "main"],
+        ["http://mirror.test/debian-security", "trixie-security", "main"],
+    ]
+    assert len(sources("http://mirror.test/debian", "trixie", security=False).splitlines()) == 1
