@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import secrets
+import signal
 import subprocess
 import tempfile
 import zlib
@@ -103,7 +104,10 @@ def _feed(blob: Path, layer: Descriptor, diff_id: str, write: Callable[[bytes], 
 
 def _pipe(argv: Sequence[str], feed: Callable[[Callable[[bytes], object]], None]) -> None:
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=dict(ENVIRONMENT))
+        # A group of its own: mkfs.erofs never ends on a tar that is cut short, so whatever stands between is ended too.
+        process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=dict(ENVIRONMENT), start_new_session=True
+        )
         assert process.stdin is not None  # noqa: S101 - asked for in the line above
         broken = False
         try:
@@ -112,7 +116,7 @@ def _pipe(argv: Sequence[str], feed: Callable[[Callable[[bytes], object]], None]
         except BrokenPipeError:
             broken = True
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
         status = process.wait()

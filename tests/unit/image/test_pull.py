@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import os
+import select
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -118,6 +120,21 @@ def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path, make: MakeErofs) -> 
     with pytest.raises(LayerError, match="unpacks to more"):
         convert(tmp_path / "blob", descriptor, f"sha256:{'2' * 64}", tmp_path / "x.erofs", make=make, limit=1 << 20)
     assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+
+
+def test_refusing_a_layer_ends_whatever_the_program_started(tmp_path: Path) -> None:
+    data = gzip.compress(layer(b"\0" * 3_000_000))
+    (tmp_path / "blob").write_bytes(data)
+    descriptor = Descriptor(media_type=GZIP, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
+    os.mkfifo(tmp_path / "alive")
+    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    argv = ["sh", "-c", f"exec 3> {tmp_path}/alive; sleep 300 & cat > /dev/null; wait"]
+    with pytest.raises(LayerError, match="unpacks to more"):
+        # More than a pipe holds is written before the limit, so the program has begun by then.
+        convert(tmp_path / "blob", descriptor, "sha256:0", tmp_path / "x.erofs", make=lambda _: argv, limit=2 << 20)
+    ended, _, _ = select.select([alive], [], [], 30)
+    os.close(alive)
+    assert ended, "what the program started still runs"
 
 
 @pytest.mark.parametrize("kind", ["", "+gzip", "+zstd"])
