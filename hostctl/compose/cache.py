@@ -56,11 +56,15 @@ def disk_usage(path: Path) -> int:
 
 
 class Cache:
-    """Stages below ``root``/stages, packages below ``root``/debs. One object is one builder that uses them."""
+    """Stages below ``root``/stages, packages below ``root``/debs, compressed segments below ``root``/frames.
+
+    One object is one builder that uses them.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.stages = root / "stages"
+        self.frames = root / "frames"
         self._used: set[Path] = set()
         self._users: BinaryIO | None = None
         self._guard = threading.Lock()
@@ -144,7 +148,7 @@ class Cache:
 
     def _prune(self, oldest: float, limit: int) -> tuple[Path, ...]:
         entries: list[tuple[float, Path]] = []
-        for folder in (self.stages, self.root / "debs"):
+        for folder in (self.stages, self.root / "debs", self.frames):
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if not path.name.startswith("."):
                     entries.append((path.lstat().st_mtime, path))
