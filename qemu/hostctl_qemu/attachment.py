@@ -1,8 +1,8 @@
 """How a guest's disk is attached: as it is, or through filters that log its writes, fail, or are slow.
 
 Pure: block nodes for QEMU's `-blockdev`, lowest first. Filters sit above the image, so their sectors are the guest's,
-and they may differ between a machine and its snapshot. A restored machine's log begins with its first write: it lies
-over the frozen disk of the snapshot, which is what replaying it starts from.
+and they may differ between a machine and its snapshot. What is made to fail does not reach the log. A restored
+machine's log begins with its first write: it lies over the snapshot's frozen disk, from which replaying it starts.
 Sources: QEMU's block-core.json (BlockdevOptionsBlklogwrites, BlkdebugInjectErrorOptions, ThrottleLimits).
 """
 
@@ -71,11 +71,11 @@ def nodes(disk: Path, attachment: Attachment) -> list[dict[str, object]]:
     ]
     if attachment.throttle is not None:
         chain.append({"driver": "throttle", "throttle-group": THROTTLE_GROUP, "file": ""})
-    if attachment.errors:
-        chain.append({"driver": "blkdebug", "image": "", "inject-error": [*map(_rule, attachment.errors)]})
     if attachment.log is not None:
         log = {"driver": "file", "filename": str(attachment.log)}
         chain.append({"driver": "blklogwrites", "log": log, "log-sector-size": SECTOR, "file": ""})
+    if attachment.errors:
+        chain.append({"driver": "blkdebug", "image": "", "inject-error": [*map(_rule, attachment.errors)]})
     for index, node in enumerate(chain):
         node["discard"] = "unmap"
         node["node-name"] = NODE if index == len(chain) - 1 else f"{NODE}{index}"

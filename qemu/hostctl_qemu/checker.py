@@ -32,7 +32,8 @@ TYPES_OF_SLOTS = (
     "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
     "41092b05-9fc8-4523-994f-2def0408b176",
 )
-TABLE_BYTES = 34 * 512
+TABLE_BYTES = 1 << 20
+"""Before the first partition, where a table's entries may lie anywhere."""
 
 Kind = Literal["old", "new", "neither"]
 
@@ -104,7 +105,7 @@ class Checker:
     def judge(self, disk: DiskView, wanted: Expectation) -> Verdict:
         """Return the verdict on a disk. It never raises for what is on the disk."""
         gpt = read_gpt(disk)
-        key = (wanted, _deciding(disk, gpt))
+        key = (wanted, deciding(disk, gpt))
         verdict = self._verdicts.get(key)
         if verdict is None:
             verdict = self._verdicts[key] = self._judge(disk, gpt, wanted)
@@ -210,9 +211,9 @@ def _slot(disk: DiskView, gpt: Gpt, root_hash: str) -> tuple[tuple[str, ...], st
     return tuple(part.label for part in slot), signed
 
 
-def _deciding(disk: DiskView, gpt: Gpt) -> Fingerprint:
-    """Return what determines everything that the verdict depends on."""
-    ranges = [(0, TABLE_BYTES), (disk.size - TABLE_BYTES, TABLE_BYTES)]
+def deciding(disk: DiskView, gpt: Gpt) -> Fingerprint:
+    """Return what determines everything that the verdict on a disk depends on."""
+    ranges = [*gpt.ranges]
     ranges += [(part.start, part.size) for part in gpt.partitions if part.type in (TYPE_ESP, *TYPES_OF_SLOTS)]
     return tuple(piece for start, size in ranges for piece in disk.fingerprint(start, size))
 

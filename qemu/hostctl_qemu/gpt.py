@@ -40,6 +40,8 @@ class Gpt:
     primary: tuple[Partition, ...] | None
     backup: tuple[Partition, ...] | None
     problems: tuple[str, ...]
+    ranges: tuple[tuple[int, int], ...]
+    """Places and lengths of what was read to find this out."""
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
@@ -56,9 +58,10 @@ def read_gpt(disk: DiskView) -> Gpt:
     problems: list[str] = []
     tables: list[tuple[Partition, ...] | None] = []
     place, backup = 1, disk.size // SECTOR - 1
+    ranges = [(0, SECTOR)]
     for name in ("primary", "backup"):
         try:
-            partitions, backup = _table(disk, place, backup)
+            partitions, backup = _table(disk, place, backup, ranges)
             tables.append(partitions)
         except _InvalidError as error:
             problems.append(f"{name} table: {error}")
@@ -69,11 +72,12 @@ def read_gpt(disk: DiskView) -> Gpt:
         problems.append("no protective MBR")
     if None not in tables and tables[0] != tables[1]:
         problems.append("primary and backup table differ")
-    return Gpt(primary=tables[0], backup=tables[1], problems=tuple(problems))
+    return Gpt(primary=tables[0], backup=tables[1], problems=tuple(problems), ranges=tuple(ranges))
 
 
-def _table(disk: DiskView, place: int, last: int) -> tuple[tuple[Partition, ...], int]:
+def _table(disk: DiskView, place: int, last: int, ranges: list[tuple[int, int]]) -> tuple[tuple[Partition, ...], int]:
     """Return the partitions of the table in sector ``place``, and the sector of the other table, at most ``last``."""
+    ranges.append((place * SECTOR, SECTOR))
     block = disk.read(place * SECTOR, SECTOR)
     (signature, _, size, crc, _, own, other, _, _, _, first, count, entry_size, entries_crc) = HEADER.unpack_from(block)
     if signature != SIGNATURE:
@@ -87,6 +91,7 @@ def _table(disk: DiskView, place: int, last: int) -> tuple[tuple[Partition, ...]
     length = count * entry_size
     if (first * SECTOR) + length > disk.size:
         raise _InvalidError("entries lie outside the disk")
+    ranges.append((first * SECTOR, length))
     entries = disk.read(first * SECTOR, length)
     if zlib.crc32(entries) != entries_crc:
         raise _InvalidError("entries' checksum is wrong")

@@ -17,6 +17,7 @@ from hostctl_qemu.attachment import Attachment
 from hostctl_qemu.machine import Forward, Machine, MachineConfig, MachineError, make_overlay
 from hostctl_qemu.qmp import Event
 
+MEMORY_FILE = "memory"
 MIGRATE_SECONDS = 120.0
 UNLIMITED = 1 << 40  # bytes a second; QEMU's default of 128 MiB is meant for networks
 
@@ -36,7 +37,7 @@ def take(machine: Machine) -> Snapshot:
         MachineError: its memory could not be saved.
         QmpError: QEMU refused or did not answer.
     """
-    memory = machine.config.folder / "memory"
+    memory = machine.config.folder / MEMORY_FILE
     machine.qmp.execute("stop")
     descriptor = os.open(memory, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

@@ -131,11 +131,12 @@ def make_config(
         accelerator=choose(kernel, cache),
         memory=memory,
         cpus=cpus,
-        credentials=_credentials(folder, declaration),
+        credentials=credentials(folder, declaration),
         forwards=(ssh, *forwards),
     )
 
 
-def _credentials(folder: Path, declaration: bytes | None) -> Mapping[str, bytes]:
+def credentials(folder: Path, declaration: bytes | None) -> Mapping[str, bytes]:
+    """Return what a machine is told at boot: whose key logs in as root, and the declaration of its first boot."""
     keys = {ROOT_KEYS: f"{make_key(folder)}\n".encode()}
     return keys if declaration is None else {**keys, HOST_DECLARATION: declaration}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hostctl_lab.registry import Registry, run_registry
 from hostctl_lab.releases import Lab
 from hostctl_lab.server import RepositoryServer
 from hostctl_qemu import snapshot
+from hostctl_qemu.attachment import PLAIN, Attachment
 from hostctl_qemu.machine import Forward, Machine, free_port
 from hostctl_qemu.snapshot import Snapshot
 from hostctl_qemu.ssh import Ssh, make_key
@@ -114,7 +116,7 @@ def booted(
         memory=MEMORY,
         declaration=declaration.encode(),
     )
-    machine = Machine.start(config)
+    machine = Machine.start(dataclasses.replace(config, stages=True))
     request.addfinalizer(machine.power_cut)  # at the very end: a host that does not come up is asked why
     host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=config.forwards[0].host_port))
     _hosts.append(host)
@@ -134,13 +136,13 @@ def make_config_folder(folder: Path, ssh_folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def go_on(ssh_folder: Path) -> Callable[[Snapshot, Path], Host]:
-    """Return what starts a host of its own where a snapshot stopped, in an empty folder."""
+def go_on(ssh_folder: Path) -> Callable[..., Host]:
+    """Return what starts a host of its own where a snapshot stopped, in an empty folder, with filters on its disk."""
 
-    def start(taken: Snapshot, folder: Path) -> Host:
+    def start(taken: Snapshot, folder: Path, attachment: Attachment = PLAIN) -> Host:
         port, web = free_port(), free_port()
         ports = (Forward(host_port=port, guest_port=SSH_PORT), Forward(host_port=web, guest_port=WEB_PORT))
-        machine = snapshot.restore(taken, folder, ports)
+        machine = snapshot.restore(taken, folder, ports, attachment)
         host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=port), web_port=web)
         _hosts.append(host)
         host.ssh.wait_ready(RESTORE_SECONDS)
@@ -159,7 +161,7 @@ def next_repository(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def updated(
     request: pytest.FixtureRequest,
     booted: Snapshot,
-    go_on: Callable[[Snapshot, Path], Host],
+    go_on: Callable[..., Host],
     next_repository: Path,
     server: RepositoryServer,
     tmp_path_factory: pytest.TempPathFactory,
@@ -180,9 +182,7 @@ def updated(
 
 
 @pytest.fixture(scope="module")
-def host(
-    booted: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Host]:
+def host(booted: Snapshot, go_on: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Return the host that the tests of one file share, in the order in which they stand."""
     host = go_on(booted, tmp_path_factory.mktemp("host"))
     yield host
@@ -190,7 +190,7 @@ def host(
 
 
 @pytest.fixture
-def own_host(booted: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path: Path) -> Iterator[Host]:
+def own_host(booted: Snapshot, go_on: Callable[..., Host], tmp_path: Path) -> Iterator[Host]:
     """Return a host for one test, on release 1."""
     host = go_on(booted, tmp_path / "host")
     yield host
@@ -198,7 +198,7 @@ def own_host(booted: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path
 
 
 @pytest.fixture
-def updated_host(updated: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path: Path) -> Iterator[Host]:
+def updated_host(updated: Snapshot, go_on: Callable[..., Host], tmp_path: Path) -> Iterator[Host]:
     """Return a host for one test, updated from release 1 to 2."""
     host = go_on(updated, tmp_path / "host")
     yield host

@@ -17,15 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hostctl_qemu import snapshot
+from hostctl_qemu.accelerator import choose
 from hostctl_qemu.attachment import Attachment
 from hostctl_qemu.blocklog import Request, read_log
 from hostctl_qemu.checker import Expectation
-from hostctl_qemu.machine import Forward, Machine, free_port
+from hostctl_qemu.machine import Firmware, Forward, Machine, MachineConfig, free_port, make_overlay
 from hostctl_qemu.recording import Mark, Recorder, Recording
 from hostctl_qemu.replay import CrashState, Replay
-from hostctl_qemu.snapshot import Snapshot
+from hostctl_qemu.snapshot import MEMORY_FILE, Snapshot
 from hostctl_qemu.ssh import Ssh, SshError, make_key
-from hostctl_qemu.state import SSH_PORT, make_config
+from hostctl_qemu.state import SSH_PORT, credentials, make_config
 from hostctl_qemu.view import make_raw, open_disk
 
 from hostctl.compose.lock import cache_folder
@@ -34,13 +35,16 @@ from hostctl.durable import write_file
 from hostctl.run import run
 from hostctl_lab import releases
 from hostctl_lab.canary import Canary
+from hostctl_lab.crash_boot import Origin
 from hostctl_lab.host import BOOT_SECONDS, UPDATE_SECONDS, Host
 from hostctl_lab.releases import NAME, Lab, Spec
+from hostctl_lab.resources import held
 from hostctl_lab.server import RepositoryServer
 
 MEMORY = 1024
 COMPARE_SECONDS = 600.0
-BASE_RAW, LOG, RECORDING, FACTS, VARIABLES = "base.raw", "writes.log", "recording.json", "facts.json", "vars.fd"
+BASE_RAW, LOG, RECORDING, FACTS = "base.raw", "writes.log", "recording.json", "facts.json"
+DECLARATION = "host.yaml"
 DIRECTIONS: tuple[tuple[Spec, Spec], ...] = ((releases.BASE, releases.NEXT), (releases.NEXT, releases.THIRD))
 
 
@@ -52,10 +56,14 @@ class ScenarioError(AssertionError):
 class Facts:
     """What else is remembered of a run."""
 
+    name: str
+    """Of the image."""
     repository_port: int
     canary_port: int
     safe: tuple[tuple[int, int], ...]
     """Lengths of the log, each with the number that the workload had been told is safe by then."""
+    resources: tuple[str, ...]
+    """What the host held before the first update, see :func:`hostctl_lab.resources.held`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +105,7 @@ def first_boot(lab: Lab, folder: Path, text: str) -> Snapshot:
         host = Host(machine=machine, ssh=Ssh(folder=folder, port=config.forwards[0].host_port))
         host.wait_booted(2 * BOOT_SECONDS)
         host.wait_blessed()
+        host.run("hostctl", "hold", "--reason", "updates are started by the test")
         host.run("sync")
         return snapshot.take(machine)
     except BaseException:
@@ -110,7 +119,13 @@ class Scenario:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         document = json.loads((folder / FACTS).read_bytes())
-        self.facts = Facts(**{**document, "safe": tuple((size, number) for size, number in document["safe"])})
+        self.facts = Facts(
+            **{
+                **document,
+                "safe": tuple((size, number) for size, number in document["safe"]),
+                "resources": tuple(document["resources"]),
+            }
+        )
         self.recording = Recording.load(folder / RECORDING)
         self.requests: tuple[Request, ...] = tuple(read_log(folder / LOG, strict=True))
         self.replay = Replay(open_disk(folder / BASE_RAW), folder / LOG, self.requests)
@@ -121,11 +136,36 @@ class Scenario:
         return tuple(
             Direction(
                 label=f"{old.version}-{new.version}",
-                expectation=Expectation(name=NAME, old=old.version, new=new.version),
+                expectation=Expectation(name=self.facts.name, old=old.version, new=new.version),
                 begin=self.recording.mark(f"{old.version}-{new.version} begin"),
                 end=self.recording.mark(f"{old.version}-{new.version} end"),
             )
             for old, new in DIRECTIONS
+        )
+
+    @property
+    def base(self) -> Snapshot:
+        """Return the machine that the run went on from."""
+        folder = self.folder / "base"
+        config = MachineConfig(
+            disk=folder / "disk.qcow2",
+            folder=folder,
+            boot=Firmware(),
+            accelerator=choose(folder / "kernel", cache_folder()),
+            memory=MEMORY,
+            credentials=credentials(folder, (folder / DECLARATION).read_bytes()),
+            stages=True,
+        )
+        return Snapshot(config=config, memory=folder / MEMORY_FILE)
+
+    @property
+    def origin(self) -> Origin:
+        """Return where the run began."""
+        return Origin(
+            config=self.base.config,
+            raw=self.folder / BASE_RAW,
+            resources=self.facts.resources,
+            repositories={new.version: self.folder / f"repository-{new.version}" for _, new in DIRECTIONS},
         )
 
     def safe_number(self, log_bytes: int) -> int:
@@ -176,20 +216,23 @@ def record(lab: Lab, folder: Path) -> Scenario:
     publish(lab, folder)
     with servers(folder) as (server, canary):
         text = declaration(server, canary, make_key(base))
+        write_file(base / DECLARATION, text.encode())
         taken = first_boot(lab, base, text)
         make_raw(taken.config.disk, "qcow2", folder / BASE_RAW)
-        shutil.copyfile(base / VARIABLES, folder / VARIABLES)
+        make_overlay(folder / BASE_RAW, "raw", taken.config.disk)  # the build may be removed, this stays
         port = free_port()
         forwards = (Forward(host_port=port, guest_port=SSH_PORT),)
         machine = snapshot.restore(taken, folder / "run", forwards, Attachment(log=folder / LOG))
         with machine:
             host = Host(machine=machine, ssh=Ssh(folder=base, port=port))
+            resources = held(host)
             safe, recording = _update_twice(host, folder, server, canary)
             machine.quit()
     recording.save(folder / RECORDING)
-    facts = Facts(repository_port=server.port, canary_port=canary.port, safe=tuple(safe))
+    facts = Facts(
+        name=NAME, repository_port=server.port, canary_port=canary.port, safe=tuple(safe), resources=resources
+    )
     write_file(folder / FACTS, json.dumps(asdict(facts)).encode())
-    taken.memory.unlink()
     scenario = Scenario(folder)
     scenario.check()
     return scenario
@@ -209,7 +252,7 @@ def _update_twice(
         before = host.boot_id()
         recorder.mark("begin")
         with contextlib.suppress(SshError):  # the reboot may be faster than the command's end
-            host.run("hostctl", "update", "--reboot", seconds=UPDATE_SECONDS)
+            host.run("hostctl", "update", "--despite-hold", "--reboot", seconds=UPDATE_SECONDS)
         host.wait_release(new.version, before, 2 * BOOT_SECONDS)
         host.wait_blessed()
         assert canary.wait_next(120), "the workload writes after the update"

@@ -196,6 +196,10 @@ class SmallDisk:
         """Remove a file of the ESP."""
         run(["mdel", "-i", self.esp, f"::{path}"], timeout=60)
 
+    def rename(self, path: str, name: str) -> None:
+        """Give a file of the ESP another name in its folder."""
+        run(["mren", "-i", self.esp, f"::{path}", f"::{path.rpartition('/')[0]}/{name}"], timeout=60)
+
     def add_entry(self, release: Release, counter: str = "") -> str:
         """Write a release's kernel image and return its path."""
         path = f"EFI/Linux/{NAME}_{release.version}{counter}.efi"

@@ -1,0 +1,32 @@
+"""What a host holds, to be compared before and after: whatever there is more of afterwards was leaked."""
+
+from __future__ import annotations
+
+from hostctl_lab.host import Host
+
+_SCRIPT = """
+for device in /sys/class/net/*; do echo "net $(basename "$device" | sed 's/[0-9a-f]*$//')"; done
+ls /run/netns 2>/dev/null | sed 's/^/netns /'
+cat /sys/block/loop*/loop/backing_file 2>/dev/null | sed 's/^/loop /'
+awk '{print "mount " $3 " " $2}' /proc/mounts | grep -v -e ' autofs ' -e ' /run/user' | sort
+find /var/lib/hostctl /efi -name '*.tmp' -o -name '*.new' -o -name '.*.partial' | sed 's/^/file /'
+systemctl list-units --failed --no-legend --plain | awk '{print "failed " $1}'
+find /sys/fs/cgroup -name 'workload-*' -type d | sed 's/^/cgroup /'
+"""
+
+
+def held(host: Host) -> tuple[str, ...]:
+    """Return the network devices, namespaces, loop devices, mounts, temporary files, failed units and cgroups."""
+    return tuple(sorted(line.strip() for line in host.shell(_SCRIPT).splitlines() if line.strip()))
+
+
+def leaked(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what there is more of after than before."""
+    left = list(before)
+    more = []
+    for line in after:
+        if line in left:
+            left.remove(line)
+        else:
+            more.append(line)
+    return tuple(more)
