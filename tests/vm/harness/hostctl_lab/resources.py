@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hostctl_lab.host import Host
 
-_SCRIPT = """
+SCRIPT = """
 for device in /sys/class/net/*; do echo "net $(basename "$device" | sed 's/[0-9a-f]*$//')"; done
 ls /run/netns 2>/dev/null | sed 's/^/netns /'
 cat /sys/block/loop*/loop/backing_file 2>/dev/null | sed 's/^/loop /'
@@ -17,7 +17,12 @@ find /sys/fs/cgroup -name 'workload-*' -type d | sed 's/^/cgroup /'
 
 def held(host: Host) -> tuple[str, ...]:
     """Return the network devices, namespaces, loop devices, mounts, temporary files, failed units and cgroups."""
-    return tuple(sorted(line.strip() for line in host.shell(_SCRIPT).splitlines() if line.strip()))
+    return listed(host.shell(SCRIPT))
+
+
+def listed(said: str) -> tuple[str, ...]:
+    """Return what :data:`SCRIPT` printed."""
+    return tuple(sorted(line.strip() for line in said.splitlines() if line.strip()))
 
 
 def leaked(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
