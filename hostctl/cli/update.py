@@ -110,14 +110,16 @@ def amount(event: Progressed) -> str:
 
 
 def sentence(outcome: Outcome) -> str:
-    """Return what came of an update, for people."""
+    """Return what came of an update, for people, and which releases were passed over."""
     if outcome.staged:
-        return f"release {outcome.staged} is staged, the next boot tries it"
-    if outcome.written:
-        return f"release {outcome.available} is in the other slot; `hostctl update` stages it"
-    if outcome.available:
-        return f"release {outcome.available} is available"
-    return f"release {outcome.running} is the newest for this host"
+        said = f"release {outcome.staged} is staged, the next boot tries it"
+    elif outcome.written:
+        said = f"release {outcome.available} is in the other slot; `hostctl update` stages it"
+    elif outcome.available:
+        said = f"release {outcome.available} is available"
+    else:
+        said = f"release {outcome.running} is the newest for this host"
+    return "\n".join([said, *(f"release {one.version} is not taken: {one.why}" for one in outcome.passed)])
 
 
 def _line(event: str, **values: object) -> None:

@@ -287,15 +287,3 @@ def _guarded(url: str, action: Callable[[], Result]) -> Result:
 def _hashed(target: str, sha256: str) -> str:
     parent, _, name = target.rpartition("/")
     return f"{parent}/{sha256}.{name}"
-
-
-def newest(offers: tuple[Offer, ...], running: str, bad: frozenset[str]) -> str | None:
-    """Return the newest version above ``running`` that it may update to and that is not known to be bad, if any."""
-    wanted = [
-        offer.version
-        for offer in offers
-        if compare(offer.version, running) > 0
-        and offer.version not in bad
-        and (offer.minimum is None or compare(running, offer.minimum) >= 0)
-    ]
-    return max(wanted, key=cmp_to_key(compare), default=None)

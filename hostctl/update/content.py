@@ -1,103 +1,261 @@
 """From a repository into a slot and the EFI system partition: the root and the kernel image of a release.
 
-Whatever arrives is checked on the way; what the disk then holds is proved elsewhere. Segments that are there already,
-of a run that was cut off, are not fetched again.
+There are two ways to make a release: a delta from the running one, where the repository has it, and the full payload.
+Both cut the release into the same kind of segments, so whatever one way has made is not made again by the other. At any
+doubt about a delta the full payload takes over, and the reason is told.
 """
 
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostctl.durable import sha256_file, sync_directory
-from hostctl.payload.apply import apply, missing
-from hostctl.payload.index import Index, PayloadIndexError, Segment, decode_index
+from hostctl.errors import HostctlError
+from hostctl.payload.apply import (
+    ReferenceReadError,
+    SegmentResultError,
+    StoredBytesError,
+    TargetError,
+    apply,
+    missing,
+)
+from hostctl.payload.index import Index, PayloadIndexError, Reference, Segment, decode_index
 from hostctl.payload.stored import StoredSegments
-from hostctl.repository.client import RepositoryClient
-from hostctl.repository.release import Release
-from hostctl.update.esp import StateError
+from hostctl.repository.client import PayloadError, RepositoryClient, RepositoryUnavailableError
+from hostctl.repository.release import DescriptionError, Payload, Release
+from hostctl.update.choose import delta_from
 from hostctl.update.slot import RootMismatchError, flush, open_partition
 from hostctl.update.stages import FIRST, LAST, MIDDLE, Stage
 from hostctl.update.steps import Steps
 
-
-class _Marks:
-    """Reaches the edges inside of a stage as its bytes go by."""
-
-    def __init__(self, steps: Steps, stage: Stage, total: int, marks: dict[str, int]) -> None:
-        self._steps, self._stage, self._total, self._left = steps, stage, total, dict(marks)
-
-    def __call__(self, done: int) -> None:
-        """Note that so many bytes are done."""
-        self._steps.progress(self._stage, done, self._total)
-        for edge in [edge for edge, at in self._left.items() if done >= at]:
-            del self._left[edge]
-            self._steps.reach(self._stage, edge)
+DOUBTS = (
+    DescriptionError,
+    PayloadError,
+    PayloadIndexError,
+    ReferenceReadError,
+    RepositoryUnavailableError,
+    RootMismatchError,
+    SegmentResultError,
+    StoredBytesError,
+)
+"""What makes another way worth a try: the payload is at fault, or its server, or the release that it starts from."""
 
 
-def read_index(client: RepositoryClient, release: Release) -> Index:
-    """Return the index of a release's full payload.
-
-    Raises:
-        PayloadError, PayloadIndexError: what arrived is not the index of this release.
-    """
-    index = decode_index(client.small(release.index))
-    sizes = {"root": release.root_bytes, "uki": release.uki_bytes}
-    if index.is_delta or {name: output.bytes for name, output in index.outputs.items()} != sizes:
-        raise PayloadIndexError(f"the payload of release {release.version} makes something else")
-    return index
+FLUSH_BYTES = 16 << 20
+"""After so much the disk is made to keep what was written, so that a power cut costs no more than that again."""
 
 
-def write_root(client: RepositoryClient, release: Release, index: Index, partition: Path, steps: Steps) -> None:
-    """Write the root into its partition, not flushed.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """The release that deltas start from."""
 
-    Raises:
-        StoredBytesError, SegmentResultError: what arrived is not the root.
-        PartitionError, TargetError: the disk did not take it.
-    """
-    total = release.root_bytes
-    marks = _Marks(steps, Stage.ROOT, total, {FIRST: 1, MIDDLE: total // 2, LAST: total})
+    root_hash: str
+    root: Path
+    """Its root partition."""
+    uki: Path
+    """Its kernel image in the ESP."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way to make a release."""
+
+    name: str
+    """``delta`` or ``full``."""
+    index: Index
+    segments: Payload
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts what came over the network."""
+
+    bytes: int = field(default=0)
+
+
+class Maker:
+    """Makes the outputs of one release; remembers which way it goes."""
+
+    def __init__(self, client: RepositoryClient, release: Release, running: Running, steps: Steps) -> None:
+        self._client = client
+        self.release = release
+        self._running = running
+        self._steps = steps
+        self._traffic = Traffic()
+        self._index_bytes = 0
+        self.way = self._delta() or self._full()
+
+    @property
+    def fetched(self) -> int:
+        """Return how many bytes of payloads came over the network."""
+        return self._traffic.bytes
+
+    @property
+    def why(self) -> str:
+        """Return the way for people."""
+        return f"by {self.way.name}: {self.way.segments.bytes + self._index_bytes} bytes"
+
+    def _load(self, payload: Payload) -> bytes:
+        data = self._client.small(payload)
+        self._traffic.bytes += len(data)
+        return data
+
+    def _index(self, payload: Payload) -> Index:
+        index = decode_index(self._load(payload))
+        self._index_bytes = payload.bytes
+        made = {name: output.bytes for name, output in index.outputs.items()}
+        if made != {"root": self.release.root_bytes, "uki": self.release.uki_bytes}:
+            raise PayloadIndexError(f"the payload of release {self.release.version} makes something else")
+        return index
+
+    def _full(self) -> Way:
+        index = self._index(self.release.index)
+        if index.is_delta:
+            raise PayloadIndexError(f"the full payload of release {self.release.version} is a delta")
+        return Way(name="full", index=index, segments=self.release.segments)
+
+    def _delta(self) -> Way | None:
+        try:
+            delta = delta_from(self._client.deltas(self.release.version), self._running.root_hash)
+            if delta is None:
+                return None
+            if sha256_file(self._running.uki) != delta.from_uki_sha256:
+                raise PayloadIndexError("the running kernel image is not the one that the delta starts from")
+            return Way(name="delta", index=self._index(delta.index), segments=delta.segments)
+        except DOUBTS as error:
+            self._steps.warn(f"no delta: {error.brief}")
+        except OSError as error:
+            self._steps.warn(f"no delta: the running kernel image cannot be read: {error}")
+        return None
+
+    def otherwise(self, error: HostctlError) -> None:
+        """Go on with the full payload after ``error``.
+
+        Raises:
+            HostctlError: ``error``, if there is no other way.
+        """
+        if self.way.name == "full" or not isinstance(error, DOUBTS):
+            raise error
+        self._steps.warn(f"the delta is left for the full payload: {error.brief}")
+        self.way = self._full()
+
+    def make_root(self, partition: Path) -> None:
+        """Write what the partition lacks of the root, not flushed.
+
+        Raises:
+            HostctlError: one of :data:`DOUBTS`; or the disk did not take it.
+        """
+        with _partition(partition) as target:
+            self._make(Stage.ROOT, "root", target, {})
+
+    def make_kernel(self, root: Path, path: Path) -> None:
+        """Write what ``path`` lacks of the kernel image, flushed and read back.
+
+        Args:
+            root: partition with the complete new root.
+            path: the temporary file in the ESP; made if it is not there.
+
+        Raises:
+            HostctlError: one of :data:`DOUBTS`; or the ESP did not take it.
+        """
+        try:
+            target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise TargetError(f"{path} cannot be opened", details=str(error)) from error
+        try:
+            self._make(Stage.KERNEL, "uki", target, {Reference.NEW_ROOT: root})
+            os.ftruncate(target, self.release.uki_bytes)
+        except OSError as error:
+            raise TargetError(f"{path} cannot be written", details=str(error)) from error
+        finally:
+            os.close(target)
+        flush(path)
+        try:
+            sync_directory(path.parent)
+            found = sha256_file(path)
+        except OSError as error:
+            raise TargetError(f"{path} cannot be read back", details=str(error)) from error
+        if found != self.release.uki_sha256:
+            raise RootMismatchError(f"the kernel image of release {self.release.version} reads back wrong from the ESP")
+
+    def _make(self, stage: Stage, output: str, target: int, more: Mapping[Reference, Path]) -> None:
+        wanted = missing(self.way.index, output, target)
+        report = _Report(self._steps, stage, wanted, target)
+        stored = StoredSegments(wanted, self._ranges(report))
+        places = {Reference.OLD_ROOT: self._running.root, Reference.OLD_UKI: self._running.uki, **more}
+        used = {part.source for segment in wanted for part in segment.ranges}
+        with _references({source: place for source, place in places.items() if source in used}) as references:
+            apply(self.way.index, output, wanted, stored, references, target, report)
+
+    def _ranges(self, report: _Report) -> Callable[[int, int], Iterator[bytes]]:
+        def ranges(start: int, end: int) -> Iterator[bytes]:
+            for piece in self._client.ranges(self.way.segments, start, end):
+                self._traffic.bytes += len(piece)
+                report.arrived(len(piece))
+                yield piece
+
+        return ranges
+
+
+class _Report:
+    """Tells how far a stage is, reaches the edges inside of it, and has the disk keep up."""
+
+    def __init__(self, steps: Steps, stage: Stage, wanted: tuple[Segment, ...], target: int) -> None:
+        self._steps, self._stage, self._target = steps, stage, target
+        self._flushed = 0
+        self._total = sum(segment.length for segment in wanted)
+        self._stored = sum(segment.stored_bytes for segment in wanted)
+        self._count, self._number = len(wanted), 0
+        self._made = self._arrived = 0
+
+    def arrived(self, count: int) -> None:
+        """Note bytes from the network: between segments, which are large for a slow link, they show that it goes on."""
+        self._arrived += count
+        self._tell()
+
+    def __call__(self, segment: Segment, made: int) -> None:
+        """Note that a segment is written."""
+        del segment
+        self._made, self._number = made, self._number + 1
+        if made - self._flushed >= FLUSH_BYTES:
+            self._flushed = made
+            try:
+                os.fdatasync(self._target)
+            except OSError as error:
+                raise TargetError("the disk did not take what was written", details=str(error)) from error
+        self._tell()
+        places = {FIRST: 1, MIDDLE: (self._count + 1) // 2, LAST: self._count}
+        names = (FIRST, MIDDLE, LAST) if self._stage is Stage.ROOT else (MIDDLE,)
+        for edge in names:
+            if places[edge] == self._number:
+                self._steps.reach(self._stage, edge)
+
+    def _tell(self) -> None:
+        by_network = self._total * self._arrived // self._stored if self._stored else 0
+        self._steps.progress(self._stage, min(max(self._made, by_network), self._total), self._total)
+
+
+@contextmanager
+def _partition(partition: Path) -> Iterator[int]:
     descriptor = open_partition(partition)
     try:
-        _make(client, release, index, "root", descriptor, marks)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def write_kernel(client: RepositoryClient, release: Release, index: Index, path: Path, steps: Steps) -> None:
-    """Write the kernel image to ``path``, flushed and read back.
-
-    Raises:
-        StoredBytesError, SegmentResultError: what arrived is not the kernel image.
-        RootMismatchError: it reads back wrong.
-        StateError: the EFI system partition did not take it.
-    """
-    total = release.uki_bytes
-    marks = _Marks(steps, Stage.KERNEL, total, {MIDDLE: total // 2})
-    try:
-        with path.open("w+b") as file:
-            _make(client, release, index, "uki", file.fileno(), marks)
-        flush(path)
-        sync_directory(path.parent)
-        found = sha256_file(path)
-    except OSError as error:
-        raise StateError(
-            f"cannot write the kernel image of release {release.version} to the ESP", details=str(error)
-        ) from error
-    if found != release.uki_sha256:
-        raise RootMismatchError(f"the kernel image of release {release.version} reads back wrong from the ESP")
-
-
-def _make(client: RepositoryClient, release: Release, index: Index, output: str, target: int, marks: _Marks) -> None:
-    """Make what an output lacks; ``marks`` is told how many of its bytes are there."""
-    segments = missing(index, output, target)
-    there = index.outputs[output].bytes - sum(segment.length for segment in segments)
-
-    def report(_segment: Segment, made: int) -> None:
-        marks(there + made)
-
-    stored = StoredSegments(segments, partial(client.ranges, release.segments))
-    apply(index, output, segments, stored, {}, target, report)
-    if not segments:
-        marks(there)
+@contextmanager
+def _references(places: Mapping[Reference, Path]) -> Iterator[Mapping[Reference, int]]:
+    with ExitStack() as stack:
+        found = {}
+        for source, place in places.items():
+            try:
+                found[source] = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise ReferenceReadError(f"{source} cannot be read", details=str(error)) from error
+            stack.callback(os.close, found[source])
+        yield found

@@ -109,6 +109,10 @@ def locked(host: UpdateHost, verb: str = "update") -> Iterator[None]:
                 f"{who or 'another update or rollback'} is at work", hint="try again when it is done"
             ) from error
         _announce(host.runtime, verb)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (host.runtime / HOLDER).unlink()
     finally:
         os.close(descriptor)

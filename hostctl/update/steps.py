@@ -67,9 +67,12 @@ class Steps:
         self._stage_began = self._began
         self._bytes = 0
 
-    def start(self, version: str, root_hash: str, cause: str) -> None:
-        """Note which release this is about, and how it is made."""
+    def about(self, version: str, root_hash: str) -> None:
+        """Say which release the stages from here on are about."""
         self._version, self._root_hash = version, root_hash
+
+    def start(self, cause: str) -> None:
+        """Note that an update begins, and how the release is made."""
         self._note(journal.STARTED, cause=cause)
 
     def finish(self, cause: str) -> None:

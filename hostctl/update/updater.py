@@ -9,20 +9,24 @@ neither. Reboots and health are somebody else's; see ``boot/assess.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from hostctl.boot.entries import BootEntry
 from hostctl.boot.slots import EMPTY, Slot, Slots, Table, emptied, filled, find_slots, read_table
 from hostctl.durable import sha256_file
 from hostctl.errors import HostctlError
-from hostctl.payload.index import Index
-from hostctl.repository.client import RepositoryClient, Source, newest
+from hostctl.repository.client import RepositoryClient, RepositoryUnavailableError, Source
 from hostctl.repository.release import Release
 from hostctl.run import run
-from hostctl.update import content, esp, gpt, journal, record, slot
+from hostctl.update import esp, gpt, journal, record, slot
+from hostctl.update.choose import Asker, Choice, Passed, choose
+from hostctl.update.content import Maker, Running
 from hostctl.update.host import UpdateHost
 from hostctl.update.lock import locked
+from hostctl.update.looking import look
 from hostctl.update.stages import MIDDLE, Stage
 from hostctl.update.steps import Report, Steps, silent
 
@@ -46,6 +50,12 @@ class Outcome:
     """Version that the next boot tries; none if there is none."""
     written: bool = False
     """False if nothing had to be written."""
+    path: str | None = None
+    """``delta`` or ``full``: how what was written was made in the end."""
+    fetched: int = 0
+    """Bytes of payloads that came over the network."""
+    passed: tuple[Passed, ...] = ()
+    """Newer releases that this host does not take, and why."""
 
 
 def update(
@@ -65,42 +75,50 @@ def update(
         UpdateRefusedError: the running release is not blessed, so the other slot is still needed.
         SlotTooSmallError, EspFullError: the release does not fit; nothing was changed.
         LockError, StateError, PartitionError, TableError: the ESP or the disk cannot be used.
-        PayloadError, StoredBytesError, RootMismatchError: what arrived is not the release; the other slot stays empty.
+        PayloadError, PayloadIndexError, StoredBytesError, SegmentResultError, RootMismatchError: what arrived is not
+            the release; the other slot stays empty.
+        TargetError: the disk or the ESP did not take what was written.
         RepositoryUnavailableError, RepositoryUntrustedError: see the client.
     """
-    del by_hand
     with locked(host):
         steps = Steps(host, report)
         with steps.stage(Stage.METADATA):
-            client = RepositoryClient(source)
-            release = _choose(host, client, steps)
-        if release is None or until == "check":
-            return Outcome(running=host.version, available=release.version if release else None)
-        table = read_table(host.disk)
-        slots = find_slots(table, host.root_hash)
+            client = look(host, source, steps)
+            table = read_table(host.disk)
+            slots = find_slots(table, host.root_hash)
+            choice = _choose(host, client, slots, steps, by_hand=by_hand)
+        release = choice.release
+        outcome = Outcome(running=host.version, passed=choice.passed)
+        if release is None:
+            return outcome
+        outcome = replace(outcome, available=release.version)
+        if until == "check":
+            return outcome
         if _staged(host, slots, release):
-            return Outcome(running=host.version, available=release.version, staged=release.version)
-        _require_good(host)
+            return replace(outcome, staged=release.version)
+        if until == "download" and _downloaded(host, slots, release):
+            return outcome
+        running = _require_good(host)
+        steps.about(release.version, release.root_hash)
         try:
-            _install(host, client, release, table, steps, commit=until == "stage")
+            maker = _install(host, client, release, running, table, steps, commit=until == "stage")
         except BaseException as error:
-            esp.tidy(host, release.title, keep=not isinstance(error, HostctlError))
+            esp.tidy(host, release.title, keep=_worth_keeping(error))
             record.failed(host, release, journal.cause_of(error), steps)
             raise
         staged = release.version if until == "stage" else None
-        return Outcome(running=host.version, available=release.version, staged=staged, written=True)
+        return replace(outcome, staged=staged, written=True, path=maker.way.name, fetched=maker.fetched)
 
 
-def _choose(host: UpdateHost, client: RepositoryClient, steps: Steps) -> Release | None:
-    slots = find_slots(read_table(host.disk), host.root_hash)
-    bad = record.refused(host, esp.read_entries(host), slots, steps)
-    passed = set(bad.versions)
-    while (version := newest(client.offers(), host.version, frozenset(passed))) is not None:
-        release = client.release(version)
-        if not bad.holds(version, release.root_hash):
-            return release
-        passed.add(version)
-    return None
+def _worth_keeping(error: BaseException) -> bool:
+    """Tell whether what there is of the kernel image is good to go on from."""
+    return isinstance(error, RepositoryUnavailableError) or not isinstance(error, HostctlError)
+
+
+def _choose(host: UpdateHost, client: RepositoryClient, slots: Slots, steps: Steps, *, by_hand: bool) -> Choice:
+    refused = record.refused(host, esp.read_entries(host), slots, steps)
+    asker = Asker(version=host.version, root_hash=host.root_hash, machine_id=host.machine_id, by_hand=by_hand)
+    return choose(client.offers(), asker, refused, datetime.now(UTC), client.release)
 
 
 def _staged(host: UpdateHost, slots: Slots, release: Release) -> bool:
@@ -110,40 +128,76 @@ def _staged(host: UpdateHost, slots: Slots, release: Release) -> bool:
     return there and any(sha256_file(host.entries / entry.filename) == release.uki_sha256 for entry in entries)
 
 
-def _require_good(host: UpdateHost) -> None:
-    if not any(entry.good and entry.version == host.version for entry in esp.read_entries(host)):
-        raise UpdateRefusedError(
-            f"the running release {host.version} is not blessed yet, so the other slot is still needed",
-            hint="wait for the health checks of this boot (`hostctl health`), then try again",
-        )
+def _downloaded(host: UpdateHost, slots: Slots, release: Release) -> bool:
+    """Tell whether an earlier run filled the slot and left the kernel image beside the entries."""
+    path = esp.temporary(host, release.title)
+    there = slots.other.release == release.title and slots.other.holds(release.root_hash)
+    return there and path.exists() and sha256_file(path) == release.uki_sha256
+
+
+def _require_good(host: UpdateHost) -> BootEntry:
+    """Return the entry of the running release, which must be blessed."""
+    for entry in esp.read_entries(host):
+        if entry.good and entry.version == host.version:
+            return entry
+    raise UpdateRefusedError(
+        f"the running release {host.version} is not blessed yet, so the other slot is still needed",
+        hint="wait for the health checks of this boot (`hostctl health`), then try again",
+    )
 
 
 def _install(
-    host: UpdateHost, client: RepositoryClient, release: Release, table: Table, steps: Steps, *, commit: bool
-) -> None:
-    running = f"{host.name}_{host.version}"
-    other = find_slots(table, host.root_hash).other
-    slot.require_room(other, table.sector, release)
-    going = esp.superfluous(host, frozenset({running}))
-    esp.require_room(host, release.title, release.uki_bytes, going)
+    host: UpdateHost,
+    client: RepositoryClient,
+    release: Release,
+    running: BootEntry,
+    table: Table,
+    steps: Steps,
+    *,
+    commit: bool,
+) -> Maker:
+    slots = find_slots(table, host.root_hash)
+    other = slots.other
     with steps.stage(Stage.START):
-        steps.start(release.version, release.root_hash, f"update from {host.version}")
+        uki = host.entries / running.filename
+        maker = Maker(client, release, Running(root_hash=host.root_hash, root=slots.running.root.node, uki=uki), steps)
+        signature = client.small(release.signature)
+        slot.require_room(other, table.sector, release)
+        going = esp.superfluous(host, frozenset({running.release}))
+        esp.require_room(host, release.title, release.uki_bytes, going)
+        ready = _proven(other, release)
+        steps.start(f"update from {host.version}, {maker.why}")
         esp.remove(tuple(path for path in going if path != esp.temporary(host, release.title)))
-        table = _invalidate(host, table, other)
-    other = find_slots(table, host.root_hash).other
-    index = content.read_index(client, release)
-    _fill(client, release, index, other, table.sector, steps)
+        if not ready:
+            table = _invalidate(host, table, other)
+            other = find_slots(table, host.root_hash).other
+    if not ready:
+        _fill(maker, other, steps)
+    with steps.stage(Stage.SIGNATURE):
+        slot.write_padded(signature, other.signature.node, other.signature.size * table.sector)
+    with steps.stage(Stage.VERIFY):
+        slot.verify(other, release, signature)
     with steps.stage(Stage.LABEL):
         wanted = filled(table, other, release.title, release.root_hash)
         gpt.write_table(host.disk, wanted, lambda: steps.reach(Stage.LABEL, MIDDLE))
-    with steps.stage(Stage.KERNEL):
-        content.write_kernel(client, release, index, esp.temporary(host, release.title), steps)
+    _make_kernel(maker, other, esp.temporary(host, release.title), steps)
     if commit:
         _commit(host, release, steps)
         with steps.stage(Stage.CLEAN):
-            esp.remove(esp.superfluous(host, frozenset({running, release.title})))
+            esp.remove(esp.superfluous(host, frozenset({running.release, release.title})))
         record.staged(host, release, steps)
-    steps.finish("staged" if commit else "downloaded")
+    steps.finish(f"{'staged' if commit else 'downloaded'}, {maker.way.name}, {maker.fetched} bytes fetched")
+    return maker
+
+
+def _proven(other: Slot, release: Release) -> bool:
+    """Tell whether the slot holds the release already, from a run that was cut off later or asked only to download."""
+    labelled = other.release == release.title and other.holds(release.root_hash)
+    if not labelled:
+        return False
+    for part in (other.root, other.verity):
+        slot.flush(part.node)
+    return not slot.verifies(other, release.root_hash)
 
 
 def _invalidate(host: UpdateHost, table: Table, other: Slot) -> Table:
@@ -155,18 +209,31 @@ def _invalidate(host: UpdateHost, table: Table, other: Slot) -> Table:
     return after
 
 
-def _fill(client: RepositoryClient, release: Release, index: Index, other: Slot, sector: int, steps: Steps) -> None:
-    signature = client.small(release.signature)
-    with steps.stage(Stage.ROOT):
-        content.write_root(client, release, index, other.root.node, steps)
-    with steps.stage(Stage.FLUSH):
-        slot.flush(other.root.node)
-    with steps.stage(Stage.TREE):
-        slot.make_tree(other, release, lambda: steps.reach(Stage.TREE, MIDDLE))
-    with steps.stage(Stage.SIGNATURE):
-        slot.write_padded(signature, other.signature.node, other.signature.size * sector)
-    with steps.stage(Stage.VERIFY):
-        slot.verify(other, release, signature)
+def _fill(maker: Maker, other: Slot, steps: Steps) -> None:
+    """Make the root and its tree, in the other way if the first is not good enough."""
+    while True:
+        try:
+            with steps.stage(Stage.ROOT):
+                maker.make_root(other.root.node)
+            with steps.stage(Stage.FLUSH):
+                slot.flush(other.root.node)
+            with steps.stage(Stage.TREE):
+                slot.make_tree(other, maker.release, lambda: steps.reach(Stage.TREE, MIDDLE))
+        except HostctlError as error:
+            maker.otherwise(error)
+        else:
+            return
+
+
+def _make_kernel(maker: Maker, other: Slot, path: Path, steps: Steps) -> None:
+    while True:
+        try:
+            with steps.stage(Stage.KERNEL):
+                maker.make_kernel(other.root.node, path)
+        except HostctlError as error:
+            maker.otherwise(error)
+        else:
+            return
 
 
 def _commit(host: UpdateHost, release: Release, steps: Steps) -> None:

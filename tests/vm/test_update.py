@@ -1,5 +1,6 @@
 """Updates through the firmware: taken, blessed, given up, rolled back, refused, cut off."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,17 @@ from hostctl_lab.host import BOOT_SECONDS, UPDATE_SECONDS, Host
 from hostctl_lab.releases import Lab
 from hostctl_lab.server import Hold, RepositoryServer
 
-HELD_AFTER = 8 << 20  # bytes of the payload
+HELD_AFTER = 12 << 20  # bytes of the payload
+LAST_STAGES = ["verify", "label", "kernel", "commit", "clean"]
+MEMORY = 64 << 10  # KiB
+SAMPLED = """
+hostctl update --json & pid=$!
+peak=0
+while said=$(grep VmHWM /proc/$pid/status); do set -- $said; peak=$2; sleep 0.2; done
+wait $pid
+echo "{\\"peak\\": $peak}"
+"""
+"""Updates, and prints the most memory that the process had: what it says grows only, so a late sample is enough."""
 
 
 @pytest.fixture(autouse=True)
@@ -110,5 +121,30 @@ def test_a_power_cut_in_an_update_leaves_the_old_release(own_host: Host, server:
     assert own_host.entries() == ["vmtest_1.efi"]
     own_host.text("hostctl", "health")
     server.hold = None
-    assert own_host.update() == {"running": "1", "staged": "2", "written": True}
+    outcome = own_host.update_events()[-1]
+    assert (outcome["staged"], outcome["path"]) == ("2", "full")
+    fetched = outcome["fetched"]
+    assert isinstance(fetched, int)
+    assert fetched < segments(server.folder).stat().st_size - HELD_AFTER // 2, "what was there was fetched again"
     assert own_host.entries() == ["vmtest_1.efi", "vmtest_2+1.efi"]
+    stages = json.loads(own_host.text("hostctl", "history", "--stages", "--json"))
+    assert [row["stage"] for row in stages if row["event"] == "done"][-5:] == LAST_STAGES
+
+
+def test_a_full_state_partition_and_little_memory(own_host: Host) -> None:
+    own_host.shell(
+        "fallocate -l $(df --output=avail -B1 /var | tail -n 1) /var/filler; dd if=/dev/zero of=/var/more || :"
+    )
+    before = own_host.shell("df --output=avail -B1 /var | tail -n 1").strip()
+    assert before == "0"
+    events = [json.loads(line) for line in own_host.shell(SAMPLED, seconds=UPDATE_SECONDS).splitlines()]
+    outcome = next(event for event in events if event.get("event") == "outcome")
+    assert outcome["staged"] == "2"
+    assert any("cannot be" in event["text"] for event in events if event.get("event") == "warning")
+    peak = events[-1]["peak"]
+    print(f"VmHWM {peak} KiB")
+    assert 10_000 < peak < MEMORY
+    own_host.shell("rm /var/filler /var/more")
+    assert own_host.entries() == ["vmtest_1.efi", "vmtest_2+1.efi"]
+    own_host.reboot_into("2")
+    own_host.wait_blessed()

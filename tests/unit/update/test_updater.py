@@ -11,7 +11,7 @@ import pytest
 from hostctl.boot.slots import find_slots, read_table
 from hostctl.payload.apply import StoredBytesError
 from hostctl.repository.build import BuildError
-from hostctl.repository.client import PayloadError, RepositoryUntrustedError
+from hostctl.repository.client import PayloadError, RepositoryUnavailableError, RepositoryUntrustedError
 from hostctl.repository.offers import PublishedError
 from hostctl.repository.publish import publish
 from hostctl.run import run
@@ -76,7 +76,7 @@ def test_altered_payload(world: World, name: str, *, cut: bool) -> None:
     path = world.stored(name)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] if cut else whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises((PayloadError, StoredBytesError)):
+    with pytest.raises((PayloadError, StoredBytesError, RepositoryUnavailableError)):
         world.update()
     assert world.entries == ["host_1.efi"]
     assert history.read(world.host.history)[-1].event == history.FAILED
