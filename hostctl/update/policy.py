@@ -143,17 +143,22 @@ def decide(policy: UpdatePolicy, zone: ZoneInfo, at: Situation, memory: Memory) 
         kept = replace(Memory(), checked=memory.checked, warned_since=memory.warned_since)
         memory = replace(kept, staged=at.staged, staged_since=at.uptime)
     early = _early(policy, zone, at, memory)
+    if early is not None and (at.locked or memory.warned_since is not None):
+        return CallOff(why=early.why), replace(memory, warned_since=None, warnings=0)
     if early is None:
         memory = memory if memory.due_since is not None else replace(memory, due_since=at.uptime)
-        return _due(policy, at, memory)
-    if at.locked or memory.warned_since is not None:
-        return CallOff(why=early.why), replace(memory, warned_since=None, warnings=0)
+        action, memory = _due(policy, at, memory)
+    else:
+        action = early
+    if not isinstance(action, Wait) or at.locked or memory.warned_since is not None:
+        return action, memory
     if at.held or not policy.unattended:
-        return early, memory
+        return action, memory
+    # However long something else keeps the host waiting, it looks for releases.
     next_check = 0.0 if memory.checked is None else memory.checked + CHECK_SECONDS - at.uptime
     if next_check <= 0:
         return Check(), replace(memory, checked=at.uptime)
-    return replace(early, seconds=min(early.seconds, next_check)), memory
+    return replace(action, seconds=min(action.seconds, next_check)), memory
 
 
 def _early(policy: UpdatePolicy, zone: ZoneInfo, at: Situation, memory: Memory) -> Wait | None:

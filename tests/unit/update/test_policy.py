@@ -77,6 +77,7 @@ def step(policy: UpdatePolicy, at: Situation, memory: Memory) -> tuple[Action, M
         (TURNS, HERE, DUE, AskLock()),
         (TURNS, replace(HERE, inhibitors=("a",)), DUE, Wait(seconds=30, why="held back")),
         (TURNS, HERE, replace(DUE, lock_retry=1100.0, lock_said="busy"), Wait(seconds=100, why="agreed: busy")),
+        (TURNS, replace(HERE, uptime=4500.0), replace(DUE, lock_retry=5000.0), Check()),
         (TURNS, replace(HERE, locked=True), DUE, Restart()),
         (TURNS, replace(HERE, terminals=1), DUE, AskLock()),
         (BOTH, replace(HERE, now=OUT), DUE, Wait(seconds=3500, why="window")),
