@@ -37,6 +37,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("sbom", "hostctl.cli.sbom", "print the bill of materials of a built release"),
     Verb("keys", "hostctl.cli.keys", "make the keys that sign releases"),
     Verb("publish", "hostctl.cli.publish", "add a built release to a repository of static files"),
+    Verb("repo", "hostctl.cli.repo", "make, look after and check a repository of releases"),
     Verb("image", "hostctl.cli.image", "build OCI images from Debian packages and files"),
     Verb("vm", "hostctl.cli.vm", "run a built release in a virtual machine"),
     Verb("config", "hostctl.cli.config", "check and show declarations, print their schema"),

@@ -19,13 +19,17 @@ BAKED = "usr/share/hostctl/images"
 BUILDER_ONLY = frozenset({"compose", "data"})
 BUILDER_MODULES = frozenset(
     {
-        *(f"cli/{verb}.py" for verb in ("build", "image", "keys", "lock", "publish", "repository", "sbom", "vm")),
+        *(f"cli/{verb}.py" for verb in ("build", "image", "keys", "lock", "publish", "sbom", "vm")),
+        *(f"cli/{module}.py" for module in ("repo", "repo_keys", "repo_look", "repository")),
         "image/build.py",
         "image/rootfs.py",
         "payload/pack.py",
         *(
             f"repository/{module}.py"
-            for module in ("build", "keyring", "metadata", "offers", "publish", "roles", "store", "terms", "unpack")
+            for module in (
+                *("build", "drafts", "expire", "keyring", "metadata", "offers", "publish", "roles", "rotate", "serve"),
+                *("stats", "store", "terms", "unpack", "verify"),
+            )
         ),
     }
 )

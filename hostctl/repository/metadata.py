@@ -37,7 +37,7 @@ def signer(key: Ed25519PrivateKey) -> Signer:
     return CryptoSigner(key, SSlibKey.from_crypto(key.public_key()))
 
 
-def encode(metadata: Metadata[SignedRole]) -> bytes:
+def encode(metadata: Metadata[Any]) -> bytes:
     """Return metadata as the compact JSON that is stored and hashed."""
     return metadata.to_bytes(JSONSerializer(compact=True))
 
@@ -103,7 +103,7 @@ def load_next_root(data: bytes, before: Root) -> Metadata[Root]:
     return metadata
 
 
-def missing_signatures(metadata: Metadata[SignedRole], delegator: Root | Targets, role: str) -> tuple[int, list[str]]:
+def missing_signatures(metadata: Metadata[Any], delegator: Root | Targets, role: str) -> tuple[int, list[str]]:
     """Return how many signatures ``metadata`` lacks to be ``role`` for ``delegator``, and by which key ids they can be.
 
     Both are empty when it has enough.
@@ -113,7 +113,7 @@ def missing_signatures(metadata: Metadata[SignedRole], delegator: Root | Targets
     return lacking, sorted(result.unsigned) if lacking else []
 
 
-def copy_signatures(source: Metadata[SignedRole], target: Metadata[SignedRole], key_ids: Collection[str]) -> list[str]:
+def copy_signatures(source: Metadata[Any], target: Metadata[Any], key_ids: Collection[str]) -> list[str]:
     """Add to ``target`` the signatures of ``source`` by ``key_ids`` that it lacks, and return by whom.
 
     Raises:

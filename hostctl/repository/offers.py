@@ -11,11 +11,15 @@ from datetime import UTC, datetime
 from functools import cmp_to_key
 from pathlib import Path
 
+from tuf.api.metadata import Targets
+
 from hostctl.config.versions import compare
 from hostctl.errors import HostctlError
-from hostctl.repository import roles, terms
+from hostctl.repository import drafts, roles, terms
 from hostctl.repository.build import Build
+from hostctl.repository.drafts import Draft
 from hostctl.repository.keyring import Keyring
+from hostctl.repository.metadata import load, sign
 from hostctl.repository.release import (
     ARCHITECTURE,
     MAX_VERSIONS,
@@ -79,6 +83,8 @@ class Initialised:
     channels: tuple[str, ...]
     added: tuple[str, ...]
     root_version: int
+    draft: Draft | None
+    """Set when the channels wait for the key of ``targets``, which is not at hand."""
 
 
 def initialise(repository: Path, keyring: Keyring, *, now: datetime | None = None) -> Initialised:
@@ -89,23 +95,38 @@ def initialise(repository: Path, keyring: Keyring, *, now: datetime | None = Non
         MissingKeyError: a channel is to be added and the key of ``targets`` is not at hand.
         RepositoryBusyError: somebody else changes it.
     """
+    moment = now or datetime.now(UTC)
     make_folder(repository)
     with locked(repository):
-        store, added = _opened(repository, keyring)
+        store = Store.open_or_create(repository, keyring)
+        added = tuple(sorted(set(keyring.channels) - set(store.channels)))
+        draft = None
+        if added and not store.fresh and not keyring.having(store.roles.root.roles[roles.TARGETS]):
+            draft = _draft_channels(store, keyring, added, moment)
+        else:
+            _delegate(store, keyring, added)
         if store.changed:
-            store.commit(keyring, now or datetime.now(UTC))
+            store.commit(keyring, moment)
         version = store.roles.root.version
-        return Initialised(channels=store.channels, added=added, root_version=version)
+        return Initialised(channels=store.channels, added=added, root_version=version, draft=draft)
 
 
-def _opened(repository: Path, keyring: Keyring) -> tuple[Store, tuple[str, ...]]:
-    """Return the repository, with channels that the caller commits, and their names."""
-    store = Store.open_or_create(repository, keyring)
-    added = tuple(sorted(set(keyring.channels) - set(store.channels)))
-    for channel in added:
+def _delegate(store: Store, keyring: Keyring, channels: tuple[str, ...]) -> None:
+    """Add channels, which the caller commits."""
+    for channel in channels:
         roles.delegate(store.roles.targets, roles.channel_name(channel), [keyring.channels[channel]])
         store.add_channel(channel)
-    return store, added
+
+
+def _draft_channels(store: Store, keyring: Keyring, channels: tuple[str, ...], now: datetime) -> Draft:
+    """Draft the delegations of new channels for the key of ``targets`` to sign elsewhere."""
+    drafts.require_none(store.path, roles.TARGETS, discard=False)
+    draft = load(sign(store.roles.targets, []), Targets)
+    for channel in channels:
+        roles.delegate(draft.signed, roles.channel_name(channel), [keyring.channels[channel]])
+    draft.signed.version += 1
+    draft.signed.expires = roles.expiry(roles.TARGETS, now)
+    return drafts.settle(store, keyring, draft, now)
 
 
 def add(
@@ -139,8 +160,9 @@ def add(
     moment = now or datetime.now(UTC)
     make_folder(repository)
     with locked(repository):
-        begun = (repository / f"metadata/{roles.TIMESTAMP}.json").exists()
-        store = Store.open_or_create(repository, keyring) if begun else _opened(repository, keyring)[0]
+        store = Store.open_or_create(repository, keyring)
+        if store.fresh:
+            _delegate(store, keyring, tuple(sorted(keyring.channels)))
         release = build.release
         place = Named(channel=channel or build.channel, name=release.name, version=release.version)
         store.channel(place.channel)

@@ -7,7 +7,6 @@ shared between channels, so a release is described by the same bytes in every ch
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ MAX_DELTAS = 64
 _HASH = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_DECIMAL = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?")
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 Decoded = TypeVar("Decoded")
@@ -155,7 +155,7 @@ def encode_offer(offer: Offer) -> dict[str, object]:
     shown = None
     if rollout is not None:
         start = rollout.start.astimezone(UTC).strftime(_TIME_FORMAT)
-        shown = {"start": start, "hours": rollout.hours, "percent": rollout.percent}
+        shown = {"start": start, "hours": _decimal(rollout.hours), "percent": _decimal(rollout.percent)}
     return {
         "name": offer.name,
         "architecture": offer.architecture,
@@ -163,6 +163,12 @@ def encode_offer(offer: Offer) -> dict[str, object]:
         "minimum": offer.minimum,
         "rollout": shown,
     }
+
+
+def _decimal(number: float) -> str:
+    """Return a number as text: the canonical JSON that TUF signs has no fractions."""
+    text = f"{number:.6f}"
+    return text.rstrip("0").rstrip(".")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -208,12 +214,10 @@ def _count(document: Mapping[str, object], key: str, low: int, high: int, step: 
 
 
 def _number(document: Mapping[str, object], key: str, high: float) -> float:
-    value = document[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value = float(_text(document, key, _DECIMAL))
+    if value > high:
         raise ValueError(key)
-    if not 0 <= value <= high:
-        raise ValueError(key)
-    return float(value)
+    return value
 
 
 def _items(document: Mapping[str, object], key: str, most: int) -> list[object]:

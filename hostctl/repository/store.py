@@ -126,6 +126,8 @@ class Store:
         self.roles = found
         self._stored = stored
         self._changed: set[str] = set()
+        self._signed: dict[str, bytes] = {}
+        self._small: dict[Path, bytes] = {}
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -178,6 +180,11 @@ class Store:
         return store
 
     @property
+    def fresh(self) -> bool:
+        """Tell whether nothing was committed yet."""
+        return not self._stored
+
+    @property
     def changed(self) -> bool:
         """Tell whether there is something to commit."""
         return bool(self._changed)
@@ -204,6 +211,12 @@ class Store:
     def touch(self, role: str) -> None:
         """Have a role signed anew by the next commit."""
         self._changed.add(role)
+
+    def adopt_targets(self, targets: Targets, data: bytes) -> None:
+        """Have the next commit write the next version of ``targets`` as it was signed elsewhere."""
+        self.roles.targets = targets
+        self._signed[TARGETS] = data
+        self._changed.add(TARGETS)
 
     def listed(self, channel: str) -> tuple[Named, ...]:
         """Return the releases of a channel, by the names of its targets, unordered."""
@@ -244,6 +257,8 @@ class Store:
         if info is None:
             return None
         path = stored(self.path, target, info.hashes["sha256"])
+        if path in self._small:
+            return self._small[path]
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -253,12 +268,9 @@ class Store:
         return data
 
     def put(self, channel: str, target: str, data: bytes, offer: Offer | None = None) -> None:
-        """Store a small target and list it in a channel."""
+        """Have the next commit store a small target and list it in a channel."""
         digest = hashlib.sha256(data).hexdigest()
-        place = stored(self.path, target, digest)
-        if not place.exists() or place.read_bytes() != data:
-            make_folder(place.parent)
-            write_file(place, data)
+        self._small[stored(self.path, target, digest)] = data
         info = TargetFile(length=len(data), hashes={"sha256": digest}, path=target)
         if offer is not None:
             info.unrecognized_fields["custom"] = encode_offer(offer)
@@ -312,10 +324,16 @@ class Store:
         changed += [TARGETS] if TARGETS in self._changed else []
         changed += [SNAPSHOT] if self._changed - {TIMESTAMP} else []
         order = [*changed, TIMESTAMP]
-        signers = {name: self._signers(name, keyring, following) for name in order}
+        signers = {name: self._signers(name, keyring, following) for name in order if name not in self._signed}
         make_folder(self.path / "metadata")
+        for place, content in self._small.items():
+            if not place.exists() or place.read_bytes() != content:
+                make_folder(place.parent)
+                write_file(place, content)
+        self._small.clear()
         for name in order:
-            self._write(name, signers[name], now)
+            given = self._signed.pop(name, b"")
+            self._write(name, given or self._sign(name, signers[name], now))
         self._changed.clear()
         return tuple(order)
 
@@ -326,12 +344,15 @@ class Store:
         both = [*keyring.for_role(following.roles[name], name), *keyring.having(present)]
         return list({one.public_key.keyid: one for one in both}.values())
 
-    def _write(self, name: str, signers: list[Signer], now: datetime) -> None:
+    def _sign(self, name: str, signers: list[Signer], now: datetime) -> bytes:
         role = self.roles.by_name(name)
         role.version += name in self._stored
         role.expires = roles.expiry(name, now)
+        return sign(role, signers)
+
+    def _write(self, name: str, data: bytes) -> None:
+        role = self.roles.by_name(name)
         self._stored.add(name)
-        data = sign(role, signers)
         file = f"{name}.json" if name == TIMESTAMP else f"{role.version}.{name}.json"
         write_file(self.path / "metadata" / file, data)
         meta = MetaFile(role.version, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
@@ -389,6 +410,12 @@ def root_files(repository: Path) -> Mapping[int, Path]:
         if match := _ROOT_FILE.fullmatch(path.name):
             found[int(match[1])] = path
     return found
+
+
+def newest_root(repository: Path) -> bytes:
+    """Return the newest root as it is stored; the repository has one."""
+    files = root_files(repository)
+    return files[max(files)].read_bytes()
 
 
 def require_root(repository: Path, keyring: Keyring) -> None:

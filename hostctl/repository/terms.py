@@ -72,8 +72,8 @@ def parse_rollout(text: str, start: datetime) -> Rollout:
     match = _ROLLOUT.fullmatch(text)
     if match is None:
         raise UsageError(f"--rollout: {text!r} is not a rollout", hint='as in "100% over 48h" or "25%"')
-    percent = float(match[1])
-    hours = float(match[2] or 0) * _HOURS[(match[3] or "h")[0]]
+    percent = round(float(match[1]), 6)
+    hours = round(float(match[2] or 0) * _HOURS[(match[3] or "h")[0]], 6)
     if percent > 100 or hours > MAX_HOURS:
         raise UsageError(f"--rollout: {text!r} is too much", hint="at most 100% over 365 days")
     return Rollout(start=start.replace(microsecond=0), hours=hours, percent=percent)
