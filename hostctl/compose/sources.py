@@ -23,7 +23,6 @@ BUILDER_MODULES = frozenset(
         *(f"cli/{module}.py" for module in ("repo", "repo_keys", "repo_look", "repository")),
         "image/build.py",
         "image/rootfs.py",
-        "payload/pack.py",
         *(
             f"repository/{module}.py"
             for module in (
@@ -31,6 +30,7 @@ BUILDER_MODULES = frozenset(
                 *("stats", "store", "terms", "unpack", "verify"),
             )
         ),
+        *(f"payload/{name}.py" for name in ("boot_image", "delta", "erofs", "likely", "pack", "parts", "pieces")),
     }
 )
 LAUNCHER = b"""#!/usr/bin/python3 -IB

@@ -84,6 +84,12 @@ def add_bytes(target: bytearray, difference: memoryview) -> None:
         target[start : start + _CHUNK] = total.to_bytes(len(part), "little")
 
 
+def busy(added: bytes) -> int:
+    """Return how many bytes of a difference cost arithmetic when it is applied."""
+    starts = range(0, len(added), _CHUNK)
+    return _CHUNK * sum(added[start : start + _CHUNK] != _ZERO[: len(added) - start] for start in starts)
+
+
 def apply(packed: bytes, reference: bytearray, length: int) -> bytes:
     """Return what a difference makes of a reference.
 
