@@ -158,7 +158,8 @@ def decide(policy: UpdatePolicy, zone: ZoneInfo, at: Situation, memory: Memory) 
     next_check = 0.0 if memory.checked is None else memory.checked + CHECK_SECONDS - at.uptime
     if next_check <= 0:
         return Check(), replace(memory, checked=at.uptime)
-    return replace(action, seconds=min(action.seconds, next_check)), memory
+    # The difference of two large numbers may come out a little above what was added.
+    return replace(action, seconds=min(action.seconds, next_check, CHECK_SECONDS)), memory
 
 
 def _early(policy: UpdatePolicy, zone: ZoneInfo, at: Situation, memory: Memory) -> Wait | None:
