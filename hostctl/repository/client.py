@@ -1,29 +1,32 @@
-"""Reads a repository over HTTP: what is new by the rules of TUF, and payloads as checked streams.
+"""One look at a repository: what is new by the rules of TUF and of this host's clock, and payloads as bytes.
 
-Trust starts at the root that came with the verified root file system, on every run: the cache in the state folder
-only spares downloads and remembers version numbers, python-tuf checks its signatures again. Whatever the network
-sends is bounded in size and time. Nothing here writes a slot.
+Trust starts at the root that came with the verified root file system, on every run. The cache in the state folder only
+spares downloads and remembers version numbers: it is read into a scratch folder, where every signature is checked
+again, and written back afterwards; a full or read-only ``/var`` does not stop an update. Mirrors are asked in turn and
+trusted no more than anybody. Nothing here writes a slot.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cmp_to_key
 from pathlib import Path
-from typing import TypeVar
 
-import urllib3
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, DownloadLengthMismatchError, SlowRetrievalError
-from tuf.api.exceptions import RepositoryError as TufError
-from tuf.ngclient import FetcherInterface, Updater
+from tuf.api.metadata import Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 
 from hostctl.config.versions import compare
 from hostctl.durable import write_file
-from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
+from hostctl.repository import clock
+from hostctl.repository.errors import (
+    RepositoryExpiredError,
+    RepositoryRollbackError,
+    RepositoryUnavailableError,
+    RepositoryUntrustedError,
+)
+from hostctl.repository.fetch import Fetcher
 from hostctl.repository.release import (
     MAX_DESCRIPTION,
     Delta,
@@ -39,92 +42,11 @@ from hostctl.repository.release import (
     release_target,
     versions_target,
 )
-
-Result = TypeVar("Result")
-
-CHUNK = 1 << 16
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 30.0
-RETRIES = 3
-GRACE_SECONDS = 20.0
-MIN_BYTES_PER_SECOND = 2048.0
+from hostctl.repository.trusted import HISTORY, Trusted
 
 
-class RepositoryUnavailableError(HostctlError):
-    """The repository does not answer, or too slowly."""
-
-    id = "repository-unavailable"
-    exit_code = EXIT_UNAVAILABLE
-
-
-class RepositoryUntrustedError(HostctlError):
-    """What the repository says is not signed by keys this host trusts, has expired or goes back in time."""
-
-    id = "repository-untrusted"
-
-
-class PayloadError(HostctlError):
-    """A payload is not what the signed description says."""
-
-    id = "payload-mismatch"
-
-
-class Fetcher(FetcherInterface):
-    """HTTP downloads for python-tuf, with time limits, a minimum rate and a few retries."""
-
-    def __init__(self, *, grace: float = GRACE_SECONDS, rate: float = MIN_BYTES_PER_SECOND) -> None:
-        self._grace = grace
-        self._rate = rate
-        retries = urllib3.Retry(
-            RETRIES, redirect=3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False
-        )
-        self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=retries
-        )
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        return self._chunks(self._get(url, {}, 200), url)
-
-    def ranged(self, url: str, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes of ``url`` from ``start`` up to, without, ``end``; of a server without Range, too."""
-        response = self._get(url, {"Range": f"bytes={start}-{end - 1}"}, 206, 200)
-        skipped = 0 if response.status == 206 else start
-        left = end - start
-        for chunk in self._chunks(response, url):
-            kept = chunk[skipped:]
-            skipped -= len(chunk) - len(kept)
-            yield kept[:left]
-            left -= len(kept[:left])
-            if not left:
-                return
-
-    def _get(self, url: str, headers: dict[str, str], *statuses: int) -> urllib3.BaseHTTPResponse:
-        # No content coding: sizes and hashes are those of the bytes as they are stored.
-        plain = {"Accept-Encoding": "identity", **headers}
-        response = self._pool.request("GET", url, preload_content=False, headers=plain)
-        if response.status not in statuses:
-            response.close()
-            raise DownloadHTTPError(f"{url}: HTTP status {response.status}", response.status)
-        return response
-
-    def _chunks(self, response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
-        # Only reading is timed: a slow disk is not the server's fault. read1, as read would wait for a whole chunk.
-        total, spent = 0, 0.0
-        try:
-            while True:
-                started = time.monotonic()
-                chunk = response.read1(CHUNK, decode_content=False)
-                spent += time.monotonic() - started
-                if not chunk:
-                    return
-                total += len(chunk)
-                if spent > self._grace and total / spent < self._rate:
-                    raise SlowRetrievalError(f"{url}: only {total} bytes in {spent:.0f} s")
-                yield chunk
-        except urllib3.exceptions.HTTPError as error:
-            raise DownloadError(f"{url}: {error}") from error
-        finally:
-            response.close()
+def _wall() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,69 +60,161 @@ class Source:
     root: bytes
     """The root metadata that came with the release."""
     cache: Path
-    """Folder for metadata; nothing in it is trusted."""
+    """Folder for metadata; nothing in it is trusted. What the host remembers of time lies beside it."""
+    mirrors: tuple[str, ...] = ()
+    """Other base URLs of the same files, asked in this order when the repository does not answer well."""
+    proxy: str | None = None
+    """URL of an HTTP proxy for all of them."""
+    built: datetime = clock.START
+    """When the running release was built."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return all base URLs, without a slash at the end."""
+        return tuple(url.rstrip("/") for url in (self.url, *self.mirrors))
 
 
 class RepositoryClient:
-    """One look at a repository: metadata are refreshed when it is made."""
+    """What a repository says now: metadata are refreshed when it is made.
 
-    def __init__(self, source: Source, fetcher: Fetcher | None = None) -> None:
-        """Refresh the metadata.
+    Args:
+        source: where, and what is trusted.
+        fetcher: downloads, other than as ``source`` says; for tests.
+        wall: the wall clock.
 
-        Raises:
-            RepositoryUnavailableError: it cannot be reached.
-            RepositoryUntrustedError: it breaks a rule of TUF.
-        """
+    Raises:
+        RepositoryUnavailableError: no address answers well.
+        RepositoryUntrustedError: what answers breaks a rule of TUF, has expired or goes back in time.
+    """
+
+    def __init__(self, source: Source, fetcher: Fetcher | None = None, *, wall: Callable[[], datetime] = _wall) -> None:
+        self.unkept = ""
+        """Why what was learnt cannot be kept for the next look, if it cannot."""
         self._source = source
-        self._fetcher = fetcher or Fetcher()
-        self._targets = f"{source.url.rstrip('/')}/targets/"
-        self._updater = _guarded(source.url, self._refresh)
+        self._memory = clock.read(self._memory_file)
+        self._wall = wall()
+        self._floor = clock.floor(source.built, self._memory)
+        # A host whose clock is known to be wrong cannot judge the dates of certificates. TUF needs no TLS.
+        self._fetcher = fetcher or Fetcher(proxy=source.proxy, dates=self._wall >= self._floor)
+        self._scratch = tempfile.TemporaryDirectory(prefix="hostctl-tuf-")
+        self._folder = Path(self._scratch.name)
+        _copy(source.cache, self._folder, durable=False)
+        self._trusted = self._refresh()
 
-    def _refresh(self) -> Updater:
-        cache = self._source.cache
-        cache.mkdir(parents=True, exist_ok=True)
-        make: Callable[..., Updater] = Updater
-        arguments: dict[str, bytes] = {}
-        if "bootstrap" in inspect.signature(Updater.__init__).parameters:
-            arguments["bootstrap"] = self._source.root
-        else:
-            # python-tuf 5 trusts the root in its folder, so ours replaces it each time.
-            write_file(cache / "root.json", self._source.root)
-        updater = make(str(cache), f"{self._source.url.rstrip('/')}/metadata/", fetcher=self._fetcher, **arguments)
-        updater.refresh()
-        return updater
+    @property
+    def _memory_file(self) -> Path:
+        return clock.memory_file(self._source.cache.parent)
 
-    def _small(self, target: str) -> bytes | None:
-        info = self._updater.get_targetinfo(target)
+    @property
+    def now(self) -> datetime:
+        """Return the time that decisions go by: the wall clock as it was when this look began, or the floor."""
+        return max(self._wall, self._floor)
+
+    def _refresh(self) -> Trusted:
+        failed: list[RepositoryUnavailableError | RepositoryUntrustedError] = []
+        for address in self._source.addresses:
+            try:
+                trusted = self._look(address)
+            except (RepositoryUnavailableError, RepositoryUntrustedError) as error:
+                failed.append(error)
+            else:
+                self._keep()
+                return trusted
+        # That somebody lies is the worse news.
+        worst = next((error for error in failed if isinstance(error, RepositoryUntrustedError)), failed[0])
+        others = [error.brief for error in failed if error is not worst]
+        worst.details = "\n".join([*worst.details.splitlines(), *others])
+        self._keep()
+        raise worst
+
+    def _look(self, address: str) -> Trusted:
+        source = self._source
+        trusted = Trusted(metadata=f"{address}/metadata/", root=source.root, folder=self._folder, fetcher=self._fetcher)
+        trusted.refresh()
+        # This loads the channel's role, so that everything to come lies in memory, of one state of the repository.
+        trusted.find([versions_target(source.name, source.channel)])
+        self._judge(trusted)
+        return trusted
+
+    def _judge(self, trusted: Trusted) -> None:
+        """Apply what TUF leaves to its user: the floor of the clock, and versions that outlive the cache."""
+        root = trusted.role(Root.type, Root)
+        timestamp = trusted.role(Timestamp.type, Timestamp)
+        roles: dict[str, Signed] = {
+            Root.type: root,
+            Timestamp.type: timestamp,
+            Snapshot.type: trusted.role(Snapshot.type, Snapshot),
+            Targets.type: trusted.role(Targets.type, Targets),
+        }
+        if trusted.has(self._source.channel):
+            roles[self._source.channel] = trusted.role(self._source.channel, Targets)
+        keys = clock.fingerprint(root.roles[Timestamp.type].keyids)
+        self._floor = clock.floor(self._source.built, self._memory, keys)
+        for name, role in roles.items():
+            if role.is_expired(self.now):
+                raise RepositoryExpiredError(
+                    f"metadata of {name} have expired",
+                    details=f"on {role.expires:%Y-%m-%d}; it is {self.now:%Y-%m-%d}, whatever the clock says",
+                    hint="the publisher must renew them, or somebody holds back newer ones",
+                )
+        known = self._memory.timestamp if keys == self._memory.keys else 0
+        if timestamp.version < known:
+            raise RepositoryRollbackError(
+                "the timestamp is older than one seen before",
+                details=f"version {timestamp.version} after {known}",
+                hint="a mirror may lag behind, or somebody may replay old files",
+            )
+        signed = clock.signing_time(timestamp.unrecognized_fields, [role.expires for role in roles.values()])
+        self._floor = clock.raised(self._floor, self._wall, signed)
+        self._memory = clock.Memory(
+            proven=None if self._floor == self._source.built else self._floor,
+            keys=keys,
+            timestamp=timestamp.version,
+        )
+
+    def _keep(self) -> None:
+        """Write back what was learnt. A host whose ``/var`` takes nothing more can be updated nevertheless."""
+        try:
+            clock.write(self._memory_file, self._memory)
+            _copy(self._folder, self._source.cache, durable=True)
+        except OSError as error:
+            self.unkept = str(error)
+
+    def _document(self, target: str) -> bytes | None:
+        (info,) = self._trusted.find([target])
         if info is None:
             return None
         if info.length > MAX_DESCRIPTION:
             raise DescriptionError(f"{target} is too long")
-        url = f"{self._targets}{_hashed(target, info.hashes['sha256'])}"
-        data = self._fetcher.download_bytes(url, info.length)
-        info.verify_length_and_hashes(data)
-        return data
+        digest = info.hashes.get("sha256")
+        if digest is None:
+            raise DescriptionError(f"{target} has no sha256")
+        parent, _, name = target.rpartition("/")
+        return self._fetcher.small(self._urls(f"targets/{parent}/{digest}.{name}"), info.length, digest)
+
+    def _urls(self, path: str) -> list[str]:
+        return [f"{address}/{path}" for address in self._source.addresses]
 
     def offers(self) -> tuple[Offer, ...]:
         """Return what the channel offers, newest first.
 
         Raises:
             DescriptionError: the list names a release that is not offered, or an offer is malformed.
+            RepositoryUnavailableError, RepositoryUntrustedError, PayloadError: see :meth:`small`.
         """
         source = self._source
-        data = _guarded(source.url, lambda: self._small(versions_target(source.name, source.channel)))
-        versions = () if data is None else decode_versions(data)
-        return tuple(self._offer(version) for version in sorted(versions, key=cmp_to_key(compare), reverse=True))
+        data = self._document(versions_target(source.name, source.channel))
+        versions = sorted(() if data is None else decode_versions(data), key=cmp_to_key(compare), reverse=True)
+        targets = [release_target(source.name, source.channel, version) for version in versions]
+        found = self._trusted.find(targets)
+        return tuple(self._offer(version, info) for version, info in zip(versions, found, strict=True))
 
-    def _offer(self, version: str) -> Offer:
-        source = self._source
-        target = release_target(source.name, source.channel, version)
-        info = _guarded(source.url, lambda: self._updater.get_targetinfo(target))
+    def _offer(self, version: str, info: TargetFile | None) -> Offer:
         if info is None:
             raise DescriptionError(f"the repository lists release {version}, but does not describe it")
         offer = decode_offer(info.custom)
-        if (offer.name, offer.version) != (source.name, version):
-            raise DescriptionError(f"{target} offers {offer.name} {offer.version}")
+        if (offer.name, offer.version) != (self._source.name, version):
+            raise DescriptionError(f"{info.path} offers {offer.name} {offer.version}")
         return offer
 
     def release(self, version: str) -> Release:
@@ -208,14 +222,14 @@ class RepositoryClient:
 
         Raises:
             DescriptionError: it is missing, malformed or of something else.
+            RepositoryUnavailableError, RepositoryUntrustedError, PayloadError: see :meth:`small`.
         """
-        source = self._source
-        target = release_target(source.name, source.channel, version)
-        data = _guarded(source.url, lambda: self._small(target))
+        target = release_target(self._source.name, self._source.channel, version)
+        data = self._document(target)
         if data is None:
             raise DescriptionError(f"the repository lists release {version}, but does not describe it")
         release = decode_release(data)
-        if (release.name, release.version) != (source.name, version):
+        if (release.name, release.version) != (self._source.name, version):
             raise DescriptionError(f"{target} describes {release.title}")
         return release
 
@@ -224,66 +238,55 @@ class RepositoryClient:
 
         Raises:
             DescriptionError: their list is malformed.
+            RepositoryUnavailableError, RepositoryUntrustedError, PayloadError: see :meth:`small`.
         """
-        source = self._source
-        data = _guarded(source.url, lambda: self._small(deltas_target(source.name, source.channel, version)))
+        data = self._document(deltas_target(self._source.name, self._source.channel, version))
         return () if data is None else decode_deltas(data)
 
     def small(self, payload: Payload) -> bytes:
         """Return a payload that fits into memory, checked.
 
         Raises:
-            PayloadError: it is longer, shorter or other than described.
-            RepositoryUnavailableError: the download broke off.
+            PayloadError: no address has it as it was described.
+            RepositoryUnavailableError: no address answers well.
         """
-        data = b""
-        for chunk in self._guarded_chunks(lambda: self._fetcher.fetch(self._url(payload))):
-            data += chunk
-            if len(data) > payload.bytes:
-                raise PayloadError(f"{payload.path} is longer than its {payload.bytes} bytes")
-        if len(data) != payload.bytes:
-            raise PayloadError(f"{payload.path} has {len(data)} bytes instead of {payload.bytes}")
-        if hashlib.sha256(data).hexdigest() != payload.sha256:
-            raise PayloadError(f"{payload.path} is not the file that was signed")
-        return data
+        return self._fetcher.small(self._urls(payload.path), payload.bytes, payload.sha256)
 
     def ranges(self, payload: Payload, start: int, end: int) -> Iterator[bytes]:
-        """Yield bytes of a payload from ``start`` up to, without, ``end``; nothing is checked but their number.
+        """Yield bytes of a payload from ``start`` up to, without, ``end``.
+
+        What breaks off is resumed, at another address if need be. Nothing is checked but the number of bytes: whoever
+        finds them wrong calls :meth:`turn_away` and asks again. Parts asked for in rising order cost one download even
+        of a server that knows no ranges.
 
         Raises:
-            RepositoryUnavailableError: the download broke off.
+            RepositoryUnavailableError: no address answers well.
         """
-        return self._guarded_chunks(lambda: self._fetcher.ranged(self._url(payload), start, end))
+        return self._fetcher.ranges(self._urls(payload.path), payload.bytes, start, end)
 
-    def _url(self, payload: Payload) -> str:
-        return f"{self._source.url.rstrip('/')}/{payload.path}"
+    @property
+    def addresses(self) -> int:
+        """Return how many addresses there are, so how often asking again can make sense."""
+        return len(self._source.addresses)
 
-    def _guarded_chunks(self, begin: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
-        chunks = _guarded(self._source.url, begin)
-        while (chunk := _guarded(self._source.url, lambda: next(chunks, None))) is not None:
-            yield chunk
-
-
-def _guarded(url: str, action: Callable[[], Result]) -> Result:
-    """Turn python-tuf's errors into ours."""
-    try:
-        return action()
-    except (DownloadError, OSError) as error:
-        if isinstance(error, DownloadLengthMismatchError):
-            raise RepositoryUntrustedError(
-                f"the repository {url} sends more than it may", details=str(error)
-            ) from error
-        raise RepositoryUnavailableError(
-            f"the repository {url} cannot be read", details=str(error), hint="check the network and update.repository"
-        ) from error
-    except (TufError, ValueError, KeyError, RecursionError) as error:
-        raise RepositoryUntrustedError(
-            f"the repository {url} is not to be trusted",
-            details=str(error),
-            hint="the running release is untouched; check the clock, and which keys the repository is signed with",
-        ) from error
+    def turn_away(self) -> None:
+        """Ask the next address first from now on: what the present one sent was wrong."""
+        self._fetcher.turn_away()
 
 
-def _hashed(target: str, sha256: str) -> str:
-    parent, _, name = target.rpartition("/")
-    return f"{parent}/{sha256}.{name}"
+def _copy(source: Path, target: Path, *, durable: bool) -> None:
+    """Copy metadata. ``root.json`` stays behind: which root is in force is found anew each time."""
+    names = [path.relative_to(source) for pattern in ("*.json", f"{HISTORY}/*.json") for path in source.glob(pattern)]
+    for name in names:
+        if name == Path("root.json"):
+            continue
+        try:
+            data = (source / name).read_bytes()
+        except OSError:
+            continue  # a damaged file system; what is missing is loaded again
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not durable:
+            place.write_bytes(data)
+        elif not place.is_file() or place.read_bytes() != data:
+            write_file(place, data)

@@ -25,6 +25,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from hostctl.durable import sha256_file, sync_directory, write_file
 from hostctl.errors import EXIT_BUSY, HostctlError
 from hostctl.repository import roles
+from hostctl.repository.clock import SIGNED, stamp
 from hostctl.repository.keyring import Keyring
 from hostctl.repository.metadata import MetadataError, load_next_root, load_verified, sign
 from hostctl.repository.release import (
@@ -348,6 +349,8 @@ class Store:
         role = self.roles.by_name(name)
         role.version += name in self._stored
         role.expires = roles.expiry(name, now)
+        if name == TIMESTAMP:
+            role.unrecognized_fields[SIGNED] = stamp(now)
         return sign(role, signers)
 
     def _write(self, name: str, data: bytes) -> None:

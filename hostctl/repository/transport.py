@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -254,7 +255,7 @@ class Transport:
         asked = {"Accept-Encoding": "identity", "User-Agent": "hostctl", **(headers or {})}
         here = url
         for _ in range(self.limits.redirects + 1):
-            exchange = self._ask(here, meter, asked, guarded=here != url)
+            exchange = self._ask(here, meter, asked, guarded=urlsplit(here).hostname != urlsplit(url).hostname)
             if exchange.status not in REDIRECTS:
                 return _usable(exchange)
             exchange.close()

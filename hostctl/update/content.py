@@ -25,7 +25,8 @@ from hostctl.payload.apply import (
 )
 from hostctl.payload.index import Index, PayloadIndexError, Reference, Segment, decode_index
 from hostctl.payload.stored import StoredSegments
-from hostctl.repository.client import PayloadError, RepositoryClient, RepositoryUnavailableError
+from hostctl.repository.client import RepositoryClient
+from hostctl.repository.errors import PayloadError, RepositoryUnavailableError
 from hostctl.repository.release import DescriptionError, Payload, Release
 from hostctl.update.choose import delta_from
 from hostctl.update.slot import RootMismatchError, flush, open_partition
@@ -183,6 +184,19 @@ class Maker:
             raise RootMismatchError(f"the kernel image of release {self.release.version} reads back wrong from the ESP")
 
     def _make(self, stage: Stage, output: str, target: int, more: Mapping[Reference, Path]) -> None:
+        """Make an output; a mirror whose bytes are wrong is left for the next."""
+        for left in reversed(range(self._client.addresses)):
+            try:
+                self._make_here(stage, output, target, more)
+            except StoredBytesError as error:
+                if not left:
+                    raise
+                self._steps.warn(f"the next mirror is asked: {error.brief}")
+                self._client.turn_away()
+            else:
+                return
+
+    def _make_here(self, stage: Stage, output: str, target: int, more: Mapping[Reference, Path]) -> None:
         wanted = missing(self.way.index, output, target)
         report = _Report(self._steps, stage, wanted, target)
         stored = StoredSegments(wanted, self._ranges(report))

@@ -13,6 +13,7 @@ from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 from hostctl.os_release import NotAHostError, identity
 from hostctl.repository.client import Source
+from hostctl.repository.clock import release_time
 from hostctl.update.host import UpdateHost
 
 TRUSTED_ROOT = Path("usr/share/hostctl/tuf/root.json")
@@ -94,4 +95,7 @@ def this_source(layout: HostLayout, host: UpdateHost) -> Source:
         channel=str(policy.channel),
         root=root,
         cache=layout.state / "tuf",
+        mirrors=tuple(map(str, policy.mirrors)),
+        proxy=None if policy.proxy is None else str(policy.proxy),
+        built=release_time(layout.root),
     )

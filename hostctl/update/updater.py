@@ -10,7 +10,6 @@ neither. Reboots and health are somebody else's; see ``boot/assess.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +17,8 @@ from hostctl.boot.entries import BootEntry
 from hostctl.boot.slots import EMPTY, Slot, Slots, Table, emptied, filled, find_slots, read_table
 from hostctl.durable import sha256_file
 from hostctl.errors import HostctlError
-from hostctl.repository.client import RepositoryClient, RepositoryUnavailableError, Source
+from hostctl.repository.client import RepositoryClient, Source
+from hostctl.repository.errors import RepositoryUnavailableError
 from hostctl.repository.release import Release
 from hostctl.run import run
 from hostctl.update import esp, gpt, journal, record, slot
@@ -26,7 +26,6 @@ from hostctl.update.choose import Asker, Choice, Passed, choose
 from hostctl.update.content import Maker, Running
 from hostctl.update.host import UpdateHost
 from hostctl.update.lock import locked
-from hostctl.update.looking import look
 from hostctl.update.stages import MIDDLE, Stage
 from hostctl.update.steps import Report, Steps, silent
 
@@ -83,7 +82,7 @@ def update(
     with locked(host):
         steps = Steps(host, report)
         with steps.stage(Stage.METADATA):
-            client = look(host, source, steps)
+            client = _look(source, steps)
             table = read_table(host.disk)
             slots = find_slots(table, host.root_hash)
             choice = _choose(host, client, slots, steps, by_hand=by_hand)
@@ -110,6 +109,13 @@ def update(
         return replace(outcome, staged=staged, written=True, path=maker.way.name, fetched=maker.fetched)
 
 
+def _look(source: Source, steps: Steps) -> RepositoryClient:
+    client = RepositoryClient(source)
+    if client.unkept:
+        steps.warn(f"what the repository says cannot be kept: {client.unkept}")
+    return client
+
+
 def _worth_keeping(error: BaseException) -> bool:
     """Tell whether what there is of the kernel image is good to go on from."""
     return isinstance(error, RepositoryUnavailableError) or not isinstance(error, HostctlError)
@@ -118,7 +124,7 @@ def _worth_keeping(error: BaseException) -> bool:
 def _choose(host: UpdateHost, client: RepositoryClient, slots: Slots, steps: Steps, *, by_hand: bool) -> Choice:
     refused = record.refused(host, esp.read_entries(host), slots, steps)
     asker = Asker(version=host.version, root_hash=host.root_hash, machine_id=host.machine_id, by_hand=by_hand)
-    return choose(client.offers(), asker, refused, datetime.now(UTC), client.release)
+    return choose(client.offers(), asker, refused, client.now, client.release)
 
 
 def _staged(host: UpdateHost, slots: Slots, release: Release) -> bool:

@@ -260,6 +260,15 @@ def redirect_file(answer: Answer) -> None:
 
 
 @mode
+def moved(answer: Answer) -> None:
+    """A redirect to the file elsewhere on the same server, which is no fault."""
+    if answer.handler.path.endswith("?moved"):
+        honest(answer)
+    else:
+        answer.head(301, {"Content-Length": "0", "Location": f"{answer.handler.path}?moved"})
+
+
+@mode
 def gzipped(answer: Answer) -> None:
     """The file compressed, although nobody asked for that."""
     answer.head(200, {"Content-Encoding": "gzip", "Connection": "close"})

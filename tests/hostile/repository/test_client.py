@@ -1,44 +1,52 @@
-"""A repository, or somebody on the way to it, that means harm; everything a host may be served over HTTP."""
+"""A repository, or somebody on the way to it, that means harm; clocks that are wrong; a state folder that is gone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hostctl_qemu.faulty_http import FaultyServer
+from tuf.api.metadata import Root, Timestamp
 
 from hostctl.errors import HostctlError
-from hostctl.repository.client import (
-    Fetcher,
+from hostctl.repository import clock
+from hostctl.repository.client import RepositoryClient, Source
+from hostctl.repository.errors import (
     PayloadError,
-    RepositoryClient,
+    RepositoryExpiredError,
+    RepositoryRollbackError,
     RepositoryUnavailableError,
     RepositoryUntrustedError,
-    Source,
+    TooLongError,
 )
-from hostctl.repository.keyring import Keyring, make_keys
+from hostctl.repository.fetch import Fetcher
+from hostctl.repository.keyring import Keyring, NewKeys, make_keys
+from hostctl.repository.metadata import load, public, sign, signer
+from hostctl.repository.patience import Limits
 from hostctl.repository.publish import publish
 
-Answer = Callable[[BaseHTTPRequestHandler], bool]
+LIMITS = Limits(connect=2.0, silence=0.6, patience=1.2, rate=20_000.0, attempts=2, backoff=0.01, metadata=4.0)
+NOW = datetime.now(UTC).replace(microsecond=0)
+DAY = timedelta(days=1)
 
 
 @dataclass
 class Site:
-    """A repository, and a server for it that a test may teach to lie: ``answer`` returns whether it answered."""
+    """A repository, a server for it that can be told to fail, and a host's view of it."""
 
     folder: Path
     repository: Path
-    keys: Keyring
+    keys: NewKeys
     source: Source
-    answer: Answer | None = None
+    server: FaultyServer
+    mirrors: list[FaultyServer] = field(default_factory=list)
 
     def publish(self, version: str, keys: Keyring | None = None, now: datetime | None = None) -> None:
         build = self.folder / f"build-{version}"
@@ -59,86 +67,57 @@ class Site:
             "artifacts": artifacts,
         }
         (build / "manifest.json").write_text(json.dumps(manifest))
-        publish(build, self.repository, keys or self.keys, now=now)
+        publish(build, self.repository, keys or self.keys.keyring, now=now)
 
-    def client(self) -> RepositoryClient:
-        return RepositoryClient(self.source, Fetcher(grace=0.2, rate=1_000_000.0))
+    def client(self, wall: datetime | None = None) -> RepositoryClient:
+        return RepositoryClient(self.source, Fetcher(LIMITS), wall=lambda: wall or datetime.now(UTC))
+
+    def versions(self, wall: datetime | None = None) -> list[str]:
+        return [offer.version for offer in self.client(wall).offers()]
+
+    @property
+    def memory(self) -> clock.Memory:
+        return clock.read(clock.memory_file(self.source.cache.parent))
+
+    def metadata(self) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (self.repository / "metadata").iterdir()}
+
+    def replay(self, files: dict[Path, bytes]) -> None:
+        shutil.rmtree(self.repository / "metadata")
+        (self.repository / "metadata").mkdir()
+        for path, data in files.items():
+            path.write_bytes(data)
+
+    def sign_timestamp(self, key: Ed25519PrivateKey, version: int, expires: datetime, signed: datetime | None) -> None:
+        path = self.repository / "metadata/timestamp.json"
+        timestamp = load(path.read_bytes(), Timestamp).signed
+        timestamp.version, timestamp.expires = version, expires
+        timestamp.unrecognized_fields.clear()
+        if signed is not None:
+            timestamp.unrecognized_fields[clock.SIGNED] = clock.stamp(signed)
+        path.write_bytes(sign(timestamp, [signer(key)]))
+
+    def rotate_timestamp_key(self) -> Ed25519PrivateKey:
+        root = load(self.keys.root, Root).signed
+        new = Ed25519PrivateKey.generate()
+        (old,) = root.roles[Timestamp.type].keyids
+        root.revoke_key(old, Timestamp.type)
+        root.add_key(public(new.public_key()), Timestamp.type)
+        root.version = 2
+        signers = [signer(self.keys.private[f"root-{number}"]) for number in (1, 2)]
+        (self.repository / "metadata/2.root.json").write_bytes(sign(root, signers))
+        return new
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    keys = make_keys(datetime.now(UTC)).keyring
+    keys = make_keys(NOW - 400 * DAY)
     repository = tmp_path / "repository"
-    source = Source(url="", name="host", channel="stable", root=keys.root, cache=tmp_path / "cache")
-    made = Site(folder=tmp_path, repository=repository, keys=keys, source=source)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if made.answer is not None and made.answer(self):
-                return
-            path = repository / self.path.lstrip("/")
-            data = path.read_bytes() if path.is_file() else b""
-            self.send_response(200 if path.is_file() else 404)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None:
-            del format, args
-
-    with serving(Handler) as url:
-        made.source = replace(source, url=url)
-        yield made
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def endless(part: str) -> Answer:
-    """Answer requests for paths with ``part`` in them by data without end."""
-
-    def answer(request: BaseHTTPRequestHandler) -> bool:
-        if part not in request.path:
-            return False
-        request.send_response(200)
-        request.end_headers()
-        try:
-            while True:
-                request.wfile.write(b" " * 65536)
-        except OSError:
-            return True
-
-    return answer
-
-
-def trickling(part: str) -> Answer:
-    """Answer requests for paths with ``part`` in them a byte at a time."""
-
-    def answer(request: BaseHTTPRequestHandler) -> bool:
-        if part not in request.path:
-            return False
-        request.send_response(200)
-        request.send_header("Transfer-Encoding", "chunked")
-        request.end_headers()
-        gone = threading.Event()
-        try:
-            while not gone.wait(0.01):
-                request.wfile.write(b"1\r\n \r\n")
-        except OSError:
-            return True
-        return True
-
-    return answer
+    repository.mkdir()
+    with FaultyServer(repository, tick=0.02) as server:
+        cache = tmp_path / "state/tuf"
+        source = Source(url=server.url, name="host", channel="stable", root=keys.root, cache=cache)
+        yield Site(folder=tmp_path, repository=repository, keys=keys, source=source, server=server)
 
 
 def test_honest_repository_is_read(site: Site) -> None:
@@ -149,34 +128,60 @@ def test_honest_repository_is_read(site: Site) -> None:
     release = client.release("10")
     assert client.small(release.signature) == (site.folder / "build-10/verity-sig").read_bytes()
     segments = (site.repository / release.segments.path).read_bytes()
-    assert b"".join(client.ranges(release.segments, 10, 50)) == segments[10:50]
+    assert b"".join(client.ranges(release.segments, 10, 40)) == segments[10:40]
+    assert client.deltas("10") == ()
+
+
+def test_one_look_sees_one_state(site: Site) -> None:
+    site.publish("2")
+    client = site.client()
+    site.publish("3")
+    assert [offer.version for offer in client.offers()] == ["2"]
+    assert client.release("2").version == "2"
 
 
 def test_foreign_keys(site: Site) -> None:
-    site.publish("2", make_keys(datetime.now(UTC)).keyring)
+    site.publish("2", make_keys(NOW).keyring)
     with pytest.raises(RepositoryUntrustedError):
         site.client()
 
 
-def test_frozen(site: Site) -> None:
-    site.publish("2", now=datetime.now(UTC) - timedelta(days=15))
-    with pytest.raises(RepositoryUntrustedError, match="trusted"):
+def test_expired(site: Site) -> None:
+    site.publish("2", now=NOW - 15 * DAY)
+    with pytest.raises(RepositoryExpiredError) as caught:
         site.client()
+    assert caught.value.id == "repository-expired"
 
 
 def test_back_in_time(site: Site) -> None:
     site.publish("2")
-    old = {path: path.read_bytes() for path in (site.repository / "metadata").iterdir()}
+    old = site.metadata()
     site.publish("3")
-    assert [offer.version for offer in site.client().offers()] == ["3", "2"]
-    for path, data in old.items():
-        path.write_bytes(data)
-    # python-tuf keeps what it knows: the old list is refused, or passed over for the newer one in the cache.
-    try:
-        versions = [offer.version for offer in site.client().offers()]
-    except RepositoryUntrustedError:
-        return
-    assert versions == ["3", "2"]
+    assert site.versions() == ["3", "2"]
+    site.replay(old)
+    with pytest.raises(RepositoryRollbackError):
+        site.client()
+
+
+def test_back_in_time_when_the_cache_is_gone(site: Site) -> None:
+    site.publish("2")
+    old = site.metadata()
+    site.publish("3")
+    site.client()
+    site.replay(old)
+    shutil.rmtree(site.source.cache)
+    with pytest.raises(RepositoryRollbackError):
+        site.client()
+
+
+def test_roles_that_are_gone(site: Site) -> None:
+    site.publish("2")
+    site.client()
+    for path in (site.repository / "metadata").glob("*.stable.json"):
+        path.unlink()
+    shutil.rmtree(site.source.cache)
+    with pytest.raises(RepositoryUnavailableError):
+        site.client()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xff", b"[" * 100_000, b"<html>login</html>"], ids=range(5))
@@ -184,52 +189,83 @@ def test_back_in_time(site: Site) -> None:
 def test_nonsense_for_metadata(site: Site, role: str, content: bytes) -> None:
     site.publish("2")
     (site.repository / f"metadata/{role}.json").write_bytes(content)
-    with pytest.raises(RepositoryUntrustedError):
+    with pytest.raises((RepositoryUntrustedError, TooLongError)):
         site.client().offers()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xff", b"[" * 100_000])
-def test_poisoned_cache_is_not_trusted(site: Site, content: bytes) -> None:
+def test_poisoned_state_is_not_trusted(site: Site, content: bytes) -> None:
     site.publish("2")
     site.client()
-    for path in site.source.cache.rglob("*.json"):
+    for path in site.source.cache.parent.rglob("*.json"):
         path.write_bytes(content)
-    assert [offer.version for offer in site.client().offers()] == ["2"]
+    assert site.versions() == ["2"]
 
 
 def test_planted_root_in_cache_is_not_trusted(site: Site) -> None:
-    evil = make_keys(datetime.now(UTC)).keyring
+    evil = make_keys(NOW).keyring
     site.publish("2", evil)
-    RepositoryClient(replace(site.source, root=evil.root))
+    RepositoryClient(replace(site.source, root=evil.root), Fetcher(LIMITS))
     with pytest.raises(RepositoryUntrustedError):
         site.client()
 
 
-@pytest.mark.parametrize("part", ["timestamp", "snapshot", "targets.json", "releases.json"])
-def test_endless_metadata(site: Site, part: str) -> None:
+ROLES = ["timestamp", "snapshot", "targets.json", "stable.json", "releases.json"]
+
+
+@pytest.mark.parametrize("part", ROLES)
+@pytest.mark.parametrize("mode", ["endless", "portal", "broken", "truncated", "redirect-metadata-service", "reset"])
+def test_a_fault_leaves_nothing_behind(site: Site, part: str, mode: str) -> None:
     site.publish("2")
-    site.answer = endless(part)
-    with pytest.raises(HostctlError):
+    site.server.fail(part, mode)
+    with pytest.raises(HostctlError) as caught:
         site.client().offers()
+    assert caught.value.id.startswith(("repository-", "payload-"))
+    site.server.heal()
+    assert site.versions() == ["2"]
 
 
-def test_endless_payload(site: Site) -> None:
+@pytest.mark.parametrize("part", ROLES)
+def test_a_mirror_steps_in(site: Site, part: str) -> None:
+    site.publish("2")
+    site.server.fail(part, "broken")
+    with FaultyServer(site.repository) as mirror:
+        site.source = replace(site.source, mirrors=(mirror.url,))
+        assert site.versions() == ["2"]
+
+
+def test_a_mirror_steps_in_for_one_that_lies(site: Site, tmp_path: Path) -> None:
+    site.publish("2")
+    honest = tmp_path / "honest"
+    shutil.copytree(site.repository, honest)
+    shutil.rmtree(site.repository)
+    site.publish("2", make_keys(NOW).keyring)
+    with FaultyServer(honest) as mirror:
+        site.source = replace(site.source, mirrors=(mirror.url,))
+        assert site.versions() == ["2"]
+
+
+def test_a_mirror_is_not_trusted_more(site: Site, tmp_path: Path) -> None:
+    site.publish("2", make_keys(NOW).keyring)
+    site.server.fail("", "missing")
+    with FaultyServer(site.repository) as mirror:
+        site.source = replace(site.source, mirrors=(mirror.url,))
+        with pytest.raises(RepositoryUntrustedError):
+            site.client()
+
+
+def test_a_payload_that_is_wrong_everywhere_is_refused(site: Site) -> None:
     site.publish("2")
     client = site.client()
     release = client.release("2")
-    site.answer = endless("payloads/")
-    with pytest.raises(PayloadError, match="longer"):
+    site.server.fail("payloads/", "bit-flip")
+    with pytest.raises(PayloadError):
         client.small(release.signature)
-    assert len(b"".join(client.ranges(release.segments, 5, 15))) == 10
-
-
-def test_trickle(site: Site) -> None:
-    site.publish("2")
-    site.answer = trickling("timestamp")
-    started = time.monotonic()
-    with pytest.raises(RepositoryUnavailableError):
-        site.client()
-    assert time.monotonic() - started < 10
+    with FaultyServer(site.repository) as mirror:
+        site.source = replace(site.source, mirrors=(mirror.url,))
+        client = site.client()
+        assert client.small(release.signature) == (site.folder / "build-2/verity-sig").read_bytes()
+        assert client.addresses == 2
 
 
 def test_nobody_there(site: Site) -> None:
@@ -237,3 +273,107 @@ def test_nobody_there(site: Site) -> None:
     with pytest.raises(RepositoryUnavailableError) as caught:
         site.client()
     assert caught.value.exit_code == 69
+
+
+def test_state_that_takes_nothing_stops_no_update(site: Site) -> None:
+    site.publish("2")
+    (site.folder / "file").touch()
+    site.source = replace(site.source, cache=site.folder / "file/state/tuf")
+    client = site.client()
+    assert [offer.version for offer in client.offers()] == ["2"]
+    assert "file" in client.unkept
+
+
+def test_a_root_that_was_seen_cannot_be_hidden_again(site: Site) -> None:
+    site.publish("2")
+    new = site.rotate_timestamp_key()
+    site.sign_timestamp(new, 2, NOW + DAY, NOW)
+    site.client()
+    (site.repository / "metadata/2.root.json").unlink()
+    site.sign_timestamp(site.keys.private["timestamp"], 3, NOW + DAY, NOW)
+    with pytest.raises(RepositoryUntrustedError):
+        site.client()
+
+
+def test_a_clock_in_1970_brings_nothing_expired_back(site: Site) -> None:
+    site.publish("2", now=NOW - 15 * DAY)
+    site.source = replace(site.source, built=NOW)
+    with pytest.raises(RepositoryExpiredError):
+        site.client(wall=clock.START)
+    assert site.memory.proven is None
+
+
+def test_what_was_signed_is_a_floor_for_a_clock_in_1970(site: Site) -> None:
+    site.publish("2", now=NOW - 15 * DAY)
+    old = site.metadata()
+    site.publish("3", now=NOW)
+    site.client()
+    assert site.memory.proven == NOW
+    assert site.client(wall=clock.START).now == NOW
+    # Even if the numbers of versions were of no help: the old state has expired, whatever the clock says.
+    clock.write(clock.memory_file(site.source.cache.parent), replace(site.memory, timestamp=0))
+    shutil.rmtree(site.source.cache)
+    site.replay(old)
+    with pytest.raises(RepositoryExpiredError):
+        site.client(wall=clock.START)
+
+
+def test_a_clock_without_a_battery_follows_what_is_signed(site: Site) -> None:
+    site.source = replace(site.source, built=NOW - 100 * DAY)
+    for version, days in (("2", -10), ("3", -5), ("4", 0)):
+        site.publish(version, now=NOW + days * DAY)
+        assert site.client(wall=clock.START).now == NOW + days * DAY
+
+
+def test_a_clock_ten_years_ahead_is_refused_and_leaves_nothing_behind(site: Site) -> None:
+    site.publish("2", now=NOW)
+    site.client()
+    before = site.memory.proven
+    for _ in range(3):
+        with pytest.raises(RepositoryExpiredError):
+            site.client(wall=NOW + 3650 * DAY)
+    assert site.memory.proven == before
+    assert site.versions() == ["2"]
+
+
+def test_one_look_reads_the_clock_once(site: Site) -> None:
+    site.publish("2")
+    walls = iter([NOW])
+    client = RepositoryClient(site.source, Fetcher(LIMITS), wall=lambda: next(walls))
+    client.release("2")
+    assert client.now == NOW
+
+
+def test_a_stolen_timestamp_key_cannot_stop_updates_for_ever(site: Site) -> None:
+    site.source = replace(site.source, built=NOW - 100 * DAY)
+    site.publish("2", now=NOW)
+    stolen = site.keys.private["timestamp"]
+    site.sign_timestamp(stolen, 90, NOW + 3000 * DAY, NOW + 30 * DAY)
+    site.client()
+    assert site.memory.proven is not None
+    assert site.memory.proven <= datetime.now(UTC)
+    # A host that has no clock believes it, until the key is replaced.
+    site.client(wall=clock.START)
+    assert site.memory.proven == NOW + 30 * DAY
+    new = site.rotate_timestamp_key()
+    site.sign_timestamp(new, 3, NOW + DAY, NOW)
+    assert site.versions(wall=clock.START) == ["2"]
+    assert site.memory.proven == NOW
+
+
+def test_one_root_key_of_two_is_not_enough(site: Site) -> None:
+    site.publish("2")
+    site.rotate_timestamp_key()
+    path = site.repository / "metadata/2.root.json"
+    root = load(path.read_bytes(), Root).signed
+    path.write_bytes(sign(root, [signer(site.keys.private["root-1"])]))
+    with pytest.raises(RepositoryUntrustedError):
+        site.client()
+
+
+def test_loss_of_all_state_leaves_the_floor_of_the_image(site: Site) -> None:
+    site.source = replace(site.source, built=NOW)
+    site.publish("2", now=NOW)
+    site.client()
+    shutil.rmtree(site.source.cache.parent)
+    assert site.client(wall=clock.START).now == NOW

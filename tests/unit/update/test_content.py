@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hostctl.payload.apply import StoredBytesError
-from hostctl.repository.client import RepositoryUnavailableError
+from hostctl.repository.errors import RepositoryUnavailableError
 from hostctl.repository.release import Delta, Payload
 from hostctl.run import run
 from hostctl.update import journal

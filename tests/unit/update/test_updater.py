@@ -11,7 +11,7 @@ import pytest
 from hostctl.boot.slots import find_slots, read_table
 from hostctl.payload.apply import StoredBytesError
 from hostctl.repository.build import BuildError
-from hostctl.repository.client import PayloadError, RepositoryUnavailableError, RepositoryUntrustedError
+from hostctl.repository.errors import PayloadError, RepositoryUnavailableError, RepositoryUntrustedError
 from hostctl.repository.offers import PublishedError
 from hostctl.repository.publish import publish
 from hostctl.run import run
