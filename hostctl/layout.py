@@ -56,6 +56,16 @@ class HostLayout:
         return self.root / "run/hostctl"
 
     @property
+    def spare_declaration(self) -> Path:
+        """Copy of the declaration in force, for a boot whose state is lost."""
+        return self.esp / "hostctl/host.yaml"
+
+    @property
+    def state_lost(self) -> Path:
+        """What the initrd says of a state that it could not mount as it should."""
+        return self.runtime / "state-lost"
+
+    @property
     def esp(self) -> Path:
         """Mount point of the EFI system partition."""
         return self.root / "efi"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hostctl import durable
-from hostctl.agent import generation, health
+from hostctl.agent import generation, health, spare
 from hostctl.agent.generation import Content, Stored
 from hostctl.agent.machine import Machine, root_unit, workload_unit
 from hostctl.agent.plan import Action, plan, touched, workloads
@@ -126,6 +126,7 @@ def settle(layout: HostLayout) -> None:
     """Forget the marker: the generation in force stays."""
     (layout.state / "pending").unlink(missing_ok=True)
     durable.sync_directory(layout.state)
+    spare.keep(layout)
 
 
 def activate(

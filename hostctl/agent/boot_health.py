@@ -2,41 +2,55 @@
 
 While a boot is being tried (the boot loader counts it), a release under which the machine is not healthy is marked bad
 and the machine reboots into the other one. A release that was blessed before is never left for a failing check: the
-host stays up and says that it is degraded.
+host stays up and says that it is degraded. What earlier boots left behind is noted first, whatever becomes of this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hostctl.agent import aftermath, generation, health
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, health
+from hostctl.agent.aftermath import Aftermath
 from hostctl.agent.apply import Context
-from hostctl.boot import assess
-from hostctl.boot.entries import parse_entry
+from hostctl.agent.machine import workload_unit
+from hostctl.boot import assess, firmware
+from hostctl.boot.entries import BootEntry, parse_entry
+from hostctl.boot.last_words import Booted, Words
 from hostctl.boot.slots import find_slots, read_table, running_root_hash
+from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
+from hostctl.errors import HostctlError
 from hostctl.run import run
 from hostctl.update import history
 from hostctl.update.machine import find_disk
+from hostctl.update.stage_port import reach
+from hostctl.update.stages import AFTER, BEFORE, Stage
 
 Verdict = Literal["healthy", "degraded", "bad"]
+STEADY = 10.0  # seconds a release on trial must stay healthy: one that comes and goes is not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BootEdge:
     """How the boot loader's count is read and a boot is given up."""
 
-    counted: Callable[[], bool]
+    tries: Callable[[], int]
+    """Boots of this release that are counted and not decided yet, this one included; 0 if it is not on trial."""
     mark_bad: Callable[[], None]
     reboot: Callable[[], None]
     digests: Callable[[], Mapping[str, str]]
     """Root hash of each release in a slot, by version."""
     root_hash: str
     """Of the running release."""
+    options: Callable[[Sequence[BootEntry]], object]
+    """Bring the firmware's boot options up to date with the entries in the ESP."""
+    unit_lines: Callable[[Sequence[str]], tuple[str, ...]] = aftermath.unit_lines
+    """Last lines of the journal about units."""
+    steady: float = STEADY
 
 
 def judge(report: health.Report, *, counted: bool) -> Verdict:
@@ -46,22 +60,24 @@ def judge(report: health.Report, *, counted: bool) -> Verdict:
     return "bad" if counted else "degraded"
 
 
-def is_counted() -> bool:
-    """Tell whether the boot loader counts this boot and it is not decided yet (systemd-bless-boot(8))."""
-    if assess.counted_entry() is None:
-        return False
-    return run([assess.BLESS, "status"], timeout=60).text.strip() == "indeterminate"
+def tries() -> int:
+    """Return how often the boot loader has started this release while it is undecided (systemd-bless-boot(8))."""
+    entry = assess.counted_entry()
+    if entry is None or run([assess.BLESS, "status"], timeout=60).text.strip() != "indeterminate":
+        return 0
+    return max(1, entry.done)
 
 
-def real_edge() -> BootEdge:
-    """Return the edge of this machine."""
+def real_edge(version: str) -> BootEdge:
+    """Return the edge of this machine, which runs release ``version``."""
     root_hash = running_root_hash(Path("/proc/cmdline").read_text(encoding="ascii"))
     return BootEdge(
-        counted=is_counted,
+        tries=tries,
         mark_bad=lambda: assess.mark("bad"),
         reboot=_reboot,
         digests=lambda: find_slots(read_table(find_disk(root_hash)), root_hash).digests(),
         root_hash=root_hash,
+        options=lambda entries: firmware.install(Path("/"), read_table(find_disk(root_hash)), entries, version),
     )
 
 
@@ -71,23 +87,51 @@ def _reboot() -> None:
 
 def _without_declaration(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
     """Nothing is declared, so there is nothing that a release could break."""
-    _passed(context, edge, counted=edge.counted())
+    _passed(context, edge, counted=edge.tries() > 0)
     return "healthy", health.Report(results=())
 
 
 def _came_up(context: Context, edge: BootEdge) -> None:
-    """Take back the count of boots that the initrd keeps, and note which releases the boot loader gave up.
+    """Take back the count of boots that the initrd keeps, and note what earlier boots left behind.
 
-    User space is there, whatever the verdict on it. A release that never came so far leaves no other trace than
-    its entry without tries.
+    User space is there, whatever the verdict on it. That nothing could be noted is no reason to give a release up.
     """
-    layout = context.layout
-    (layout.state / "boots").unlink(missing_ok=True)
-    folder = layout.esp / "EFI/Linux"
-    entries = [parse_entry(path.name) for path in folder.iterdir()] if folder.is_dir() else []
-    given_up = [entry for entry in entries if entry is not None and entry.bad and entry.version != context.release]
+    (context.layout.state / "boots").unlink(missing_ok=True)
+    try:
+        left = aftermath.collect(context.layout)
+        _note(context, edge, left)
+        left.forget()
+    except (HostctlError, OSError) as error:
+        context.notify(f"what earlier boots left cannot be noted: {error}")
+
+
+def _note(context: Context, edge: BootEdge, left: Aftermath) -> None:
+    """Write to the history: which releases the boot loader gave up and why, crashes, and repairs of this boot."""
+    log = context.layout.state / "history.jsonl"
+    given_up = [entry for entry in _entries(context) if entry.bad and entry.version != context.release]
+    explained: list[str] = []
+
+    def explain(root_hash: str) -> Words:
+        explained.append(root_hash)
+        return left.explain(root_hash)
+
     if given_up:
-        history.note_given_up(layout.state / "history.jsonl", given_up, context.release, edge.digests())
+        history.note_given_up(log, given_up, context.release, edge.digests(), explain)
+    if left.dump is not None and not explained:
+        running = Booted(version=context.release, root_hash=edge.root_hash)
+        crashed = running if edge.tries() > 1 else left.former_boot() or running
+        words = left.dump
+        history.append(
+            log, history.CRASHED, crashed.version, words.cause, root_hash=crashed.root_hash, lines=words.lines
+        )
+    for each in left.mended:
+        history.append(log, history.REPAIRED, context.release, each.what, root_hash=edge.root_hash, lines=each.lines)
+
+
+def _entries(context: Context) -> list[BootEntry]:
+    folder = context.layout.esp / "EFI/Linux"
+    entries = [parse_entry(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    return [entry for entry in entries if entry is not None]
 
 
 def _passed(context: Context, edge: BootEdge, *, counted: bool) -> None:
@@ -97,6 +141,22 @@ def _passed(context: Context, edge: BootEdge, *, counted: bool) -> None:
     if counted:
         log = context.layout.state / "history.jsonl"
         history.append(log, history.BLESSED, context.release, root_hash=edge.root_hash)
+    try:
+        edge.options(_entries(context))
+    except (HostctlError, OSError) as error:  # it has fewer ways to start than it could have, and starts
+        context.notify(f"the firmware's boot options cannot be set: {error}")
+
+
+def concerned(report: health.Report, declaration: HostDeclaration) -> tuple[str, ...]:
+    """Return the units that failures are about; none when it is a check of an address."""
+    checked = {str(name): str(check.unit or "") for name, check in declaration.health.items()}
+    units: list[str] = []
+    for result in report.failures:
+        if result.kind == "workload":
+            units.append(workload_unit(result.name))
+        elif unit := checked.get(result.name):
+            units.append(unit)
+    return tuple(units)
 
 
 def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
@@ -115,11 +175,17 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     if stored is None:
         return _without_declaration(context, edge)
     declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
-    report = health.wait(declaration, context.machine, notify=context.notify)
-    verdict = judge(report, counted=(counted := edge.counted()))
+    counted = edge.tries() > 0
+    if counted:
+        reach(Stage.TRIAL, BEFORE)
+    report = health.wait(declaration, context.machine, notify=context.notify, steady=edge.steady if counted else 0.0)
+    if counted:
+        reach(Stage.TRIAL, AFTER)
+    verdict = judge(report, counted=counted)
     if verdict == "bad":
-        log, cause = layout.state / "history.jsonl", report.cause()
-        history.append(log, history.BAD, context.release, cause, root_hash=edge.root_hash)
+        lines = edge.unit_lines(concerned(report, declaration))
+        log = layout.state / "history.jsonl"
+        history.append(log, history.BAD, context.release, report.cause(), root_hash=edge.root_hash, lines=lines)
         edge.mark_bad()
         edge.reboot()
         return verdict, report

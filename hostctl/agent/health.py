@@ -168,6 +168,7 @@ def wait(
     notify: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = _PAUSE.wait,
+    steady: float = 0.0,
 ) -> Report:
     """Repeat the checks until all pass, or one that still fails is past its deadline.
 
@@ -175,6 +176,7 @@ def wait(
         declaration: what is declared; its required workloads count.
         machine: the running system.
         notify: told what is being waited for, whenever that changes.
+        steady: seconds that all must go on to pass: what fails in between is waited for again.
         clock: seconds that only grow.
         pause: waits that many seconds between two rounds.
     """
@@ -182,14 +184,16 @@ def wait(
     limits = deadlines(declaration, workloads)
     started = clock()
     told = ""
+    well: float | None = None
     while True:
         report = check_once(declaration, machine, workloads)
         passed = clock() - started
         late = [result for result in report.failures if result.final or passed >= limits[result.kind, result.name]]
-        if report.healthy or late:
+        well = (passed if well is None else well) if report.healthy else None
+        if late or (well is not None and passed - well >= steady):
             return report
         waiting = ", ".join(f"{result.kind} {result.name}" for result in report.failures)
         if waiting != told:
-            notify(f"waiting for {waiting}")
+            notify(f"waiting for {waiting or 'all to stay well'}")
             told = waiting
         pause(PAUSE)

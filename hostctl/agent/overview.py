@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from hostctl.agent import generation
 from hostctl.agent.generation import Stored
@@ -38,7 +40,10 @@ class WorkloadStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """The machine in a few words; ``bad`` are the releases that it tried and will not take again."""
+    """The machine in a few words.
+
+    ``bad`` are the releases that it tried and will not take again, ``problems`` what keeps its state from being kept.
+    """
 
     hostname: str
     release: str
@@ -47,6 +52,7 @@ class Status:
     generation: int
     generation_created: str
     state: str
+    problems: tuple[str, ...]
     workloads: tuple[WorkloadStatus, ...]
 
 
@@ -94,12 +100,25 @@ def list_workloads(layout: HostLayout, machine: Machine) -> tuple[WorkloadStatus
     )
 
 
-def judge(workloads: Iterable[WorkloadStatus]) -> str:
+def judge(workloads: Iterable[WorkloadStatus], problems: Sequence[str] = ()) -> str:
     """Return the machine's state in one word: ``running``, ``starting`` or ``degraded``."""
     rows = tuple(workloads)
-    if any(row.state in ("failed", "missing") or row.health == "unhealthy" for row in rows):
+    if problems or any(row.state in ("failed", "missing") or row.health == "unhealthy" for row in rows):
         return "degraded"
     return "starting" if any(row.state != "active" for row in rows) else "running"
+
+
+def is_read_only(path: Path) -> bool:
+    """Tell whether the file system at ``path`` cannot be written; an error of its disk can make it so at any time."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def state_problems(layout: HostLayout, read_only: Callable[[Path], bool] = is_read_only) -> tuple[str, ...]:
+    """Return what is wrong with the file system that keeps the machine's state."""
+    if layout.state_lost.exists():
+        return (layout.state_lost.read_text(encoding="utf-8").strip(),)
+    var = layout.root / "var"
+    return (f"{var} can only be read: nothing is kept",) if var.exists() and read_only(var) else ()
 
 
 def status(layout: HostLayout, machine: Machine) -> Status:
@@ -109,6 +128,7 @@ def status(layout: HostLayout, machine: Machine) -> Status:
     labels = [path.name for path in labels_folder.iterdir()] if labels_folder.is_dir() else []
     running = release_version(layout.root)
     workloads = list_workloads(layout, machine)
+    problems = state_problems(layout)
     return Status(
         hostname=(layout.root / "proc/sys/kernel/hostname").read_text().strip(),
         release=running,
@@ -116,7 +136,8 @@ def status(layout: HostLayout, machine: Machine) -> Status:
         bad=tuple(sorted(history.bad_versions(history.read(layout.state / "history.jsonl")) - {running})),
         generation=stored.record.number if stored else 0,
         generation_created=stored.record.created if stored else "",
-        state=judge(workloads),
+        state=judge(workloads, problems),
+        problems=problems,
         workloads=workloads,
     )
 

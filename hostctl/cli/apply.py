@@ -85,9 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.first_boot:
         outcome = _at_boot(first_boot_declaration(layout), layout)
     elif arguments.rerender:
-        from hostctl.agent import generation  # noqa: PLC0415 - only at boot
+        from hostctl.agent import older, service  # noqa: PLC0415 - only at boot
 
-        stored = generation.current(layout)
+        stored = older.understood(service.context(layout, booting=True))
         source = (stored.declaration, f"generation {stored.record.number}") if stored else None
         outcome = _at_boot(source, layout)
     else:

@@ -42,7 +42,7 @@ def _checked(arguments: argparse.Namespace, layout: HostLayout) -> tuple[str, he
         from hostctl.agent import boot_health, service  # noqa: PLC0415 - only at boot
 
         context = service.context(layout, notify=progress.line, booting=True)
-        return boot_health.check_boot(context, boot_health.real_edge())
+        return boot_health.check_boot(context, boot_health.real_edge(context.release))
     stored = generation.current(layout)
     if stored is None:
         return "healthy", health.Report(results=())

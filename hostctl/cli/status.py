@@ -40,6 +40,7 @@ def text(status: overview.Status, updates: Outlook = Outlook(), stands: Sequence
         lines.insert(2, f"  bad         {', '.join(status.bad)}  (`hostctl history` says why)")
     lines += [f"  update      {sentence}" for sentence in stands]
     lines += [f"  {word:<10}  {said}" for word, said in updates.lines()]
+    lines[1:1] = [f"  problem     {problem}" for problem in status.problems]
     if status.workloads:
         rows = [(row.name, row.state, row.health or "-", duration(row.up_for)) for row in status.workloads]
         lines += ["", table(("WORKLOAD", "STATE", "HEALTH", "UP"), rows)]

@@ -12,8 +12,8 @@ SYSTEM = "usr/lib/systemd/system"
 ENABLED: Mapping[str, tuple[str, ...]] = {
     "local-fs.target.requires": ("var.mount",),
     "local-fs.target.wants": ("efi.automount",),
+    "sysinit.target.wants": ("hostctl-deadline.timer",),
     "multi-user.target.wants": (
-        "hostctl-deadline.timer",
         "hostctl-firstboot.service",
         "hostctl-health.service",
         "hostctl-rerender.service",

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl.boot.entries import BootEntry
+from hostctl.boot.last_words import Words
 
 STAGED = "staged"
 BLESSED = "blessed"
 BAD = "bad"
 ROLLED_BACK = "rolled-back"
 FAILED = "failed"
+CRASHED = "crashed"
+REPAIRED = "repaired"
 GIVEN_UP = "it did not come up as often as it was tried"
 MAX_LINES = 20
 MAX_LINE = 300  # characters
@@ -136,8 +139,18 @@ def refused(events: Iterable[Event]) -> Refused:
     )
 
 
+def unexplained(root_hash: str) -> Words:
+    """Return all that can be said of a release of which nothing but its entry without tries is left."""
+    del root_hash
+    return Words(cause=GIVEN_UP)
+
+
 def note_given_up(
-    path: Path, entries: Iterable[BootEntry], running: str, digests: Mapping[str, str], lines: Sequence[str] = ()
+    path: Path,
+    entries: Iterable[BootEntry],
+    running: str,
+    digests: Mapping[str, str],
+    explain: Callable[[str], Words] = unexplained,
 ) -> Refused:
     """Note the releases whose entries have no tries left, each once, and return all that must not be taken again.
 
@@ -147,7 +160,7 @@ def note_given_up(
         running: version of the running release. In its last try its entry has none left either, and whether it is
             good is still to be judged.
         digests: root hash of each version that is in a slot.
-        lines: what the machine said last before it came here.
+        explain: says why the release of a root hash did not come up.
     """
     events = read(path)
     known = refused(events)
@@ -155,7 +168,8 @@ def note_given_up(
     given_up.pop(running, None)
     new = {version: digest for version, digest in given_up.items() if not _noted(events, version, digest)}
     for version, digest in sorted(new.items()):
-        append(path, BAD, version, GIVEN_UP, root_hash=digest, lines=lines)
+        words = explain(digest)
+        append(path, BAD, version, words.cause, root_hash=digest, lines=words.lines)
     return Refused(
         digests=known.digests | {digest for digest in new.values() if digest},
         versions=known.versions | {version for version, digest in new.items() if not digest},

@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import stat
+import sys
 from pathlib import Path
 
 from hostctl.update.stages import EDGES, Stage
@@ -59,3 +60,7 @@ def _ask(descriptor: int, line: bytes) -> None:
         os.read(descriptor, 1)
     else:
         log.warning("stage port: no answer within %g s", ANSWER_SECONDS)
+
+
+if __name__ == "__main__":  # for units: STAGE EDGE
+    reach(Stage(sys.argv[1]), sys.argv[2])

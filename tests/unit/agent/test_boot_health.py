@@ -28,11 +28,14 @@ class FakeLoader:
 
     def edge(self) -> BootEdge:
         return BootEdge(
-            counted=lambda: self.counts,
+            tries=lambda: int(self.counts),
             mark_bad=lambda: self.log.append("bad"),
             reboot=lambda: self.log.append("reboot"),
             digests=lambda: {"2": "22", "3": "33"},
             root_hash="22",
+            options=lambda entries: self.log.append(f"{len(entries)} entries"),
+            unit_lines=lambda units: tuple(units) or ("no unit",),
+            steady=0.0,
         )
 
 
@@ -58,7 +61,7 @@ def prepared(root: Path, port: int) -> Context:
 def test_a_healthy_boot_settles_what_was_rendered_during_it(tmp_path: Path, port: int, counts: bool) -> None:
     context, loader = prepared(tmp_path, port), FakeLoader(counts=counts)
     verdict, report = check_boot(context, loader.edge())
-    assert (verdict, report.healthy, loader.log) == ("healthy", True, [])
+    assert (verdict, report.healthy, loader.log) == ("healthy", True, ["0 entries"])
     assert transaction.read_pending(context.layout) is None
 
 
@@ -88,6 +91,7 @@ def test_a_release_on_trial_is_given_up_with_its_cause(tmp_path: Path) -> None:
     (event,) = history.read(context.layout.state / "history.jsonl")
     assert (event.event, event.version, event.root_hash) == (history.BAD, "2", "22")
     assert "check site: 127.0.0.1:1" in event.cause
+    assert event.lines == ("no unit",)
 
 
 def test_the_last_try_is_judged_by_its_health(tmp_path: Path) -> None:
@@ -103,7 +107,7 @@ def test_the_last_try_is_judged_by_its_health(tmp_path: Path) -> None:
 def test_a_blessed_release_stays_up_degraded(tmp_path: Path) -> None:
     context, loader = prepared(tmp_path, 1), FakeLoader(counts=False)
     verdict, report = check_boot(context, loader.edge())
-    assert (verdict, report.healthy, loader.log) == ("degraded", False, [])
+    assert (verdict, report.healthy, loader.log) == ("degraded", False, ["0 entries"])
     assert not (context.layout.state / "history.jsonl").exists()
     assert transaction.read_pending(context.layout) is None
 

@@ -6,13 +6,15 @@ import http.server
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hostctl.agent import health
-from hostctl.agent.machine import UnitState, parse_states
+from hostctl.agent.machine import SystemdMachine, UnitState, parse_states
 from hostctl.config.host import Workload
 from hostctl.config.load import parse_host
+from hostctl.layout import HostLayout
 
 SHOWN = """LoadState=loaded
 ActiveState=active
@@ -115,3 +117,44 @@ def test_patience_covers_the_workloads_own_check() -> None:
     patient = workload(", healthcheck: {tcp: 'localhost:1', interval: 1m, timeout: 10s, retries: 2, start_period: 5m}")
     assert health.workload_deadline(patient) == 300 + 2 * 70
     assert health.workload_deadline(workload()) == 90
+
+
+@pytest.mark.parametrize(
+    ("answers", "healthy"),
+    [
+        ("1111", True),
+        ("01111", True),
+        ("1101111", True),  # it went away once, and then stayed
+        ("10101010101010101010", False),  # it comes and goes until its time is over
+        ("0" * 20, False),
+    ],
+)
+def test_what_comes_and_goes_is_not_steady(tmp_path: Path, answers: str, healthy: bool) -> None:
+    """One second passes a round; the check may take ten, and must then pass for three."""
+    sockets: list[socket.socket] = []
+    now = [0.0]
+
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    declaration = parse_host(
+        f"version: 1\nhostname: a\nhealth: {{site: {{tcp: '127.0.0.1:{port}', within: 10s}}}}\n", "host.yaml"
+    )
+
+    def turn(answer: str) -> None:
+        while sockets:
+            sockets.pop().close()
+        if answer == "1":
+            sockets.append(socket.create_server(("127.0.0.1", port)))
+
+    def pause(seconds: float) -> None:
+        del seconds
+        now[0] += 1
+        turn(answers[min(int(now[0]), len(answers) - 1)])
+
+    turn(answers[0])
+    machine = SystemdMachine(HostLayout(root=tmp_path))
+    report = health.wait(declaration, machine, clock=lambda: now[0], pause=pause, steady=3.0)
+    turn("0")
+    assert report.healthy == healthy
+    assert now[0] <= 11

@@ -54,6 +54,19 @@ def test_slots_are_told_by_their_labels() -> None:
 )
 def test_the_machine_in_one_word(rows: tuple[WorkloadStatus, ...], word: str) -> None:
     assert overview.judge(rows) == word
+    assert overview.judge(rows, ["/var can only be read"]) == "degraded"
+
+
+def test_a_state_that_is_not_kept_is_a_problem(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    (tmp_path / "var").mkdir()
+    assert overview.state_problems(layout) == ()
+    assert overview.state_problems(layout, lambda path: path == tmp_path / "var") == (
+        f"{tmp_path}/var can only be read: nothing is kept",
+    )
+    layout.runtime.mkdir(parents=True)
+    layout.state_lost.write_text("the state cannot be mounted\n")
+    assert overview.state_problems(layout) == ("the state cannot be mounted",)
 
 
 def test_a_row_says_what_the_unit_and_the_pin_say() -> None:
@@ -107,10 +120,12 @@ def test_status_and_ps_for_a_terminal() -> None:
         generation=3,
         generation_created="2026-01-01T00:00:00Z",
         state="running",
+        problems=("/var can only be read: nothing is kept",),
         workloads=(row(),),
     )
     assert status.text(shown).splitlines() == [
         "web-1: running",
+        "  problem     /var can only be read: nothing is kept",
         "  release     2  (other slot: 1)",
         "  bad         3  (`hostctl history` says why)",
         "  generation  3  of 2026-01-01T00:00:00Z",
@@ -119,7 +134,7 @@ def test_status_and_ps_for_a_terminal() -> None:
         "site      active  -       1m 1s",
     ]
     updates = Outlook(held="on hold by ops", waits="this is not shown", problem="no answer", silent_since="2026-01-01")
-    assert status.text(shown, updates).splitlines()[4:7] == [
+    assert status.text(shown, updates).splitlines()[5:8] == [
         "  updates     on hold by ops",
         "  repository  no answer",
         "  repository  no word that can be trusted since 2026-01-01",

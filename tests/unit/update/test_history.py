@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hostctl.boot.entries import parse_entries
+from hostctl.boot.last_words import Words
 from hostctl.update import history
 
 
@@ -55,11 +56,15 @@ def test_a_bad_release_is_refused_by_its_digest_and_by_its_version_only_when_tha
 def test_a_release_without_tries_is_noted_once_but_not_the_one_in_its_last_try(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     entries = parse_entries(("edge_1.efi", "edge_2+0-1.efi", "edge_3+0-3.efi", "edge_4+1-2.efi"), "edge")
+
+    def explain(root_hash: str) -> Words:
+        return Words(cause=root_hash, lines=("it died",))
+
     for digests in ({"3": "33"}, {"3": "33"}, {}):
-        refused = history.note_given_up(path, entries, "2", digests, ["it died"])
+        refused = history.note_given_up(path, entries, "2", digests, explain)
         assert refused == history.Refused(digests=frozenset({"33"}), versions=frozenset())
     (event,) = history.read(path)
     assert (event.event, event.version, event.root_hash) == (history.BAD, "3", "33")
-    assert event.lines == ("it died",)
+    assert (event.cause, event.lines) == ("33", ("it died",))
     refused = history.note_given_up(path, entries, "1", {"3": "other"})
     assert refused == history.Refused(digests=frozenset({"33", "other"}), versions=frozenset({"2"}))
