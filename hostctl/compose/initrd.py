@@ -15,15 +15,15 @@ from hostctl.compose.kernel import Kernel, module_closure
 from hostctl.compose.tools import ToolsRoot
 from hostctl.run import run
 
+# What ends a hang and what keeps a panic's last words come first, so that they are there for all the others.
 MODULES: tuple[str, ...] = (
-    "efivarfs", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "nvme", "xhci_pci", "usb_storage", "mmc_block",
-    "dm-verity", "erofs", "overlay", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "i6300esb", "iTCO_wdt",
+    "i6300esb", "wdat_wdt", "efi_pstore", "efivarfs", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "nvme", "xhci_pci",
+    "usb_storage", "mmc_block", "dm-verity", "erofs", "overlay", "vfat", "nls_cp437", "nls_ascii", "nls_utf8",
 )  # fmt: skip
-PROGRAMS: tuple[str, ...] = ("/usr/sbin/veritysetup", "/usr/sbin/findfs", "/usr/sbin/e2fsck")
+PROGRAMS: tuple[str, ...] = ("/usr/sbin/veritysetup", "/usr/sbin/findfs", "/usr/sbin/e2fsck", "/usr/sbin/fsck.fat")
 APPLETS: tuple[str, ...] = (
-    "sh", "cat", "cut", "echo", "insmod", "mkdir", "mount", "mv", "od", "readlink", "rm", "sed", "sleep",
-    "switch_root", "sync", "tr",
-    "umount",
+    "sh", "cat", "cp", "cut", "echo", "insmod", "mkdir", "mount", "mv", "od", "readlink", "rm", "sed", "sleep",
+    "switch_root", "sync", "tr", "umount",
 )  # fmt: skip
 FOLDERS: tuple[str, ...] = ("bin", "dev", "modules", "proc", "run", "sys", "sysroot", "tmp")
 LOADER = "/lib64/ld-linux-x86-64.so.2"

@@ -16,9 +16,11 @@ from hostctl.run import run
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 
-# Fail towards a reset, never towards a halt; keep raw memory, debugging and unsigned code out of reach.
+# Fail towards a reset, never towards a halt; keep raw memory, debugging and unsigned code out of reach. A slow disk
+# or a busy hypervisor is no hang: a processor may be away for a minute (twice watchdog_thresh), a task wait for ten.
 CMDLINE: tuple[str, ...] = (
-    "panic=10", "oops=panic", "softlockup_panic=1", "hung_task_panic=1", "proc_mem.force_override=never",
+    "panic=10", "oops=panic", "softlockup_panic=1", "watchdog_thresh=30", "hung_task_panic=1",
+    "sysctl.kernel.hung_task_timeout_secs=600", "proc_mem.force_override=never",
     "module.sig_enforce=1", "lockdown=integrity", "slab_nomerge", "init_on_alloc=1", "randomize_kstack_offset=on",
     "vsyscall=none", "debugfs=off", "systemd.gpt_auto=no", "rd.systemd.gpt_auto=no", "console=tty0",
     "console=ttyS0,115200", "quiet", "loglevel=4",
