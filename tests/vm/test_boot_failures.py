@@ -13,6 +13,8 @@ from hostctl_qemu.machine import Machine
 from hostctl.run import run
 
 SECTOR = 512
+PANIC = "Kernel panic - not syncing: sysrq triggered crash"
+LATE = "hostctl: not healthy, or not in time"
 UNASKED = r"did not stop!\s+\S*\[ +[0-9.]+\] reboot: Restarting system"
 """On the console: every restart but the one after a crash of process 1 shows a line of systemd-shutdown first."""
 SUPERBLOCK = 1024  # where EROFS has it, so that it is read in every boot
@@ -31,15 +33,25 @@ def take(host: Host, lab: Lab, server: RepositoryServer, folder: Path, spec: Spe
 
 
 @pytest.mark.parametrize(
-    ("spec", "sign"),
+    ("spec", "sign", "cause", "line"),
     [
-        pytest.param(releases.PANIC, r"Kernel panic - not syncing: VFS", id="panic"),
-        pytest.param(releases.CRASH, UNASKED, id="crash"),
-        pytest.param(releases.LATE, r"hostctl: not healthy in time", id="late"),
+        pytest.param(releases.PANIC, r"Kernel panic - not syncing: VFS", "as often as it was tried", "", id="panic"),
+        pytest.param(releases.OOPS, PANIC, PANIC, "sysrq: Trigger a crash", id="oops"),
+        pytest.param(releases.CRASH, UNASKED, "", "", id="crash"),
+        pytest.param(releases.LATE, LATE, "it was not healthy in time", LATE, id="late"),
+        pytest.param(releases.NO_AGENT, LATE, "it was not healthy in time", "hostctl-health.service", id="agent"),
     ],
 )
 def test_a_release_that_does_not_come_up_is_left(
-    own_host: Host, lab: Lab, server: RepositoryServer, tmp_path: Path, declaration: str, spec: Spec, sign: str
+    own_host: Host,
+    lab: Lab,
+    server: RepositoryServer,
+    tmp_path: Path,
+    declaration: str,
+    spec: Spec,
+    sign: str,
+    cause: str,
+    line: str,
 ) -> None:
     if spec is releases.LATE:  # its check would be over before the deadline of the boot
         own_host.apply(declaration.replace("within: 20s", "within: 10m"))
@@ -48,7 +60,9 @@ def test_a_release_that_does_not_come_up_is_left(
     own_host.machine.wait_for_serial(sign, 1)
     assert f"vmtest_{spec.version}+0-1.efi" in own_host.entries()
     assert own_host.update()["staged"] is None
-    assert own_host.happened("bad", spec.version)
+    (event,) = own_host.events("bad", spec.version)
+    assert cause in str(event["cause"])
+    assert line in str(event["lines"])
     assert not own_host.happened("blessed", spec.version)
 
 

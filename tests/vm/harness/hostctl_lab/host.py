@@ -71,6 +71,11 @@ class Host:
         rows = json.loads(self.text("hostctl", "history", "--json"))
         return tuple((row["event"], row["version"], row["cause"]) for row in rows)
 
+    def events(self, event: str, version: str) -> list[dict[str, object]]:
+        """Return what the history says of a release, whole."""
+        rows: list[dict[str, object]] = json.loads(self.text("hostctl", "history", "--json"))
+        return [row for row in rows if (row["event"], row["version"]) == (event, version)]
+
     def happened(self, event: str, version: str) -> bool:
         """Tell whether the history has an event of a release."""
         return any(row[:2] == (event, version) for row in self.history())

@@ -71,6 +71,21 @@ THIRD = Spec(version="9", units=GOOD_PROBE, baked=True)
 UNHEALTHY = Spec(version="3", units={"probe.service": unit("/usr/bin/false")})
 PANIC = Spec(version="4", units=GOOD_PROBE, cmdline=("rdinit=/nonexistent",))
 """The kernel starts no initrd, finds no root, and panics."""
+OOPS = Spec(
+    version="8",
+    units={**GOOD_PROBE, "oops.service": unit("/bin/sh -c 'echo c > /proc/sysrq-trigger'", after="basic.target")},
+)
+"""The kernel crashes when user space is up."""
+NO_AGENT = Spec(
+    version="7",
+    units={
+        **GOOD_PROBE,
+        "no-agent.service": "[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\nBefore=hostctl-rerender.service "
+        "hostctl-health.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n"
+        "ExecStart=/usr/bin/mount --bind /dev/null /usr/bin/hostctl\n",
+    },
+)
+"""Has no agent that could judge it."""
 CRASH = Spec(version="5", units={**GOOD_PROBE, "crash.service": unit("/usr/bin/kill -SEGV 1", after="basic.target")})
 """Process 1 crashes."""
 LATE = Spec(version="6", deadline="75s", units={"probe.service": unit("/usr/bin/sleep infinity", after="basic.target")})
