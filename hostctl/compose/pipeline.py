@@ -40,6 +40,8 @@ from hostctl.data import data_folder
 from hostctl.durable import sha256_file, write_file
 from hostctl.errors import HostctlError
 from hostctl.image import archive, layers, store, tarstream
+from hostctl.payload import frame, index, pack
+from hostctl.payload.pack import Files
 from hostctl.progress import Progress
 from hostctl.run import run
 
@@ -101,9 +103,9 @@ def _build(builder: Builder) -> manifest.Manifest:
     root_bytes = (sealed / "root.erofs").stat().st_size
     disk.check_size("the root", root_bytes, int(builder.release.limits.root), "limits.root")
     parts = Booted(kernel=kernel_folder, initrd=first, sealed=sealed, tree=tree)
+    booted = _uki(builder, toolbox, parts)
     with ThreadPoolExecutor(1) as pool:
-        packed = pool.submit(_payload, builder, toolbox, sealed)
-        booted = _uki(builder, toolbox, parts)
+        packed = pool.submit(_payload, builder, toolbox, Files(root=sealed / "root.erofs", uki=booted / "uki.efi"))
         image = _disk(builder, toolbox, sealed, booted)
         packed_folder = packed.result()
     results = Results(parts=parts, booted=booted, image=image, packed=packed_folder)
@@ -305,11 +307,10 @@ def _disk(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path, booted: Path
     return builder.stage("disk", [disk], inputs, make)
 
 
-def _payload(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path) -> Path:
-    def make(output: Path) -> None:
-        payload.compress(toolbox, sealed / "root.erofs", output / "root.erofs.zst")
-
-    return builder.stage("payload", [payload], [sealed.name, toolbox.path.name], make)
+def _payload(builder: Builder, toolbox: tools.ToolsRoot, files: Files) -> Path:
+    inputs = [files.root.parent.name, files.uki.parent.name, toolbox.path.name]
+    code = [payload, pack, index, frame]
+    return builder.stage("payload", code, inputs, lambda output: payload.make_payload(toolbox, files, output))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -330,7 +331,8 @@ def _assemble(builder: Builder, results: Results, baked: Path | None) -> manifes
     baked_images = images.describe(baked) if baked else {}
     copies = {
         "root": (sealed / "root.erofs", f"{builder.id}.root.erofs"),
-        "root.zst": (results.packed / "root.erofs.zst", f"{builder.id}.root.erofs.zst"),
+        pack.INDEX_NAME: (results.packed / pack.INDEX_NAME, f"{builder.id}.{pack.INDEX_NAME}"),
+        pack.SEGMENTS_NAME: (results.packed / pack.SEGMENTS_NAME, f"{builder.id}.{pack.SEGMENTS_NAME}"),
         "verity": (sealed / "verity", f"{builder.id}.verity"),
         "verity-sig": (sealed / "verity-sig", f"{builder.id}.verity-sig"),
         "uki": (results.booted / "uki.efi", f"{builder.id}.efi"),

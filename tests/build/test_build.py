@@ -27,6 +27,7 @@ from hostctl_qemu.pe import read_uki
 from hostctl.compose import bzimage
 from hostctl.compose.lock import Lock, cache_folder, load_lock
 from hostctl.compose.packages import deb_path, fetch_packages
+from hostctl.repository.build import read_build
 
 CHECKOUT = Path(__file__).parents[2]
 RELEASE = 'version: 1\nname: edge\nrelease: "1"\nfiles: overlay\n'
@@ -213,6 +214,16 @@ def test_the_boot_image_holds_kernel_and_initrd_as_patches_see_through_them(site
     assert bzimage.decompress(uki.kernel, bzimage.parse(uki.kernel)) == plain
     assert plain[1 << 21 : (1 << 21) + 65536] in uki.kernel
     assert (out / "edge_1.initrd.cpio").read_bytes() in uki.initrd
+
+
+def test_the_payload_makes_root_and_boot_image(site: Site, tmp_path: Path) -> None:
+    out = site.folder / "one"
+    build = read_build(out, tmp_path)  # applies it as a host would, and compares
+    names = {
+        build.release.index.sha256: "edge_1.payload.index",
+        build.release.segments.sha256: "edge_1.payload.segments",
+    }
+    assert {digest: path.name for digest, path in build.payloads.items() if digest in names} == names
 
 
 def test_what_the_initrd_shares_with_the_root_is_the_same_and_only_the_boot_image_has_both(site: Site) -> None:
