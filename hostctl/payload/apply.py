@@ -116,7 +116,7 @@ def apply(
         report(segment, made)
 
 
-def _result(segment: Segment, stored: Stored, references: References) -> bytes:
+def _result(segment: Segment, stored: Stored, references: References) -> bytes | bytearray:
     try:
         if segment.method is Method.ADD:
             packed = _stored_bytes(segment, stored)
@@ -146,7 +146,7 @@ def _stored_bytes(segment: Segment, stored: Stored) -> bytearray:
     return data
 
 
-def _checked(segment: Segment, result: bytes) -> bytes:
+def _checked(segment: Segment, result: bytes | bytearray) -> bytes | bytearray:
     if hashlib.sha256(result).hexdigest() != segment.sha256:
         raise SegmentResultError(f"{_title(segment)} came out wrong", details=f"made by {segment.method}")
     return result
@@ -195,7 +195,7 @@ def _copy(segment: Segment, references: References, target: int) -> None:
         raise SegmentResultError(f"{_title(segment)} came out wrong", details="made by copying")
 
 
-def _write(target: int, offset: int, data: bytes) -> None:
+def _write(target: int, offset: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     try:
         while view:

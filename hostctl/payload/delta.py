@@ -2,8 +2,8 @@
 
 Every segment is tried in the ways that the format knows, against the ranges that it is likely to resemble
 (:mod:`hostctl.payload.likely`): a copy; a byte-wise difference, piece by piece; zstd with these ranges as a dictionary.
-What is smallest wins, but a difference must save so much that it is worth the time that a host takes to add it in
-plain Python; where the difference is zero, it takes none. The result is applied and compared before it is returned.
+A difference is smallest, but a host adds it in plain Python, so the time for that is given to the segments where it
+saves most. The result is applied and compared before it is returned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zstandard
@@ -34,15 +34,17 @@ from hostctl.payload.stored import StoredSegments
 
 LEVEL = 19
 SMALL = 2048
-"""Bytes that a difference may cost without looking for something better."""
+"""Bytes of a difference's frame for which no other way is looked for."""
 COPY_RANGES = 32
 """Ranges of a copy; with more, a dictionary is smaller."""
 SEGMENT_RANGES = 96
 ALL_RANGES = 8000
 """Ranges of a whole index, so that it stays within its size."""
-PRICE = 12 << 10
-"""Bytes that a MiB of output to which something is added must save, for the time that adding takes."""
-MIB = 1 << 20
+BUDGET = 7
+"""One of so many bytes of output may cost a host the arithmetic of an addition. Then applying still takes less time
+than a full payload, whose frames take longer to decompress."""
+IDLE = 8
+"""An addition costs as much for so many bytes without a difference as for one with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,28 @@ class Recipe:
     method: Method
     ranges: tuple[Range, ...]
     stored: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ways:
+    """A segment, and the ways to make it that are worth a choice."""
+
+    output: str
+    offset: int
+    length: int
+    sha256: str
+    add: Recipe | None = None
+    other: Recipe | None = None
+    """A copy or a frame of zstd."""
+    weight: int = 0
+    """Bytes of arithmetic that an addition costs."""
+
+    @property
+    def gain(self) -> float:
+        """Return the bytes that an addition saves for its weight."""
+        if self.add is None or self.other is None:
+            return 0.0
+        return (len(self.other.stored) - len(self.add.stored)) / max(self.weight, 1)
 
 
 def make_delta(old: Files, new: Files, output: Path, *, size: int = SEGMENT) -> Packed:
@@ -71,21 +95,61 @@ def make_delta(old: Files, new: Files, output: Path, *, size: int = SEGMENT) -> 
         PayloadIndexError: the release has more segments than an index can hold.
     """
     packed = Packed(index=output / INDEX_NAME, segments=output / SEGMENTS_NAME)
-    outputs: dict[str, Output] = {}
-    with _opened(old, new) as files, packed.segments.open("wb") as store:
-        number = sum(-(-len(known.data) // size) for known in files.new.values())
-        most = max(4, min(SEGMENT_RANGES, ALL_RANGES // number))
+    with _opened(old, new) as files:
+        sizes = {name: len(files.new[name].data) for name in OUTPUTS}
+        most = max(4, min(SEGMENT_RANGES, ALL_RANGES // sum(-(-length // size) for length in sizes.values())))
+        ways: list[Ways] = []
         for name in OUTPUTS:
-            maker = _Maker(new=files.new[name], pool=Pool(files.references(name)), most=most)
-            rows: list[Segment] = []
-            for segment, stored in _segments(name, maker, size, store.tell()):
-                rows.append(segment)
-                store.write(stored)
-            outputs[name] = Output(bytes=len(files.new[name].data), segments=tuple(rows))
-        index = Index(outputs=outputs, references=_used(outputs, files.old))
+            maker = _Maker(output=name, new=files.new[name], pool=Pool(files.references(name)), most=most)
+            # zstd and bsdiff4 let other threads run while they work.
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                ways += pool.map(lambda start, maker=maker: maker.make(start, size), range(0, sizes[name], size))
+        segments = _write(ways, chosen(ways, sum(sizes.values()) // BUDGET), packed.segments)
+        outputs = {
+            name: Output(bytes=sizes[name], segments=tuple(item for item in segments if item.output == name))
+            for name in OUTPUTS
+        }
+        index = Index(outputs=outputs, references=_used(segments, files.old))
     packed.index.write_bytes(encode_index(index))
     _prove(index, old, new, packed, output)
     return packed
+
+
+def chosen(ways: Sequence[Ways], budget: int) -> list[Recipe]:
+    """Return the recipe of each segment: additions where they save most for their weight, as far as the budget goes."""
+    left = budget - sum(way.weight for way in ways if way.add is not None and way.other is None)
+    taken: set[int] = set()
+    for number in sorted(range(len(ways)), key=lambda number: ways[number].gain, reverse=True):
+        if ways[number].gain > 0 and ways[number].weight <= left:
+            taken.add(number)
+            left -= ways[number].weight
+    recipes = []
+    for number, way in enumerate(ways):
+        recipe = way.add if number in taken or way.other is None else way.other
+        if recipe is None:
+            raise ValueError(f"there is no way to make the segment at {way.offset}")
+        recipes.append(recipe)
+    return recipes
+
+
+def _write(ways: Sequence[Ways], recipes: Sequence[Recipe], path: Path) -> list[Segment]:
+    segments: list[Segment] = []
+    with path.open("wb") as store:
+        for way, recipe in zip(ways, recipes, strict=True):
+            segment = Segment(
+                output=way.output,
+                offset=way.offset,
+                length=way.length,
+                sha256=way.sha256,
+                method=recipe.method,
+                ranges=recipe.ranges,
+                stored_offset=store.tell(),
+                stored_bytes=len(recipe.stored),
+                stored_sha256=hashlib.sha256(recipe.stored).hexdigest() if recipe.stored else "",
+            )
+            store.write(recipe.stored)
+            segments.append(segment)
+    return segments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,78 +195,45 @@ def _layout(data: mmap.mmap, output: str) -> Layout:
         return Layout(parts=(Part(offset=0, length=len(data), name=output),))
 
 
-def _used(outputs: Mapping[str, Output], old: Mapping[str, Known]) -> dict[Reference, int]:
-    used = {part.source for output in outputs.values() for segment in output.segments for part in segment.ranges}
+def _used(segments: Sequence[Segment], old: Mapping[str, Known]) -> dict[Reference, int]:
+    used = {part.source for segment in segments for part in segment.ranges}
     return {known.source: len(known.data) for known in old.values() if known.source in used}
-
-
-def _segments(name: str, maker: _Maker, size: int, place: int) -> Iterator[tuple[Segment, bytes]]:
-    """Yield the segments of an output with their stored bytes, in order; several are made at once."""
-    data = maker.new.data
-    starts = range(0, len(data), size)
-    # zstd and bsdiff4 let other threads run while they work.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        recipes = pool.map(lambda start: maker.make(start, min(start + size, len(data))), starts)
-        for start, recipe in zip(starts, recipes, strict=True):
-            plain = data[start : start + size]
-            segment = Segment(
-                output=name,
-                offset=start,
-                length=len(plain),
-                sha256=hashlib.sha256(plain).hexdigest(),
-                method=recipe.method,
-                ranges=recipe.ranges,
-                stored_offset=place,
-                stored_bytes=len(recipe.stored),
-                stored_sha256=hashlib.sha256(recipe.stored).hexdigest() if recipe.stored else "",
-            )
-            yield segment, recipe.stored
-            place += len(recipe.stored)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Maker:
+    output: str
     new: Known
     pool: Pool
     most: int
 
-    def make(self, start: int, end: int) -> Recipe:
-        """Return the cheapest way to make the bytes of the new file from ``start`` to ``end``."""
-        matches = self.pool.matches(self.new.data, self.new.layout.parts, start, end)
+    def make(self, start: int, size: int) -> Ways:
+        """Return the ways to make the segment of the new file that begins at ``start``."""
+        plain = self.new.data[start : start + size]
+        matches = self.pool.matches(self.new.data, self.new.layout.parts, start, start + len(plain))
         windows = [match.window for match in matches if match.window is not None]
-        plain = self.new.data[start:end]
+        way = Ways(output=self.output, offset=start, length=len(plain), sha256=hashlib.sha256(plain).hexdigest())
         exact = joined(windows)
         if len(exact) <= COPY_RANGES and self.pool.read(exact) == plain:
-            return Recipe(method=Method.COPY, ranges=exact, stored=b"")
+            return replace(way, other=Recipe(method=Method.COPY, ranges=exact, stored=b""))
         ranges = merged(windows, self.most)
         reference = self.pool.read(ranges)
-        added = _added(plain, start, matches, ranges, reference)
-        if added is None or added.cost > SMALL:
-            frame = _frame(plain, reference)
-            if added is None or len(frame) <= added.cost:
-                return Recipe(method=Method.ZSTD, ranges=ranges, stored=frame)
-        return Recipe(method=Method.ADD, ranges=ranges, stored=added.frame)
+        if ranges:
+            way = _with_addition(way, plain, matches, ranges, reference)
+        if way.add is not None and len(way.add.stored) <= SMALL:
+            return way
+        return replace(way, other=Recipe(method=Method.ZSTD, ranges=ranges, stored=_frame(plain, reference)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Added:
-    frame: bytes
-    cost: int
-    """Its bytes, and what the time to apply it is worth."""
-
-
-def _added(
-    plain: bytes, start: int, matches: Sequence[Match], ranges: Sequence[Range], reference: bytes
-) -> _Added | None:
-    """Return the frame of a difference, or none if there is nothing to differ from."""
-    if not ranges:
-        return None
+def _with_addition(
+    way: Ways, plain: bytes, matches: Sequence[Match], ranges: tuple[Range, ...], reference: bytes
+) -> Ways:
     try:
-        packed, busy = piecewise(plain, start, matches, ranges, reference)
+        packed, busy = piecewise(plain, way.offset, matches, ranges, reference)
     except difference.DifferenceError:
-        return None
-    frame = _frame(packed, b"")
-    return _Added(frame=frame, cost=len(frame) + PRICE * busy // MIB)
+        return way
+    recipe = Recipe(method=Method.ADD, ranges=ranges, stored=_frame(packed, b""))
+    return replace(way, add=recipe, weight=busy + way.length // IDLE)
 
 
 def _frame(data: bytes, dictionary: bytes) -> bytes:

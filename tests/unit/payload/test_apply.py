@@ -236,7 +236,7 @@ def test_applying_stays_within_its_memory(tmp_path: Path) -> None:
         method, stored, made = methods[number % 2]
         if made is None:
             moved = bytearray(old[:size])
-            difference.add_bytes(moved, memoryview(noise(size, 20)))
+            difference.add_bytes(moved, noise(size, 20))
             data = bytes(moved)
         else:
             data = made

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hostctl.compose import cpio
 from hostctl.payload.apply import apply, missing
 from hostctl.payload.boot_image import read_boot_image
-from hostctl.payload.delta import make_delta
+from hostctl.payload.delta import Recipe, Ways, chosen, make_delta
 from hostctl.payload.erofs import MAGIC, read_erofs
 from hostctl.payload.index import Index, Method, Range, Reference, decode_index
 from hostctl.payload.likely import joined, merged
@@ -191,6 +191,21 @@ def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     files.uki.write_bytes(b"x")
     with pytest.raises(PackError):
         make_delta(files, files, tmp_path)
+
+
+def way(added: int | None, other: int | None, weight: int = 10) -> Ways:
+    recipes = {
+        name: None if size is None else Recipe(method=method, ranges=(), stored=bytes(size))
+        for name, method, size in (("add", Method.ADD, added), ("other", Method.ZSTD, other))
+    }
+    return Ways(output="root", offset=0, length=1, sha256="", weight=weight, **recipes)
+
+
+def test_the_time_for_additions_goes_where_they_save_most() -> None:
+    ways = [way(5, 50), way(5, 90), way(5, None), way(None, 9), way(60, 50), way(5, 95, 11)]
+    methods = "".join("a" if recipe.method is Method.ADD else "z" for recipe in chosen(ways, 30))
+    assert methods == "aaazzz"
+    assert [recipe.method for recipe in chosen(ways, 10**6)].count(Method.ADD) == 4
 
 
 # --- layouts --------------------------------------------------------------------------------------------------------
