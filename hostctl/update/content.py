@@ -127,7 +127,7 @@ class Maker:
             if sha256_file(self._running.uki) != delta.from_uki_sha256:
                 raise PayloadIndexError("the running kernel image is not the one that the delta starts from")
             return Way(name="delta", index=self._index(delta.index), segments=delta.segments)
-        except DOUBTS as error:
+        except HostctlError as error:
             self._steps.warn(f"no delta: {error.brief}")
         except OSError as error:
             self._steps.warn(f"no delta: the running kernel image cannot be read: {error}")

@@ -14,6 +14,7 @@ from hostctl.os_release import identity
 from hostctl.update import journal
 from hostctl.update.journal import Line
 from hostctl.update.lock import holder
+from hostctl.update.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,12 +45,18 @@ class UpdateState:
 
 
 def failure_of(lines: Sequence[Line]) -> Failure | None:
-    """Return how the last update failed; none if it ended well, or there was none."""
+    """Return how the last update failed; none if it ended well, or there was none.
+
+    That the repository could not be asked is over once it could be.
+    """
+    asked = False
     for line in reversed(lines):
+        looked = line.stage == Stage.METADATA
         if line.event == journal.FINISHED:
             return None
-        if line.event == journal.FAILED:
+        if line.event == journal.FAILED and not (looked and asked):
             return Failure(version=line.version, stage=line.stage, cause=line.cause, time=line.time)
+        asked = asked or (looked and line.event == journal.DONE)
     return None
 
 
@@ -57,11 +64,13 @@ def open_stage(lines: Sequence[Line]) -> tuple[str, str]:
     """Return the last stage and the version of an update that has not ended, or two empty texts."""
     stage = ""
     for line in reversed(lines):
+        if line.stage == Stage.METADATA:
+            continue  # a look at the repository ends no update, and begins none
         if line.event in (journal.FINISHED, journal.FAILED):
             return "", ""
         stage = stage or line.stage
         if line.event == journal.STARTED:
-            return stage or "start", line.version
+            return stage or Stage.START, line.version
     return "", ""
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.unit.update.conftest import World
 
 MIB = 1 << 20
+PROCESSES = 10
 MEMORY = 64 << 10  # KiB, of the whole process
 UPDATER = """
 import json, pickle, re, subprocess, sys
@@ -36,9 +37,9 @@ def report(event):
         said.append(event.text)
 try:
     outcome = update(host, source, "stage", report)
-    told = {"staged": outcome.staged}
+    told = {"staged": outcome.staged, "written": outcome.written}
 except HostctlError as error:
-    told = {"error": error.id, "brief": error.brief}
+    told = {"error": error.id, "brief": error.brief, "code": error.exit_code}
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(json.dumps({**told, "warnings": said, "peak": peak}))
 """
@@ -73,6 +74,27 @@ def test_a_full_state_partition_stops_no_update(world: World, number: int, conte
     assert not list(world.host.state.iterdir()), "nothing was written beside the full file system"
 
 
+def test_of_many_at_once_exactly_one_updates(world: World) -> None:
+    """The others are told so, or find it done when they come late."""
+    world.publish("2")
+    data = pickle.dumps((world.host, world.source, ""))
+    words = [sys.executable, "-c", UPDATER]
+    crowd = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(PROCESSES)]
+    for process in crowd:
+        assert process.stdin is not None
+        process.stdin.write(data)
+        process.stdin.close()
+    told = []
+    for process in crowd:
+        assert process.stdout is not None
+        told.append(json.loads(process.stdout.read()))
+        assert process.wait() == 0
+    assert sum(bool(one.get("written")) for one in told) == 1
+    for one in told:
+        assert one.get("staged") == "2" or (one["error"], one["code"]) == ("update-busy", 75)
+    assert world.boots() == "2"
+
+
 def test_an_esp_without_room_is_refused_before_anything_is_given_up(world: World) -> None:
     world.publish("2")
     before = world.host.disk.read_bytes()
@@ -93,9 +115,9 @@ atexit.register(lambda: Path({str(kept)!r}).write_text(" ".join(sorted(path.name
     assert esp.exists()
 
 
-def test_memory_stays_small_however_large_the_release_is(large_world: World) -> None:
+def test_memory_stays_small_over_many_segments(large_world: World) -> None:
     world = large_world
-    world.publish("2", content=random.Random(1).randbytes(48 * MIB))  # noqa: S311 - data
+    world.publish("2", content=random.Random(1).randbytes(24 * MIB))  # noqa: S311 - data
     told = update_elsewhere(world)
     assert told["staged"] == "2"
     peak = told["peak"]

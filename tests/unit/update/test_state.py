@@ -46,6 +46,15 @@ def test_failed() -> None:
     assert found.failure == Failure(version="3", stage="tree", cause="no space", time="t")
 
 
+def test_a_look_at_the_repository_changes_nothing_but_its_own_failure() -> None:
+    cut = (line(journal.STARTED), line(journal.DONE, "start"))
+    looked, deaf = line(journal.DONE, "metadata"), line(journal.FAILED, "metadata", "unreachable")
+    assert derive(GOOD, *cut, looked) == derive(GOOD, *cut)
+    assert derive(GOOD, deaf) == ["to 3 failed at metadata: unreachable (t)"]
+    assert derive(GOOD, deaf, looked) == []
+    assert derive(GOOD, line(journal.FAILED, "root", "x"), deaf, looked) == ["to 3 failed at root: x (t)"]
+
+
 def test_read_from_a_host(tmp_path: Path) -> None:
     layout = HostLayout(tmp_path)
     (tmp_path / "usr/lib").mkdir(parents=True)
