@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from hostctl.cli.repository import add_json, add_keys, add_repository, keyring_of, repository_of
+from hostctl.cli.repository import add_json, add_keys, add_repository, keyring_if_named, keyring_of, repository_of
 from hostctl.errors import UsageError
 from hostctl.repository.drafts import Draft, describe
 from hostctl.repository.rotate import Change, rotate, sign_file, sign_pending
@@ -99,9 +99,8 @@ def _sign(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and arguments.repository is None:
         return _sign_file(arguments)
     repository = repository_of(arguments)
-    keyring = keyring_of(arguments) if arguments.keys is not None else None
     carried = [arguments.file] if arguments.file is not None else []
-    done = sign_pending(repository, keyring, arguments.key, carried)
+    done = sign_pending(repository, keyring_if_named(arguments), arguments.key, carried)
     if arguments.json:
         print(json.dumps([_draft(draft) for draft in done], indent=1))
     else:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from hostctl.cli.repository import add_json, add_keys, add_repository, keyring_of, repository_of
+from hostctl.cli.repository import add_json, add_keys, add_repository, keyring_if_named, repository_of
 from hostctl.errors import EXIT_FAILED, UsageError
 from hostctl.repository.serve import serve
 from hostctl.repository.stats import FULL, Stats, stats
@@ -24,8 +24,8 @@ def _configure_verify(parser: argparse.ArgumentParser) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     repository = repository_of(arguments)
-    trusted = keyring_of(arguments).root if arguments.keys is not None else None
-    found = verify(repository, trusted=trusted)
+    keyring = keyring_if_named(arguments)
+    found = verify(repository, trusted=None if keyring is None else keyring.root)
     if arguments.json:
         print(json.dumps({"ok": not found.errors, **asdict(found)}, indent=1))
     else:

@@ -69,6 +69,15 @@ def keyring_of(arguments: argparse.Namespace) -> Keyring:
     return Keyring.load(_folder(arguments.keys, "HOSTCTL_KEYS", "this needs the keys that sign", hint))
 
 
+def keyring_if_named(arguments: argparse.Namespace) -> Keyring | None:
+    """Return the keys that the user names, or none.
+
+    Raises:
+        KeyFileError: they cannot be read.
+    """
+    return keyring_of(arguments) if arguments.keys is not None or os.environ.get("HOSTCTL_KEYS") else None
+
+
 def _folder(named: Path | None, variable: str, question: str, hint: str) -> Path:
     folder = named or (Path(os.environ[variable]) if os.environ.get(variable) else None)
     if folder is None:

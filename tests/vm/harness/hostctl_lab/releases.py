@@ -147,7 +147,8 @@ class Lab:
     def keys(self, name: str = "keys") -> Path:
         """Return a folder with signing keys; another name has others."""
         keys = self.folder / name
-        if not keys.exists():
+        if not (keys / "tuf/channel-stable.pem").exists():  # also those that an older hostctl left in the cache
+            shutil.rmtree(keys, ignore_errors=True)
             hostctl("keys", "init", keys)
         return keys
 
