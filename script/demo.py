@@ -113,16 +113,7 @@ def on_release(version: str) -> bool:
 @contextmanager
 def served(folder: Path) -> Iterator[None]:
     """Serve the repository's static files, as any web server would."""
-    words = [
-        sys.executable,
-        "-m",
-        "http.server",
-        str(REPOSITORY_PORT),
-        "--bind",
-        "127.0.0.1",
-        "--directory",
-        str(folder),
-    ]
+    words = [HOSTCTL, "repo", "serve", "--repository", str(folder), "--listen", f"127.0.0.1:{REPOSITORY_PORT}", "--log"]
     with (WORK / "server.log").open("w") as log, subprocess.Popen(words, stdout=log, stderr=log) as server:
         try:
             yield
@@ -132,8 +123,10 @@ def served(folder: Path) -> Iterator[None]:
 
 def compose() -> None:
     """Make keys, an image, a lock, and three releases."""
-    if not KEYS.exists():
+    if not (KEYS / "tuf/channel-stable.pem").exists():  # also those that an older hostctl left
+        shutil.rmtree(KEYS, ignore_errors=True)
         hostctl("keys", "init", shown(KEYS))
+    hostctl("repo", "init", "--repository", shown(REPOSITORY), "--keys", shown(KEYS))
     hostctl("image", "build", "examples/site/image.yaml", "-o", shown(WORK / "site.oci.tar"))
     hostctl("lock", shown(WORK / "release-1.yaml"))
     for number, what in (("1", ""), ("2", ""), ("3", ", which is broken")):
@@ -153,9 +146,20 @@ def boot() -> None:
     on_host("hostctl", "ps")
 
 
+def publish(number: int) -> None:
+    """Publish a release with a delta from the one before, and say how large that is."""
+    before, where = shown(WORK / f"release-{number - 1}"), ("--repository", shown(REPOSITORY), "--keys", shown(KEYS))
+    hostctl("publish", shown(WORK / f"release-{number}"), *where, "--delta-from", before)
+    words = [HOSTCTL, "repo", "stats", "--repository", str(REPOSITORY), "--json"]
+    releases = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)["releases"]
+    full, delta, *_ = next(one["ways"] for one in releases if one["version"] == str(number))
+    percent = 100 * delta["bytes"] / full["bytes"]
+    say(f"published release {number}: {full['bytes']} bytes in full, {delta['bytes']} as a delta ({percent:.2f} %)")
+
+
 def update() -> None:
     """Take release 2 and keep it."""
-    hostctl("publish", shown(WORK / "release-2"), "--repository", shown(REPOSITORY), "--keys", shown(KEYS))
+    publish(2)
     require(on_host("hostctl", "update", "--reboot").returncode in (0, 255), "the update to release 2 is staged")
     wait_for("release 2 is blessed", lambda: on_release("2") and happened("blessed", "2"))
     wait_for("the workload answers", lambda: bool(site()))
@@ -165,7 +169,7 @@ def update() -> None:
 
 def come_back() -> None:
     """Try release 3, which cannot work, and see the host come back."""
-    hostctl("publish", shown(WORK / "release-3"), "--repository", shown(REPOSITORY), "--keys", shown(KEYS))
+    publish(3)
     require(on_host("hostctl", "update", "--reboot").returncode in (0, 255), "the update to release 3 is staged")
     wait_for("release 3 is given up", lambda: happened("bad", "3") and on_release("2"))
     wait_for("the workload answers", lambda: bool(site()))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl.cli.repository import add_json, add_keys, add_repository, add_terms, keyring_of, repository_of, terms_of
+from hostctl.progress import Progress
 from hostctl.repository.offers import Published
 from hostctl.repository.publish import publish
 from hostctl.repository.release import encode_offer
@@ -17,6 +18,7 @@ EXAMPLES = """\
 examples:
   hostctl publish build/ --repository /srv/updates --keys keys/
   hostctl publish build/ --repository /srv/updates --keys keys/ --channel beta
+  hostctl publish build/ --repository /srv/updates --keys keys/ --delta-from 2026.10.1 --delta-from 2026.9.1
   hostctl publish build/ --repository /srv/updates --keys keys/ --rollout "100% over 48h" --minimum 2026.9.1
   HOSTCTL_KEYS=keys hostctl publish build/ --repository /srv/updates --json
 """
@@ -28,6 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_repository(parser)
     add_keys(parser)
     parser.add_argument("--channel", metavar="NAME", help="where it is offered (default: the one of release.yaml)")
+    parser.add_argument(
+        "--delta-from",
+        action="append",
+        default=[],
+        metavar="RELEASE",
+        help="make a delta from a version in the repository, or from the build in a folder; may be repeated",
+    )
     add_terms(parser)
     add_json(parser)
 
@@ -45,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         keyring_of(arguments),
         channel=arguments.channel,
         wanted=terms_of(arguments, now),
+        delta_from=arguments.delta_from,
+        report=Progress(quiet=arguments.json).line,
         now=now,
     )
     if arguments.json:

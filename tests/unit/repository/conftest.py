@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tuf.api.exceptions import DownloadHTTPError
@@ -106,13 +108,18 @@ def clients(workshop: Workshop, tmp_path: Path) -> Clients:
         folder, targets = tmp_path / cache, tmp_path / "fetched"
         for path in (folder, targets):
             path.mkdir(exist_ok=True)
+        start: dict[str, Any] = {}
+        if "bootstrap" in inspect.signature(Updater.__init__).parameters:
+            start["bootstrap"] = root or workshop.new_keys.root
+        else:  # python-tuf 5 starts from the root in its folder
+            (folder / "root.json").write_bytes(root or workshop.new_keys.root)
         updater = Updater(
             metadata_dir=str(folder),
             metadata_base_url="http://repository/metadata/",
             target_dir=str(targets),
             target_base_url="http://repository/targets/",
             fetcher=FolderFetcher(workshop.repository),
-            bootstrap=root or workshop.new_keys.root,
+            **start,
         )
         updater.refresh()
         return updater
