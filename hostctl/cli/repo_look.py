@@ -57,7 +57,7 @@ def _lines(found: Stats) -> Sequence[str]:
     for one in found.releases:
         for way in one.ways:
             path = FULL if way.path == FULL else f"delta from {way.from_version}"
-            share = f"{100 * way.bytes / one.full:.1f} %"
+            share = f"{100 * way.bytes / one.full:.2f} %"
             lines.append(f"{one.channel:<12} {one.name + '_' + one.version:<28} {path:<24} {way.bytes:>13} {share:>8}")
     if found.fetches:
         lines += ["", f"{'channel':<12} {'a host that runs':<28} {'to take':<24} {'fetches':>13} {'path':>8}"]

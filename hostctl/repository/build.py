@@ -84,7 +84,9 @@ def read_build(folder: Path, scratch: Path) -> Build:
         channel, root_sha256 = str(manifest["channel"]), str(root["sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BuildError(
-            f"{folder} does not hold a build", details=repr(error)[:500], hint="`hostctl build` makes one"
+            f"{folder} does not hold a build",
+            details=f"{type(error).__name__}: {error}"[:500],
+            hint="`hostctl build` makes one",
         ) from error
     # What hosts would refuse must not be signed.
     checked = decode_release(encode_release(release))

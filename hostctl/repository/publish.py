@@ -144,7 +144,7 @@ def _delta(source: _Source, build: Build, repository: Path, report: Report) -> M
     if size >= full:
         report(f"delta from {old.version}: would be larger than the full payload, left out")
         return None
-    report(f"delta from {old.version}: {size} bytes, {100 * size / full:.1f} % of the full payload")
+    report(f"delta from {old.version}: {size} bytes, {100 * size / full:.2f} % of the full payload")
     delta = Delta(
         from_version=old.version,
         from_root_hash=old.root_hash,
