@@ -26,7 +26,7 @@ BUILDER_MODULES = frozenset(
         *(
             f"repository/{module}.py"
             for module in (
-                *("build", "drafts", "expire", "keyring", "metadata", "offers", "publish", "roles", "rotate", "serve"),
+                *("build", "drafts", "expire", "keyring", "offers", "publish", "roles", "rotate", "serve"),
                 *("stats", "store", "terms", "unpack", "verify"),
             )
         ),

@@ -70,7 +70,9 @@ class _Image:
 
 def _block_entries(block: bytes) -> Iterator[tuple[str, int, int]]:
     (first,) = struct.unpack_from("<H", block, 8)
-    heads = [_ENTRY.unpack_from(block, place) for place in range(0, first - first % 12, 12)]
+    if first < _ENTRY.size or first % _ENTRY.size:
+        raise LayoutError("a folder's first name is not behind its entries")
+    heads = [_ENTRY.unpack_from(block, place) for place in range(0, first, _ENTRY.size)]
     ends = [*(offset for _, offset, _ in heads[1:]), len(block)]
     for (number, offset, kind), end in zip(heads, ends, strict=True):
         name = block[offset:end].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hostctl.compose import cpio
@@ -234,7 +234,8 @@ def test_what_is_no_image_is_no_layout(image: bytes) -> None:
             read(image)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
+@example(changes=[(1161, 16)])
 @given(changes=st.lists(st.tuples(st.integers(1024, 4095), st.integers(0, 255)), max_size=8))
 def test_a_damaged_image_is_a_layout_or_an_error(changes: list[tuple[int, int]]) -> None:
     image = bytearray(erofs({name: BASE[name] for name in ("file-1", "file-2")}))

@@ -265,7 +265,11 @@ def test_what_cannot_be_is_refused_before_anything_is_written(published: Worksho
         sign_pending(published.repository, published.keyring, [])
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, b'{"_type":"targets"', b" " * (2 << 20)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b"[" * 100_000, b'{"_type":"targets"', b" " * (2 << 20)],
+    ids=["empty", "no role", "deep", "cut off", "blanks"],
+)
 def test_nonsense_for_a_draft(published: Workshop, data: bytes) -> None:
     path = published.folder / "draft.json"
     path.write_bytes(data)
