@@ -13,6 +13,7 @@ from pathlib import Path
 
 import zstandard
 
+from hostctl.compose.frames import cached
 from hostctl.compose.tools import ToolsRoot
 from hostctl.payload.index import MAX_DECODED
 from hostctl.payload.pack import Compressor, Files, pack_full
@@ -23,9 +24,9 @@ INDEX_LEVEL = 19
 SUFFIX = ".zst"
 
 
-def make_payload(tools: ToolsRoot, files: Files, output: Path) -> None:
-    """Write the full payload of a release to ``output``, an existing folder."""
-    packed = pack_full(files, output, compressor(tools))
+def make_payload(tools: ToolsRoot, files: Files, output: Path, frames: Path) -> None:
+    """Write the full payload of a release to ``output``, an existing folder; ``frames`` keeps segments for the next."""
+    packed = pack_full(files, output, cached(compressor(tools), frames, f"{tools.path.name} -{LEVEL}"))
     # The packer wrote the index with the library; the same index by the locked zstd takes its place.
     plain, frame = output / "index", output / f"index{SUFFIX}"
     frame_bytes = packed.index.read_bytes()

@@ -20,6 +20,7 @@ from hostctl.compose import (
     cpio,
     customise,
     disk,
+    frames,
     host_units,
     images,
     initrd,
@@ -309,8 +310,9 @@ def _disk(builder: Builder, toolbox: tools.ToolsRoot, sealed: Path, booted: Path
 
 def _payload(builder: Builder, toolbox: tools.ToolsRoot, files: Files) -> Path:
     inputs = [files.root.parent.name, files.uki.parent.name, toolbox.path.name]
-    code = [payload, pack, index, frame]
-    return builder.stage("payload", code, inputs, lambda output: payload.make_payload(toolbox, files, output))
+    code = [payload, frames, pack, index, frame]
+    kept = builder.cache.frames
+    return builder.stage("payload", code, inputs, lambda output: payload.make_payload(toolbox, files, output, kept))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
