@@ -42,7 +42,7 @@ from hostctl.repository.release import (
     release_target,
     versions_target,
 )
-from hostctl.repository.trusted import HISTORY, Trusted
+from hostctl.repository.trusted import HISTORY, Trusted, guarded
 
 
 def _wall() -> datetime:
@@ -96,9 +96,10 @@ class RepositoryClient:
         self._floor = clock.floor(source.built, self._memory)
         # A host whose clock is known to be wrong cannot judge the dates of certificates. TUF needs no TLS.
         self._fetcher = fetcher or Fetcher(proxy=source.proxy, dates=self._wall >= self._floor)
-        self._scratch = tempfile.TemporaryDirectory(prefix="hostctl-tuf-")
-        self._folder = Path(self._scratch.name)
-        _copy(source.cache, self._folder, durable=False)
+        with guarded("the scratch folder"):
+            self._scratch = tempfile.TemporaryDirectory(prefix="hostctl-tuf-")
+            self._folder = Path(self._scratch.name)
+            _copy(source.cache, self._folder, durable=False)
         self._trusted = self._refresh()
 
     @property

