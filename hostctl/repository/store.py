@@ -44,6 +44,7 @@ from hostctl.repository.release import (
 )
 from hostctl.repository.roles import SNAPSHOT, TARGETS, TIMESTAMP, SignedRoles
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROOT_FILE = re.compile(r"([1-9][0-9]{0,8})\.root\.json")
 
 
@@ -141,13 +142,11 @@ class Store:
         root = read_roots(path)[-1].signed
         timestamp = _read(path, f"{TIMESTAMP}.json", Timestamp, root)
         snapshot = _read(path, f"{timestamp.snapshot_meta.version}.{SNAPSHOT}.json", Snapshot, root)
-        targets = _read(path, f"{snapshot.meta['targets.json'].version}.{TARGETS}.json", Targets, root)
+        targets = _read(path, f"{_version(snapshot, TARGETS)}.{TARGETS}.json", Targets, root)
         channels: dict[str, Targets] = {}
         for name in roles.channels(targets):
-            meta = snapshot.meta.get(f"{name}.json")
-            if meta is None:
-                raise MetadataError(f"the snapshot does not name the metadata of channel {name}")
-            channels[name] = _read(path, f"{meta.version}.{name}.json", Targets, targets, name)
+            channels[name] = _read(path, f"{_version(snapshot, name)}.{name}.json", Targets, targets, name)
+            _require_own(name, channels[name], targets)
         found = SignedRoles(root=root, timestamp=timestamp, snapshot=snapshot, targets=targets, channels=channels)
         return cls(path, found, {TIMESTAMP, SNAPSHOT, TARGETS, *channels})
 
@@ -366,6 +365,22 @@ class Store:
 
 
 _REPAIR = "`hostctl repo verify` names all that is wrong; publishing the same builds again restores their files"
+
+
+def _version(snapshot: Snapshot, role: str) -> int:
+    meta = snapshot.meta.get(f"{role}.json")
+    if meta is None:
+        raise MetadataError(f"the snapshot does not name the metadata of {role}")
+    return meta.version
+
+
+def _require_own(channel: str, role: Targets, targets: Targets) -> None:
+    """Refuse a channel that lists what is not its own, or what has no place: its signer means harm, or errs."""
+    delegation = (targets.delegations.roles or {}).get(channel) if targets.delegations is not None else None
+    for target, info in role.targets.items():
+        own = delegation is not None and delegation.is_delegated_path(target)
+        if not own or {"", ".", ".."} & set(target.split("/")) or not _SHA256.fullmatch(info.hashes.get("sha256", "")):
+            raise MetadataError(f"channel {channel} lists {target[:200]!r}, which it may not")
 
 
 def stored(repository: Path, target: str, sha256: str) -> Path:
