@@ -20,13 +20,12 @@ from hostctl.agent.machine import workload_unit
 from hostctl.boot import assess, firmware
 from hostctl.boot.entries import BootEntry, parse_entry
 from hostctl.boot.last_words import Booted, Words
-from hostctl.boot.slots import find_slots, read_table, running_root_hash
+from hostctl.boot.slots import find_disk, find_slots, read_table, running_root_hash
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import HostctlError
 from hostctl.run import run
 from hostctl.update import history
-from hostctl.update.machine import find_disk
 from hostctl.update.stage_port import reach
 from hostctl.update.stages import AFTER, BEFORE, Stage
 

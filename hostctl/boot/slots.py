@@ -127,6 +127,22 @@ def running_root_hash(cmdline: str) -> str:
     )
 
 
+def find_disk(root_hash: str, root: Path = Path("/")) -> Path:
+    """Return the disk with the partition that holds the running root.
+
+    Raises:
+        SlotError: there is no such partition, or it is on no disk with partitions.
+    """
+    identity = halves(root_hash)[0]
+    link = root / "dev/disk/by-partuuid" / identity
+    if not link.exists():
+        raise SlotError("the partition of the running root is not there", details=str(link))
+    entry = (root / "sys/class/block" / link.resolve().name).resolve()
+    if not (entry / "partition").exists():
+        raise SlotError(f"{entry.name} is not a partition of a disk")
+    return root / "dev" / entry.parent.name
+
+
 def _listed(value: object) -> list[dict[str, str | int]]:
     if not isinstance(value, list):
         raise TypeError("partitions")

@@ -7,15 +7,17 @@ The format is the one of the TUF specification 1.0, https://theupdateframework.g
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 from tuf.api.exceptions import RepositoryError as TufError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
 from hostctl.errors import HostctlError
+
+if TYPE_CHECKING:  # a host verifies without this package; only builders sign
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 AnyRole = Root | Timestamp | Snapshot | Targets
 SignedRole = TypeVar("SignedRole", Root, Timestamp, Snapshot, Targets)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hostctl.boot.slots import SlotError, halves, running_root_hash
+from hostctl.boot.slots import find_disk, running_root_hash
 from hostctl.config.load import load_host
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
@@ -25,22 +25,6 @@ class NoRepositoryError(HostctlError):
 
     id = "no-repository"
     exit_code = EXIT_USAGE
-
-
-def find_disk(root_hash: str, root: Path = Path("/")) -> Path:
-    """Return the disk with the partition that holds the running root.
-
-    Raises:
-        SlotError: there is no such partition, or it is on no disk with partitions.
-    """
-    identity = halves(root_hash)[0]
-    link = root / "dev/disk/by-partuuid" / identity
-    if not link.exists():
-        raise SlotError("the partition of the running root is not there", details=str(link))
-    entry = (root / "sys/class/block" / link.resolve().name).resolve()
-    if not (entry / "partition").exists():
-        raise SlotError(f"{entry.name} is not a partition of a disk")
-    return root / "dev" / entry.parent.name
 
 
 def this_host(layout: HostLayout) -> UpdateHost:

@@ -1,6 +1,8 @@
 """What of the package goes onto a host: all that it needs, and nothing that only a builder can run."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import hostctl
@@ -31,6 +33,23 @@ def test_every_module_on_a_host_finds_what_it_imports() -> None:
         if name.removeprefix("hostctl.") in left_out
     }
     assert not missing
+
+
+BUILDER_PACKAGES = ("cryptography", "bsdiff4", "aiohttp")
+"""What hostctl needs on a builder and a host does not have."""
+
+
+def test_no_module_on_a_host_needs_what_only_a_builder_has() -> None:
+    modules = [path.relative_to(PACKAGE.parent).with_suffix("").as_posix() for path in agent_files(PACKAGE)]
+    names = sorted(name.replace("/", ".").removesuffix(".__init__") for name in modules if "__main__" not in name)
+    code = f"import sys; sys.modules |= dict.fromkeys({BUILDER_PACKAGES!r}); import {', '.join(names)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_health_of_a_boot_is_judged_without_what_updates_need() -> None:
+    code = "import sys, hostctl.agent.boot_health, hostctl.agent.service; print('tuf' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
 
 
 def test_verbs_of_the_builder_stay_there() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.boot.slots import SlotError, halves
+from hostctl.boot.slots import SlotError, find_disk, halves
 from hostctl.layout import HostLayout
 from hostctl.os_release import NotAHostError
-from hostctl.update.machine import NoRepositoryError, find_disk, this_host, this_source
+from hostctl.update.machine import NoRepositoryError, this_host, this_source
 
 ROOT_HASH = "12" * 32
 
