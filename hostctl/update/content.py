@@ -38,12 +38,11 @@ DOUBTS = (
     PayloadError,
     PayloadIndexError,
     ReferenceReadError,
-    RepositoryUnavailableError,
     RootMismatchError,
     SegmentResultError,
     StoredBytesError,
 )
-"""What makes another way worth a try: the payload is at fault, or its server, or the release that it starts from."""
+"""What makes another way worth a try: the payload is at fault, or the release that it starts from."""
 
 
 FLUSH_BYTES = 16 << 20
@@ -139,7 +138,7 @@ class Maker:
         Raises:
             HostctlError: ``error``, if there is no other way.
         """
-        if self.way.name == "full" or not isinstance(error, DOUBTS):
+        if self.way.name == "full" or not _is_doubt(error):
             raise error
         self._steps.warn(f"the delta is left for the full payload: {error.brief}")
         self.way = self._full()
@@ -148,7 +147,7 @@ class Maker:
         """Write what the partition lacks of the root, not flushed.
 
         Raises:
-            HostctlError: one of :data:`DOUBTS`; or the disk did not take it.
+            HostctlError: one of :data:`DOUBTS`, or nothing answers; or the disk did not take it.
         """
         with _partition(partition) as target:
             self._make(Stage.ROOT, "root", target, {})
@@ -161,7 +160,7 @@ class Maker:
             path: the temporary file in the ESP; made if it is not there.
 
         Raises:
-            HostctlError: one of :data:`DOUBTS`; or the ESP did not take it.
+            HostctlError: one of :data:`DOUBTS`, or nothing answers; or the ESP did not take it.
         """
         try:
             target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -213,6 +212,13 @@ class Maker:
                 yield piece
 
         return ranges
+
+
+def _is_doubt(error: HostctlError) -> bool:
+    """Tell whether another payload may do better: not when nothing answers, then this one is as good later."""
+    if isinstance(error, RepositoryUnavailableError):
+        return not error.again
+    return isinstance(error, DOUBTS)
 
 
 class _Report:

@@ -73,6 +73,24 @@ def test_a_rollback_goes_back(updated_host: Host) -> None:
     updated_host.text("hostctl", "health")
 
 
+def test_a_delta_is_a_small_part_and_boots(
+    updated_host: Host, lab: Lab, server: RepositoryServer, next_repository: Path, tmp_path: Path
+) -> None:
+    host = updated_host
+    server.folder = tmp_path / "repository"
+    shutil.copytree(next_repository, server.folder)
+    lab.publish(server.folder, releases.THIRD, delta_from=("2",))
+    outcome = host.update_events()[-1]
+    assert (outcome["staged"], outcome["path"]) == ("9", "delta")
+    fetched = outcome["fetched"]
+    assert isinstance(fetched, int)
+    print(f"{fetched} bytes by delta, {segments(server.folder).stat().st_size} by the full payload")
+    assert fetched < segments(server.folder).stat().st_size // 20
+    host.reboot_into("9")
+    host.wait_blessed()
+    assert host.entries() == ["vmtest_2.efi", "vmtest_9.efi"]
+
+
 def test_a_repository_of_other_keys_is_refused(
     own_host: Host, lab: Lab, server: RepositoryServer, tmp_path: Path
 ) -> None:

@@ -97,12 +97,25 @@ def test_a_running_root_that_is_damaged_is_no_source(world: World) -> None:
 
 def test_what_the_delta_made_is_not_fetched_again(world: World) -> None:
     made = world.publish_delta("2")
-    world.server.cut_after[path_of(made.delta.segments)] = made.delta.segments.bytes - 1  # the kernel image is torn
+    path = world.repository / made.delta.segments.path
+    path.write_bytes(path.read_bytes()[:-1] + b"x")  # the end of the kernel image, which comes last
     outcome, said = updated(world)
     assert outcome.path == "full"
     assert len(said) == 1
     full = "/" + str(world.stored("segments").relative_to(world.repository))
     assert world.server.sent[full] < world.stored("segments").stat().st_size // 2, "the root was fetched twice"
+
+
+def test_a_delta_whose_server_falls_silent_is_left_to_the_next_run(world: World) -> None:
+    made = world.publish_delta("2")
+    world.server.cut_after[path_of(made.delta.segments)] = made.delta.segments.bytes // 2
+    with pytest.raises(RepositoryUnavailableError):
+        world.update()
+    assert world.server.sent["/" + str(world.stored("segments").relative_to(world.repository))] == 0
+    assert world.boots() == "1"
+    world.server.cut_after.clear()
+    outcome, said = updated(world)
+    assert (outcome.path, said) == ("delta", [])
 
 
 def test_only_the_rest_is_fetched_after_a_cut(large_world: World) -> None:

@@ -183,10 +183,11 @@ class Lab:
         partial.rename(folder / "out")
         return folder / "out"
 
-    def publish(self, repository: Path, *specs: Spec, keys: str = "keys") -> Path:
-        """Publish releases, in order, and return the repository."""
+    def publish(self, repository: Path, *specs: Spec, keys: str = "keys", delta_from: tuple[str, ...] = ()) -> Path:
+        """Publish releases, in order, with deltas from versions in the repository, and return the repository."""
+        deltas = [word for version in delta_from for word in ("--delta-from", version)]
         for spec in specs:
-            hostctl("publish", self.build(spec), "--repository", repository, "--keys", self.keys(keys))
+            hostctl("publish", self.build(spec), "--repository", repository, "--keys", self.keys(keys), *deltas)
         return repository
 
     def image(self) -> Path:
