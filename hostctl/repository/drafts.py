@@ -22,7 +22,8 @@ from hostctl.repository import roles
 from hostctl.repository.keyring import ROOT_FILE, Keyring
 from hostctl.repository.metadata import copy_signatures, encode, load, missing_signatures
 from hostctl.repository.roles import ROOT, TARGETS
-from hostctl.repository.store import Store, make_folder, newest_root
+from hostctl.repository.store import Store, make_folder
+from hostctl.repository.stored import newest_root
 
 FOLDER = "drafts"
 KINDS = (ROOT, TARGETS)

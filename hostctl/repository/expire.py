@@ -26,7 +26,8 @@ from hostctl.repository.offers import drop
 from hostctl.repository.release import Offer, Payload, decode_deltas, decode_release
 from hostctl.repository.roles import SNAPSHOT, TARGETS, TIMESTAMP
 from hostctl.repository.rollout import percent_at
-from hostctl.repository.store import Named, Store, locked, require_root, stored
+from hostctl.repository.store import Named, Store, locked, target_place
+from hostctl.repository.stored import require_root
 
 KEEP = 5
 GRACE = timedelta(days=1)
@@ -177,7 +178,7 @@ def _led_to(repository: Path, metadata: Path) -> Iterator[Path]:
     except MetadataError:
         return  # what a cut-off run left; nobody is led to it
     for target, info in targets.items():
-        place = stored(repository, target, info.hashes["sha256"])
+        place = target_place(repository, target, info.hashes["sha256"])
         yield place
         if place.is_file():
             for payload in payloads_of(target, place.read_bytes()):

@@ -33,7 +33,8 @@ from hostctl.repository.release import (
     release_target,
     versions_target,
 )
-from hostctl.repository.store import Named, Store, locked, make_folder, require_root
+from hostctl.repository.store import Named, Store, locked, make_folder
+from hostctl.repository.stored import require_root
 from hostctl.repository.terms import Terms
 
 

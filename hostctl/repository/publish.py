@@ -22,7 +22,8 @@ from hostctl.repository.build import MANIFEST, Build, described, read_build
 from hostctl.repository.keyring import Keyring
 from hostctl.repository.offers import MadeDelta, NoReleaseError, Published, add, find
 from hostctl.repository.release import Delta, Release
-from hostctl.repository.store import Named, NoRepositoryError, Store
+from hostctl.repository.store import Named, Store
+from hostctl.repository.stored import NoRepositoryError
 from hostctl.repository.terms import Terms
 from hostctl.repository.unpack import unpack
 

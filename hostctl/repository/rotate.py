@@ -24,7 +24,8 @@ from hostctl.repository.keyring import (
 )
 from hostctl.repository.metadata import encode, load, public, sign, signer
 from hostctl.repository.roles import ROOT, TARGETS
-from hostctl.repository.store import Store, locked, newest_root, require_root
+from hostctl.repository.store import Store, locked
+from hostctl.repository.stored import newest_root, require_root
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,24 +10,23 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from securesystemslib.signer import Signer
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import MetaFile, Root, TargetFile, Targets
 
 from hostctl.durable import sha256_file, sync_directory, write_file
 from hostctl.errors import EXIT_BUSY, HostctlError
 from hostctl.repository import roles
 from hostctl.repository.clock import SIGNED, stamp
 from hostctl.repository.keyring import Keyring
-from hostctl.repository.metadata import MetadataError, load_next_root, load_verified, sign
+from hostctl.repository.metadata import sign
 from hostctl.repository.release import (
     Delta,
     Offer,
@@ -43,15 +42,14 @@ from hostctl.repository.release import (
     versions_target,
 )
 from hostctl.repository.roles import SNAPSHOT, TARGETS, TIMESTAMP, SignedRoles
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_ROOT_FILE = re.compile(r"([1-9][0-9]{0,8})\.root\.json")
-
-
-class NoRepositoryError(HostctlError):
-    """The folder is no repository."""
-
-    id = "repository-missing"
+from hostctl.repository.stored import (
+    REPAIR,
+    load_verified_root,
+    no_repository,
+    read_roles,
+    read_roots,
+    require_root,
+)
 
 
 class RepositoryBusyError(HostctlError):
@@ -78,7 +76,7 @@ def locked(repository: Path) -> Iterator[None]:
     try:
         descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise _no_repository(repository, str(error)) from error
+        raise no_repository(repository, str(error)) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,11 +87,6 @@ def locked(repository: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _no_repository(path: Path, details: str) -> NoRepositoryError:
-    hint = "`hostctl repo init --repository DIR --keys DIR` makes one"
-    return NoRepositoryError(f"there is no repository in {path}", details=details, hint=hint)
 
 
 def make_folder(path: Path) -> None:
@@ -139,16 +132,8 @@ class Store:
             NoRepositoryError: there is none.
             MetadataError: its metadata are broken or not signed by the right keys.
         """
-        root = read_roots(path)[-1].signed
-        timestamp = _read(path, f"{TIMESTAMP}.json", Timestamp, root)
-        snapshot = _read(path, f"{timestamp.snapshot_meta.version}.{SNAPSHOT}.json", Snapshot, root)
-        targets = _read(path, f"{_version(snapshot, TARGETS)}.{TARGETS}.json", Targets, root)
-        channels: dict[str, Targets] = {}
-        for name in roles.channels(targets):
-            channels[name] = _read(path, f"{_version(snapshot, name)}.{name}.json", Targets, targets, name)
-            _require_own(name, channels[name], targets)
-        found = SignedRoles(root=root, timestamp=timestamp, snapshot=snapshot, targets=targets, channels=channels)
-        return cls(path, found, {TIMESTAMP, SNAPSHOT, TARGETS, *channels})
+        found = read_roles(path)
+        return cls(path, found, {TIMESTAMP, SNAPSHOT, TARGETS, *found.channels})
 
     @classmethod
     def open_or_create(cls, path: Path, keyring: Keyring) -> Store:
@@ -256,21 +241,21 @@ class Store:
         info = self.channel(channel).targets.get(target)
         if info is None:
             return None
-        path = stored(self.path, target, info.hashes["sha256"])
+        path = target_place(self.path, target, info.hashes["sha256"])
         if path in self._small:
             return self._small[path]
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise StoredFileError(f"cannot read {path}", details=str(error), hint=_REPAIR) from error
+            raise StoredFileError(f"cannot read {path}", details=str(error), hint=REPAIR) from error
         if hashlib.sha256(data).hexdigest() != info.hashes["sha256"]:
-            raise StoredFileError(f"{path} is not what the metadata of channel {channel} say", hint=_REPAIR)
+            raise StoredFileError(f"{path} is not what the metadata of channel {channel} say", hint=REPAIR)
         return data
 
     def put(self, channel: str, target: str, data: bytes, offer: Offer | None = None) -> None:
         """Have the next commit store a small target and list it in a channel."""
         digest = hashlib.sha256(data).hexdigest()
-        self._small[stored(self.path, target, digest)] = data
+        self._small[target_place(self.path, target, digest)] = data
         info = TargetFile(length=len(data), hashes={"sha256": digest}, path=target)
         if offer is not None:
             info.unrecognized_fields["custom"] = encode_offer(offer)
@@ -364,100 +349,7 @@ class Store:
             self.roles.snapshot.meta[f"{name}.json"] = meta
 
 
-_REPAIR = "`hostctl repo verify` names all that is wrong; publishing the same builds again restores their files"
-
-
-def _version(snapshot: Snapshot, role: str) -> int:
-    meta = snapshot.meta.get(f"{role}.json")
-    if meta is None:
-        raise MetadataError(f"the snapshot does not name the metadata of {role}")
-    return meta.version
-
-
-def _require_own(channel: str, role: Targets, targets: Targets) -> None:
-    """Refuse a channel that lists what is not its own, or what has no place: its signer means harm, or errs."""
-    delegation = (targets.delegations.roles or {}).get(channel) if targets.delegations is not None else None
-    for target, info in role.targets.items():
-        own = delegation is not None and delegation.is_delegated_path(target)
-        if not own or {"", ".", ".."} & set(target.split("/")) or not _SHA256.fullmatch(info.hashes.get("sha256", "")):
-            raise MetadataError(f"channel {channel} lists {target[:200]!r}, which it may not")
-
-
-def stored(repository: Path, target: str, sha256: str) -> Path:
+def target_place(repository: Path, target: str, sha256: str) -> Path:
     """Return where a target's content lies (TUF 1.0, consistent snapshots: the hash before the file's name)."""
     path = PurePosixPath(target)
     return repository / "targets" / path.parent / f"{sha256}.{path.name}"
-
-
-def load_verified_root(data: bytes) -> Root:
-    """Parse a root that must be signed by itself.
-
-    Raises:
-        MetadataError: it is broken or not.
-    """
-    root = roles.parse_root(data)
-    return load_verified(data, Root, root).signed
-
-
-def read_roots(repository: Path) -> list[Metadata[Root]]:
-    """Return the roots of a repository, oldest first, each signed as its former one and itself demand.
-
-    Raises:
-        NoRepositoryError: there is none.
-        MetadataError: one is broken, missing or not signed by the right keys.
-    """
-    files = root_files(repository)
-    if not files:
-        raise _no_repository(repository, f"{repository / 'metadata'} has no root metadata")
-    chain: list[Metadata[Root]] = []
-    for version, path in sorted(files.items()):
-        data = path.read_bytes()
-        if chain:
-            chain.append(load_next_root(data, chain[-1].signed))
-        else:
-            chain.append(load_verified(data, Root, load_verified_root(data)))
-        if chain[-1].signed.version != version:
-            raise MetadataError(f"{path} holds version {chain[-1].signed.version} of the root")
-    return chain
-
-
-def root_files(repository: Path) -> Mapping[int, Path]:
-    """Return the files with root metadata by their version."""
-    found = {}
-    for path in (repository / "metadata").glob("*.root.json"):
-        if match := _ROOT_FILE.fullmatch(path.name):
-            found[int(match[1])] = path
-    return found
-
-
-def newest_root(repository: Path) -> bytes:
-    """Return the newest root as it is stored; the repository has one."""
-    files = root_files(repository)
-    return files[max(files)].read_bytes()
-
-
-def require_root(repository: Path, keyring: Keyring) -> None:
-    """Refuse a repository that hosts of ``keyring`` would not trust.
-
-    Raises:
-        MetadataError: the keyring's root is not among the repository's.
-    """
-    version = load_verified_root(keyring.root).version
-    path = root_files(repository).get(version)
-    if path is None or path.read_bytes() != keyring.root:
-        raise MetadataError(
-            f"{repository} belongs to other keys",
-            details=f"root {version} of the keys is not the repository's",
-            hint="use the keys that made it",
-        )
-
-
-def _read(
-    repository: Path, file: str, kind: type[roles.OnlineRole], delegator: Root | Targets, role: str = ""
-) -> roles.OnlineRole:
-    path = repository / "metadata" / file
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MetadataError(f"cannot read {path}", details=str(error), hint=_REPAIR) from error
-    return load_verified(data, kind, delegator, role).signed

@@ -31,7 +31,8 @@ from hostctl.repository.release import (
     folder,
 )
 from hostctl.repository.roles import SNAPSHOT, TARGETS, TIMESTAMP
-from hostctl.repository.store import Store, read_roots, stored
+from hostctl.repository.store import Store, target_place
+from hostctl.repository.stored import read_roots
 
 SOON = 0.25
 """Part of a life below which what is left of it is too little."""
@@ -130,7 +131,7 @@ class _Check:
         listed: dict[str, set[str]] = {}
         described: dict[str, set[str]] = {}
         for target, info in sorted(store.channel(channel).targets.items()):
-            path = stored(self.repository, target, info.hashes["sha256"])
+            path = target_place(self.repository, target, info.hashes["sha256"])
             data = self.content(path, info.length, info.hashes["sha256"], keep=True)
             if data is None:
                 continue

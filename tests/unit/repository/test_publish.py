@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from hostctl.errors import HostctlError, UsageError
-from hostctl.repository import store as store_module
 from hostctl.repository.build import BuildError
 from hostctl.repository.keyring import MissingKeyError, make_keys
 from hostctl.repository.metadata import MetadataError
@@ -20,7 +19,8 @@ from hostctl.repository.publish import publish
 from hostctl.repository.release import decode_offer, decode_release, decode_versions
 from hostctl.repository.roles import NoChannelError
 from hostctl.repository.rollout import Rollout
-from hostctl.repository.store import Named, NoRepositoryError, RepositoryBusyError, Store, locked
+from hostctl.repository.store import Named, RepositoryBusyError, Store, StoredFileError, locked
+from hostctl.repository.stored import NoRepositoryError
 from hostctl.repository.terms import Terms
 
 from .conftest import NOW, Clients, Workshop
@@ -317,5 +317,5 @@ def test_altered_files_are_noticed_before_they_are_signed_again(workshop: Worksh
     publish(workshop.build("2"), workshop.repository, workshop.keyring)
     path = next(workshop.repository.glob("targets/edge/x86-64/stable/*.releases.json"))
     path.write_bytes(b'{"format":2,"versions":["1"]}')
-    with pytest.raises(store_module.StoredFileError, match=r"releases\.json"):
+    with pytest.raises(StoredFileError, match=r"releases\.json"):
         publish(workshop.build("3"), workshop.repository, workshop.keyring)

@@ -16,7 +16,8 @@ from hostctl.repository.publish import publish
 from hostctl.repository.release import Release
 from hostctl.repository.rotate import Change, rotate
 from hostctl.repository.stats import stats
-from hostctl.repository.store import Named, NoRepositoryError, Store
+from hostctl.repository.store import Named, Store
+from hostctl.repository.stored import NoRepositoryError
 from hostctl.repository.verify import verify
 
 from .conftest import NOW, Workshop
