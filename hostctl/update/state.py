@@ -89,7 +89,8 @@ def derive(*, running: str, entries: Iterable[BootEntry], lines: Sequence[Line],
     stage, version = open_stage(lines)
     return UpdateState(
         staged=first.version if first is not None and first.version != running else "",
-        trial=None if any(entry.good for entry in own) else next((entry.left for entry in own), None),
+        # An entry that was not tried, and has no tries, is one that a rollback gave up.
+        trial=None if any(entry.good for entry in own) else next((entry.left for entry in own if entry.done), None),
         stage=stage,
         version=version,
         busy=busy,
@@ -122,10 +123,11 @@ def sentences(state: UpdateState) -> list[str]:
         said.append(f"{state.busy} is at work{f', at {state.stage} of {state.version}' if state.stage else ''}")
     elif state.stage:
         said.append(f"to {state.version} was cut off after {state.stage}; `hostctl update` goes on")
-    if state.staged:
-        said.append(f"{state.staged} is staged, the next boot tries it")
     if state.trial is not None:
-        said.append(f"this boot is a trial, {state.trial} more if it fails")
+        last = f"the last one: if it fails, {state.staged} is next" if state.staged else "the last one"
+        said.append(f"this boot is a trial, {f'{state.trial} more if it fails' if state.trial else last}")
+    elif state.staged:
+        said.append(f"{state.staged} is staged, the next boot tries it")
     if state.failure is not None and not state.busy:
         failure = state.failure
         to = f"to {failure.version} " if failure.version else ""

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hostctl_lab import releases
+from hostctl_lab.damage import Disk, PowerOn
 from hostctl_lab.host import BOOT_SECONDS, Host
 from hostctl_lab.registry import Registry, run_registry
 from hostctl_lab.releases import Lab
 from hostctl_lab.server import RepositoryServer
 from hostctl_qemu import snapshot
 from hostctl_qemu.attachment import PLAIN, Attachment
-from hostctl_qemu.machine import Forward, Machine, free_port
+from hostctl_qemu.machine import Forward, Machine, free_port, make_overlay
 from hostctl_qemu.snapshot import Snapshot
 from hostctl_qemu.ssh import Ssh, make_key
 from hostctl_qemu.state import SSH_PORT, make_config
+from hostctl_qemu.view import make_raw
 
 from hostctl.compose.lock import cache_folder
 from hostctl.compose.manifest import load_manifest
+from hostctl.run import run
 
 MEMORY = 1024
 WEB_PORT = 8080
@@ -149,6 +153,39 @@ def go_on(ssh_folder: Path) -> Callable[..., Host]:
         return host
 
     return start
+
+
+@pytest.fixture(scope="session")
+def off(booted: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the raw disk of the booted host, as a power cut left it."""
+    raw = make_raw(booted.config.disk, "qcow2", tmp_path_factory.mktemp("off") / "disk.raw")
+    yield raw
+    raw.unlink()
+
+
+@pytest.fixture
+def power_on(booted: Snapshot, off: Path, tmp_path: Path, ssh_folder: Path) -> Iterator[PowerOn]:
+    """Return what starts a host of its own after a change to its disk."""
+    started: list[Host] = []
+
+    def start(change: Callable[[Disk], None]) -> Host:
+        folder, raw, port = tmp_path / "host", tmp_path / "disk.raw", free_port()
+        folder.mkdir(mode=0o700)
+        run(["cp", "--sparse=always", "--reflink=auto", off, raw])
+        change(Disk(raw))
+        make_overlay(raw, "raw", folder / "disk.qcow2")
+        shutil.copyfile(booted.config.folder / "vars.fd", folder / "vars.fd")
+        ports = (Forward(host_port=port, guest_port=SSH_PORT),)
+        config = dataclasses.replace(booted.config, disk=folder / "disk.qcow2", folder=folder, forwards=ports)
+        host = Host(machine=Machine.start(config), ssh=Ssh(folder=ssh_folder, port=port))
+        started.append(host)
+        _hosts.append(host)
+        return host
+
+    yield start
+    for host in started:
+        end(host)
+        (tmp_path / "disk.raw").unlink()
 
 
 @pytest.fixture(scope="session")

@@ -2,72 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hostctl_lab import releases
-from hostctl_lab.damage import DAMAGES, Disk, break_esp, lose_state
+from hostctl_lab.damage import DAMAGES, Disk, PowerOn, break_esp, lose_state
 from hostctl_lab.host import BOOT_SECONDS, Host
 from hostctl_lab.releases import NAME, Lab
-from hostctl_qemu.machine import Forward, Machine, free_port, make_overlay
-from hostctl_qemu.snapshot import Snapshot
-from hostctl_qemu.ssh import Ssh
-from hostctl_qemu.state import SSH_PORT
-from hostctl_qemu.view import make_raw
 
 from hostctl.compose.manifest import load_manifest
-from hostctl.run import run
-
-Start = Callable[[Callable[[Disk], None]], Host]
-
-
-@pytest.fixture(scope="module")
-def staged(
-    lab: Lab, booted: Snapshot, go_on: Callable[[Snapshot, Path], Host], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """Return the disk of a host that has staged release 2 and was shut down; the firmware's variables are beside it."""
-    host = go_on(booted, tmp_path_factory.mktemp("staged"))
-    host.run("sync")
-    host.machine.quit()
-    raw = make_raw(host.machine.config.disk, "qcow2", host.machine.config.folder / "staged.raw")
-    Disk(raw).install(lab.build(releases.NEXT), load_manifest(lab.build(releases.BASE)).root_hash)
-    yield raw
-    raw.unlink()
 
 
 @pytest.fixture
-def start(booted: Snapshot, staged: Path, tmp_path: Path, ssh_folder: Path) -> Iterator[Start]:
-    """Return what starts a host from the staged disk after a change to it."""
-    machines: list[Host] = []
+def start(lab: Lab, power_on: PowerOn) -> PowerOn:
+    """Return what starts a host, on whose disk release 2 was staged while it was off, after a change to the disk."""
+    build, running = lab.build(releases.NEXT), load_manifest(lab.build(releases.BASE)).root_hash
 
     def start(change: Callable[[Disk], None]) -> Host:
-        folder, raw, port = tmp_path / "host", tmp_path / "disk.raw", free_port()
-        folder.mkdir(mode=0o700)
-        run(["cp", "--sparse=always", "--reflink=auto", staged, raw])
-        change(Disk(raw))
-        make_overlay(raw, "raw", folder / "disk.qcow2")
-        shutil.copyfile(staged.parent / "vars.fd", folder / "vars.fd")
-        ports = (Forward(host_port=port, guest_port=SSH_PORT),)
-        config = dataclasses.replace(booted.config, disk=folder / "disk.qcow2", folder=folder, forwards=ports)
-        host = Host(machine=Machine.start(config), ssh=Ssh(folder=ssh_folder, port=port))
-        machines.append(host)
-        return host
+        def both(disk: Disk) -> None:
+            disk.install(build, running)
+            change(disk)
 
-    yield start
-    for host in machines:
-        host.machine.power_cut()
-        for path in (host.machine.config.disk, tmp_path / "disk.raw"):
-            path.unlink()
+        return power_on(both)
+
+    return start
 
 
 @pytest.mark.parametrize("name", ["root", "image-cut"])
-def test_a_staged_release_that_was_damaged_is_left_for_the_old_one(start: Start, name: str) -> None:
+def test_a_staged_release_that_was_damaged_is_left_for_the_old_one(start: PowerOn, name: str) -> None:
     damage = DAMAGES[name]
     host = start(damage.make)
     host.wait_release("1", "", 3 * BOOT_SECONDS)
@@ -78,7 +43,7 @@ def test_a_staged_release_that_was_damaged_is_left_for_the_old_one(start: Start,
     host.text("hostctl", "health")
 
 
-def test_a_torn_esp_is_mended_and_a_state_that_is_lost_is_replaced(start: Start) -> None:
+def test_a_torn_esp_is_mended_and_a_state_that_is_lost_is_replaced(start: PowerOn) -> None:
     def change(disk: Disk) -> None:
         break_esp(disk)
         lose_state(disk)
@@ -95,7 +60,7 @@ def test_a_torn_esp_is_mended_and_a_state_that_is_lost_is_replaced(start: Start)
     host.text("fsck.fat", "-n", "/dev/disk/by-partlabel/hostctl-esp")
 
 
-def test_when_no_release_can_start_it_says_so_and_restarts_no_faster_than_once_a_minute(start: Start) -> None:
+def test_when_no_release_can_start_it_says_so_and_restarts_no_faster_than_once_a_minute(start: PowerOn) -> None:
     def change(disk: Disk) -> None:
         for version in ("1", "2"):
             disk.flip(f"{NAME}_{version}-verity", 0)

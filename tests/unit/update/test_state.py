@@ -29,6 +29,9 @@ def test_staged_and_tried() -> None:
     names = ("host_2.efi", "host_3+3.efi")
     assert derive(names) == ["3 is staged, the next boot tries it"]
     assert derive(("host_2.efi", "host_3+2-1.efi"), running="3") == ["this boot is a trial, 2 more if it fails"]
+    last = "this boot is a trial, the last one: if it fails, 2 is next"
+    assert derive(("host_2.efi", "host_3+0-1.efi"), running="3") == [last]
+    assert derive(("host_2.efi", "host_3+0.efi"), running="3") == ["2 is staged, the next boot tries it"]
     assert derive(("host_2.efi", "host_3+0-3.efi")) == []
 
 

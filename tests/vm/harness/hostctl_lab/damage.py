@@ -15,6 +15,7 @@ from hostctl.boot.slots import LABEL_ESP, Partition, filled, find_slots, read_ta
 from hostctl.compose.manifest import load_manifest
 from hostctl.run import run
 from hostctl.update.gpt import write_table
+from hostctl_lab.host import Host
 from hostctl_lab.releases import NAME
 
 SECTOR = 512
@@ -100,6 +101,10 @@ class Disk:
         copy.write_bytes(change(copy.read_bytes()))
         run(["mcopy", "-o", "-i", self.esp, copy, f"{ENTRIES}/{name}"])
         copy.unlink()
+
+
+PowerOn = Callable[[Callable[[Disk], None]], Host]
+"""Starts a host of its own after a change to its disk."""
 
 
 def unsigned(image: bytes) -> bytes:
