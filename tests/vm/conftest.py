@@ -194,6 +194,16 @@ def next_repository(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lab.publish(tmp_path_factory.mktemp("next") / "repository", releases.NEXT)
 
 
+@pytest.fixture
+def serving_next(server: RepositoryServer, next_repository: Path) -> Iterator[None]:
+    """Serve release 2 unless a test serves something else."""
+    server.folder = next_repository
+    yield
+    if server.hold is not None:
+        server.hold.release.set()
+    server.hold = None
+
+
 @pytest.fixture(scope="session")
 def updated(
     request: pytest.FixtureRequest,

@@ -1,0 +1,147 @@
+"""More of updates through the firmware: given up, rolled back, by delta, refused, cut off, without room or memory."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hostctl_lab import releases
+from hostctl_lab.host import BOOT_SECONDS, UPDATE_SECONDS, Host
+from hostctl_lab.releases import Lab
+from hostctl_lab.server import Hold, RepositoryServer
+
+pytestmark = pytest.mark.usefixtures("serving_next")
+
+HELD_AFTER = 12 << 20  # bytes of the payload
+LAST_STAGES = ["verify", "label", "kernel", "commit", "clean"]
+MEMORY = 64 << 10  # KiB
+SAMPLED = """
+hostctl update --json & pid=$!
+peak=0
+while said=$(grep VmHWM /proc/$pid/status); do set -- $said; peak=$2; sleep 0.2; done
+wait $pid
+echo "{\\"peak\\": $peak}"
+"""
+"""Updates, and prints the most memory that the process had: what it says grows only, so a late sample is enough."""
+
+
+def test_an_unhealthy_release_is_left_and_not_taken_again(
+    updated_host: Host, lab: Lab, server: RepositoryServer, next_repository: Path, tmp_path: Path
+) -> None:
+    host = updated_host
+    server.folder = tmp_path / "repository"
+    shutil.copytree(next_repository, server.folder)
+    lab.publish(server.folder, releases.UNHEALTHY)
+    assert host.update()["staged"] == "3"
+    host.reboot_into("2", seconds=2 * BOOT_SECONDS)
+    bad = [cause for event, version, cause in host.history() if (event, version) == ("bad", "3")]
+    assert len(bad) == 1
+    assert "probe" in bad[0]
+    assert not host.happened("blessed", "3")
+    assert host.update() == {"running": "2", "staged": None, "written": False}
+    host.text("hostctl", "health")
+    assert host.text("cat", "/var/lib/hostctl/current/release").strip() == "2"
+    assert host.text("hostname") == "web-1"
+
+
+def test_a_rollback_goes_back(updated_host: Host) -> None:
+    updated_host.reboot_into("1", "hostctl", "rollback", "--cause", "a test", "--reboot")
+    assert ("rolled-back", "2", "to 1: a test") in updated_host.history()
+    assert updated_host.update() == {"running": "1", "staged": None, "written": False}
+    updated_host.text("hostctl", "health")
+
+
+def test_a_delta_is_a_small_part_and_boots(
+    updated_host: Host, lab: Lab, server: RepositoryServer, next_repository: Path, tmp_path: Path
+) -> None:
+    host = updated_host
+    server.folder = tmp_path / "repository"
+    shutil.copytree(next_repository, server.folder)
+    lab.publish(server.folder, releases.THIRD, delta_from=("2",))
+    outcome = host.update_events()[-1]
+    assert (outcome["staged"], outcome["path"]) == ("9", "delta")
+    fetched = outcome["fetched"]
+    assert isinstance(fetched, int)
+    print(f"{fetched} bytes by delta, {segments(server.folder).stat().st_size} by the full payload")
+    assert fetched < segments(server.folder).stat().st_size // 20
+    host.reboot_into("9")
+    host.wait_blessed()
+    assert host.entries() == ["vmtest_2.efi", "vmtest_9.efi"]
+
+
+def test_a_repository_of_other_keys_is_refused(
+    own_host: Host, lab: Lab, server: RepositoryServer, tmp_path: Path
+) -> None:
+    server.folder = lab.publish(tmp_path / "foreign", releases.NEXT, keys="foreign-keys")
+    before = own_host.disk_state()
+    said = own_host.fails("hostctl", "update", "--json", seconds=UPDATE_SECONDS)
+    assert "repository-untrusted" in said
+    assert own_host.disk_state() == before
+
+
+def segments(repository: Path) -> Path:
+    """Return the segments of the only full payload in a repository, its largest file."""
+    return max(repository.glob("payloads/*/*"), key=lambda path: path.stat().st_size)
+
+
+def test_a_tampered_payload_is_refused(
+    own_host: Host, next_repository: Path, server: RepositoryServer, tmp_path: Path
+) -> None:
+    server.folder = tmp_path / "tampered"
+    shutil.copytree(next_repository, server.folder)
+    payload = segments(server.folder)
+    with payload.open("r+b") as file:
+        file.seek(payload.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes((byte[0] ^ 1,)))
+    before = own_host.disk_state()
+    said = own_host.fails("hostctl", "update", "--json", seconds=UPDATE_SECONDS)
+    assert "payload-stored" in said
+    assert own_host.disk_state() == before
+    assert own_host.entries() == ["vmtest_1.efi"]
+    server.folder = next_repository
+    assert own_host.update()["staged"] == "2"
+
+
+def test_a_power_cut_in_an_update_leaves_the_old_release(own_host: Host, server: RepositoryServer) -> None:
+    server.hold = Hold(suffix=segments(server.folder).name, after=HELD_AFTER)
+    words = own_host.ssh.command(["hostctl", "update"])
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ssh:
+        assert server.hold.reached.wait(UPDATE_SECONDS), "waited for the middle of the download"
+        own_host.power_cycle()
+        server.hold.release.set()
+        ssh.kill()
+    own_host.wait_booted()
+    assert own_host.status()["release"] == "1"
+    assert own_host.entries() == ["vmtest_1.efi"]
+    own_host.text("hostctl", "health")
+    server.hold = None
+    outcome = own_host.update_events()[-1]
+    assert (outcome["staged"], outcome["path"]) == ("2", "full")
+    fetched = outcome["fetched"]
+    assert isinstance(fetched, int)
+    assert fetched < segments(server.folder).stat().st_size - HELD_AFTER // 2, "what was there was fetched again"
+    assert own_host.entries() == ["vmtest_1.efi", "vmtest_2+1.efi"]
+    stages = json.loads(own_host.text("hostctl", "history", "--stages", "--json"))
+    assert [row["stage"] for row in stages if row["event"] == "done"][-5:] == LAST_STAGES
+
+
+def test_a_full_state_partition_and_little_memory(own_host: Host) -> None:
+    own_host.shell(
+        "fallocate -l $(df --output=avail -B1 /var | tail -n 1) /var/filler; dd if=/dev/zero of=/var/more || :"
+    )
+    before = own_host.shell("df --output=avail -B1 /var | tail -n 1").strip()
+    assert before == "0"
+    events = [json.loads(line) for line in own_host.shell(SAMPLED, seconds=UPDATE_SECONDS).splitlines()]
+    outcome = next(event for event in events if event.get("event") == "outcome")
+    assert outcome["staged"] == "2"
+    assert any("cannot be" in event["text"] for event in events if event.get("event") == "warning")
+    peak = events[-1]["peak"]
+    print(f"VmHWM {peak} KiB")
+    assert 10_000 < peak < MEMORY
+    own_host.shell("rm /var/filler /var/more")
+    assert own_host.entries() == ["vmtest_1.efi", "vmtest_2+1.efi"]
+    own_host.reboot_into("2")
+    own_host.wait_blessed()
