@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hostctl_lab.host import Host
 
-SCRIPT = """
+SCRIPT = r"""
 for device in /sys/class/net/*; do echo "net $(basename "$device" | sed 's/[0-9a-f]*$//')"; done
 ls /run/netns 2>/dev/null | sed 's/^/netns /'
 cat /sys/block/loop*/loop/backing_file 2>/dev/null | sed 's/^/loop /'
-awk '{print "mount " $3 " " $2}' /proc/mounts | grep -v -e ' autofs ' -e ' /run/user' | sort
+sed -E 's/^[^ ]+ ([^ ]+) ([^ ]+) .*/mount \2 \1/' /proc/mounts | grep -v -e ' autofs ' -e ' /run/user' | sort
 find /var/lib/hostctl /efi -name '*.tmp' -o -name '*.new' -o -name '.*.partial' | sed 's/^/file /'
-systemctl list-units --failed --no-legend --plain | awk '{print "failed " $1}'
+systemctl list-units --failed --no-legend --plain | sed -E 's/^([^ ]+).*/failed \1/'
 find /sys/fs/cgroup -name 'workload-*' -type d | sed 's/^/cgroup /'
 """
 
