@@ -16,7 +16,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from hostctl.agent.machine import Machine, UnitState, workload_unit
-from hostctl.config.host import HealthCheck, HostDeclaration, Workload
+from hostctl.config.host import HealthCheck, HostDeclaration
+from hostctl.config.workload import Workload
 from hostctl.errors import HostctlError
 
 PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take

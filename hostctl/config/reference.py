@@ -15,7 +15,7 @@ _BUILTIN = {str: "text", bool: "true or false", int: "whole number"}
 
 _INTRODUCTION = """# {kind}.yaml
 
-<!-- Written by `hostctl config reference {kind}` from the types in hostctl/config/{kind}.py. Do not edit. -->
+<!-- Written by `hostctl config reference {kind}` from the types in hostctl/config. Do not edit. -->
 
 {doc}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostctl.config.host import Workload
+from hostctl.config.workload import Workload
 from hostctl.errors import HostctlError
 from hostctl.image.store import StoredImage
 from hostctl.workload.identity import RANGE, range_start

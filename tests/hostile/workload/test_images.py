@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hostctl.config.host import Workload
 from hostctl.config.values import ImageReference
+from hostctl.config.workload import Workload
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.workload import bundle, units

@@ -12,8 +12,8 @@ import pytest
 
 from hostctl.agent import health
 from hostctl.agent.machine import SystemdMachine, UnitState, parse_states
-from hostctl.config.host import Workload
 from hostctl.config.load import parse_host
+from hostctl.config.workload import Workload
 from hostctl.layout import HostLayout
 
 SHOWN = """LoadState=loaded

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostctl.config.dump import plain, to_yaml
-from hostctl.config.host import FileEntry, HostDeclaration, Link, Volume, Workload
+from hostctl.config.host import FileEntry, HostDeclaration, Link, Volume
 from hostctl.config.load import parse_host, parse_release
 from hostctl.config.values import (
     ByteSize,
@@ -25,6 +25,7 @@ from hostctl.config.values import (
     VolumeMount,
     WorkloadUser,
 )
+from hostctl.config.workload import Workload
 
 HOST = HostDeclaration(
     version=1,

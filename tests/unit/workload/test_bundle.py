@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hostctl.config.host import Workload, WorkloadHealth
 from hostctl.config.values import Duration, ImageReference, VolumeMount
+from hostctl.config.workload import Workload, WorkloadHealth
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.workload import bundle
