@@ -12,10 +12,11 @@ from pathlib import Path
 
 from hostctl.agent.generation import Pin, Stored
 from hostctl.agent.images import choose
+from hostctl.agent.render import MADE_BY
 from hostctl.agent.stage import Rendered
 from hostctl.agent.tree import Link, Tree, merge, text
 from hostctl.config.host import HostDeclaration
-from hostctl.config.values import ImageReference
+from hostctl.config.values import ImageReference, TimeZone
 from hostctl.errors import HostctlError
 from hostctl.image.store import ImageStore, StoredImage
 from hostctl.layout import HostLayout
@@ -25,6 +26,16 @@ from hostctl.workload import bundle, identity, probe
 from hostctl.workload.spec import Network, WorkloadSpec
 
 SECCOMP_PROFILE = "usr/share/containers/seccomp.json"  # of the package golang-github-containers-common
+
+
+ZONES = "usr/share/zoneinfo"
+SLICE = "systemd/system/system.slice.d/50-hostctl.conf"
+
+
+class ZoneMissingError(HostctlError):
+    """A workload wants a time zone that this release does not have."""
+
+    id = "time-zone-missing"
 
 
 class ProfileMissingError(HostctlError):
@@ -54,8 +65,25 @@ def network_plan(declaration: HostDeclaration, ranges: Mapping[str, int], former
     return model.allocate(wanted, former)
 
 
+def zones(declaration: HostDeclaration, folder: Path) -> dict[TimeZone, bytes]:
+    """Return the rules of every time zone that a workload declares, from the database below ``folder``.
+
+    Raises:
+        ZoneMissingError: this release has no such zone.
+    """
+    wanted = {workload.timezone for workload in declaration.workloads.values() if workload.timezone is not None}
+    try:
+        return {zone: (folder / zone).read_bytes() for zone in sorted(wanted)}
+    except OSError as error:
+        raise ZoneMissingError(f"this release has no time zone {error.filename}") from error
+
+
 def specs(
-    declaration: HostDeclaration, images: Mapping[str, StoredImage], ranges: Mapping[str, int], plan: NetworkPlan
+    declaration: HostDeclaration,
+    images: Mapping[str, StoredImage],
+    ranges: Mapping[str, int],
+    plan: NetworkPlan,
+    rules: Mapping[TimeZone, bytes],
 ) -> tuple[WorkloadSpec, ...]:
     """Return every declared workload with everything decided."""
     addresses = {each.name: str(each.address) for each in plan.workloads}
@@ -68,6 +96,7 @@ def specs(
             network=Network(address=addresses[str(name)], name_server=str(plan.gateway))
             if str(name) in addresses
             else None,
+            zone=rules[workload.timezone] if workload.timezone is not None else None,
         )
         for name, workload in declaration.workloads.items()
     )
@@ -90,6 +119,10 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
         lines = [f"127.0.0.1 localhost {declaration.hostname}", "::1 localhost ip6-localhost"]
         lines += [f"{each.address} {each.name}" for each in plan.workloads]
         trees.append({"hosts": text("".join(f"{line}\n" for line in lines))})
+    # What a cgroup is left is at most what those above it are: without this, reservations would mean nothing.
+    reserved = sum(spec.workload.memory_reservation or 0 for spec in wanted)
+    if reserved:
+        trees.append({SLICE: text(f"{MADE_BY}[Slice]\nMemoryLow={reserved}\n")})
     return merge(*trees)
 
 
@@ -111,7 +144,7 @@ class HostWorkloads:
         images = choose(declaration, former.record.images if former else {}, store, _Registry(store=store))
         ranges = identity.allocate(images, former.record.ranges if former else {})
         plan = network_plan(declaration, ranges, former_network(former))
-        wanted = specs(declaration, images, ranges, plan)
+        wanted = specs(declaration, images, ranges, plan, zones(declaration, self.layout.root / ZONES))
         profile = self._profile() if wanted else b""
         return Rendered(
             images={spec.name: Pin(reference=str(spec.workload.image), digest=spec.image.digest) for spec in wanted},

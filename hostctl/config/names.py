@@ -200,6 +200,25 @@ def _plain_path(text: str) -> None:
         raise ValueError(f"{quoted(text)} is too long for a path")
 
 
+def plain_target(text: str, what: str) -> str:
+    """Return the canonical form of a path at which something is mounted in a container.
+
+    Args:
+        text: the path as written.
+        what: what is mounted, for the error message.
+
+    Raises:
+        ValueError: it is not a plain absolute path below the root, or in /proc, /sys or /dev.
+    """
+    parts = text.rstrip("/").split("/")[1:]
+    if not parts or any(part in ("", ".", "..") for part in parts) or not text.isprintable():
+        raise ValueError(f"{quoted(text)} is not a plain path below the container's root")
+    if parts[0] in ("proc", "sys", "dev"):
+        raise ValueError(f"{what} cannot be mounted in /{parts[0]}")
+    _plain_path(text)
+    return text.rstrip("/")
+
+
 class EtcPath(Text):
     """The absolute path of a file below /etc."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, cast
 from urllib.parse import urlsplit
 
-from hostctl.config.names import Name
+from hostctl.config.names import Name, plain_target
 from hostctl.config.text import Text, quoted
 
 # distribution/reference: reference.go; docker and skopeo read the same grammar.
@@ -275,12 +275,7 @@ class VolumeMount:
         if re.fullmatch(cls.PATTERN, text) is None:
             raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
         name, target, *mode = text.split(":")
-        parts = target.rstrip("/").split("/")[1:]
-        if not parts or any(part in ("", ".", "..") for part in parts) or not target.isprintable():
-            raise ValueError(f"{quoted(target)} is not a plain path below the container's root")
-        if parts[0] in ("proc", "sys", "dev"):
-            raise ValueError(f"a volume cannot be mounted in /{parts[0]}")
-        return cls(volume=Name(name), target=target.rstrip("/"), read_only=mode == ["ro"])
+        return cls(volume=Name(name), target=plain_target(target, "a volume"), read_only=mode == ["ro"])
 
     def __str__(self) -> str:
         """Return the canonical text; rw is left out."""

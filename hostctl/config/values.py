@@ -5,6 +5,16 @@ equal value. Values of text are ``str``; sizes and permissions are ``int``; time
 ``PATTERN`` is the grammar, ``EXPECTED`` what an error message asks for, ``EXAMPLE`` a valid text.
 """
 
+from hostctl.config.limits import (
+    ContainerPath,
+    CpuSet,
+    DevicePath,
+    NamespacedSysctl,
+    Signal,
+    TmpfsMount,
+    Ulimit,
+    UlimitName,
+)
 from hostctl.config.names import (
     CAPABILITIES,
     Capability,
@@ -62,5 +72,13 @@ __all__ = [
     "UserName",
     "VolumeMount",
     "Window",
+    "ContainerPath",
+    "CpuSet",
+    "DevicePath",
+    "NamespacedSysctl",
+    "Signal",
+    "TmpfsMount",
+    "Ulimit",
+    "UlimitName",
     "WorkloadUser",
 ]

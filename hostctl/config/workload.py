@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hostctl.config.values import (
     ByteSize,
     Capability,
+    ContainerPath,
     Cpus,
+    CpuSet,
+    DevicePath,
     Duration,
+    HostName,
     HttpUrl,
     ImageReference,
+    NamespacedSysctl,
     PortMapping,
+    Signal,
+    TimeZone,
+    TmpfsMount,
+    Ulimit,
+    UlimitName,
     VolumeMount,
     WorkloadUser,
 )
@@ -47,6 +57,33 @@ class WorkloadHealth:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class IoLimits:
+    """What a workload may do to the host's disks, counted where it reaches the disk: what the cache answers is free."""
+
+    weight: int | None = None
+    """Share of a busy disk compared with others, from 1 to 10000; 100 is usual (systemd IOWeight=)."""
+    read_bps: Mapping[DevicePath, ByteSize] = field(default_factory=dict)
+    """Most bytes a second read from a disk (systemd IOReadBandwidthMax=)."""
+    write_bps: Mapping[DevicePath, ByteSize] = field(default_factory=dict)
+    """Most bytes a second written to a disk (systemd IOWriteBandwidthMax=)."""
+    read_iops: Mapping[DevicePath, int] = field(default_factory=dict)
+    """Most reads a second from a disk (systemd IOReadIOPSMax=)."""
+    write_iops: Mapping[DevicePath, int] = field(default_factory=dict)
+    """Most writes a second to a disk (systemd IOWriteIOPSMax=)."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that the kernel would."""
+        wrong = ["weight: must be from 1 to 10000"] if self.weight is not None and not 1 <= self.weight <= 10000 else []
+        for name, limits in (("read_iops", self.read_iops), ("write_iops", self.write_iops)):
+            wrong += [f"{name}.{device}: must be at least 1" for device, number in limits.items() if number < 1]
+        if wrong:
+            raise ValueError(*wrong)
+
+
+LONGEST_STOP = 240.0  # seconds; whoever stops a unit waits for it no longer than five minutes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
     """A declared container, running as workload-NAME.service."""
 
@@ -56,8 +93,22 @@ class Workload:
     """Replaces the image's entrypoint."""
     args: tuple[str, ...] | None = None
     """Replaces the image's command, that is, the arguments of the entrypoint."""
+    init: bool = True
+    """Process 1 is a small init that passes signals on and reaps orphans; false: it is the command itself."""
+    working_dir: ContainerPath | None = None
+    """Folder in which the command starts; default is the image's."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables on top of the image's."""
+    hostname: HostName | None = None
+    """Host name that it sees of itself; default is the workload's name, by which others find it in any case."""
+    timezone: TimeZone | None = None
+    """Time zone, by TZ and /etc/localtime; default is the image's. The zone's rules are the host's."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Notes for people and programs, shown by `hostctl inspect` and, with the prefix org.hostctl.label., by crun."""
+    stop_signal: Signal | None = None
+    """Asks it to end; default is the image's, else SIGTERM."""
+    stop_grace_period: Duration = field(default_factory=lambda: Duration(30.0))
+    """How long it may take to end before it is killed; 4m at most."""
     ports: tuple[PortMapping, ...] = ()
     """Published ports: [ADDRESS:]HOST:CONTAINER[/tcp|/udp]."""
     volumes: tuple[VolumeMount, ...] = ()
@@ -66,6 +117,29 @@ class Workload:
     """Most memory it may use (systemd MemoryMax=); past it the workload, and nothing else, is killed."""
     cpus: Cpus | None = None
     """Processor time it may use, in cores, as in 0.5 (systemd CPUQuota=)."""
+    memory_high: ByteSize | None = None
+    """Past it the workload is slowed down and its memory taken back (systemd MemoryHigh=)."""
+    memory_reservation: ByteSize | None = None
+    """So much is not taken from it when the host is short of memory (systemd MemoryLow=)."""
+    memory_swap: ByteSize | None = None
+    """Swap that it may use on top of memory (systemd MemorySwapMax=); none by default if memory is limited."""
+    cpu_weight: int | None = None
+    """Share of busy processors compared with others, from 1 to 10000; 100 is usual (systemd CPUWeight=)."""
+    cpuset: CpuSet | None = None
+    """Processors on which it may run, by number (systemd AllowedCPUs=)."""
+    io: IoLimits | None = None
+    """Limits on the host's disks."""
+    ulimits: Mapping[UlimitName, Ulimit] = field(default_factory=dict)
+    """Limits of each of its processes, as in nofile: 1024:4096."""
+    oom_score_adj: int = 0
+    """From -999 to 1000: the higher, the earlier it is killed when the host runs out of memory."""
+    sysctls: Mapping[NamespacedSysctl, str] = field(default_factory=dict)
+    """Kernel settings of its own network and IPC namespaces. One that is no longer declared keeps its value until the
+    workload is removed or the host restarts, if it is one of the network."""
+    shm_size: ByteSize = field(default_factory=lambda: ByteSize(64 << 20))
+    """Size of /dev/shm."""
+    tmpfs: tuple[TmpfsMount, ...] = ()
+    """File systems in memory: PATH[:size=64M,mode=1777,exec]."""
     pids: int = 1024
     """Most processes and threads (systemd TasksMax=)."""
     restart: Literal["no", "on-failure", "always"] = "always"
@@ -87,15 +161,54 @@ class Workload:
     """How to tell that it works."""
 
     def __post_init__(self) -> None:
-        """Refuse limits and ports that cannot work."""
-        if not 1 <= self.pids <= 4194304:
-            raise ValueError("pids: must be from 1 to 4194304")
-        targets = [mount.target for mount in self.volumes]
-        for index, target in enumerate(targets):
-            if target in targets[:index]:
-                raise ValueError(f"volumes[{index}]: another volume is already mounted at {target}")
+        """Refuse limits, mounts and ports that cannot work."""
+        wrong = [*self._number_problems(), *self._memory_problems(), *self._mount_problems(), *self._word_problems()]
         if self.ports and self.network != "private":
-            raise ValueError("ports: only network: private can publish ports")
+            wrong.append("ports: only network: private can publish ports")
+        if self.network == "host":
+            wrong += [
+                f"sysctls.{name}: with network: host it is the whole machine's"
+                for name in self.sysctls
+                if name.of_network
+            ]
+        if wrong:
+            raise ValueError(*wrong)
+
+    def _number_problems(self) -> Iterator[str]:
+        if not 1 <= self.pids <= 4194304:
+            yield "pids: must be from 1 to 4194304"
+        if self.cpu_weight is not None and not 1 <= self.cpu_weight <= 10000:
+            yield "cpu_weight: must be from 1 to 10000"
+        if not -999 <= self.oom_score_adj <= 1000:
+            yield "oom_score_adj: must be from -999 to 1000"
+        if self.stop_grace_period > LONGEST_STOP:
+            yield f"stop_grace_period: must be at most {Duration(LONGEST_STOP)}"
+
+    def _memory_problems(self) -> Iterator[str]:
+        if self.memory is not None:
+            for name, size in (("memory_high", self.memory_high), ("memory_reservation", self.memory_reservation)):
+                if size is not None and size > self.memory:
+                    yield f"{name}: it is more than memory, {self.memory}"
+
+    def _mount_problems(self) -> Iterator[str]:
+        taken: set[str] = set()
+        mounts = [("volumes", "volume", mount.target) for mount in self.volumes]
+        mounts += [("tmpfs", "mount", mount.target) for mount in self.tmpfs]
+        counts: dict[str, int] = {}
+        for setting, what, target in mounts:
+            index = counts.get(setting, 0)
+            counts[setting] = index + 1
+            if target in taken:
+                yield f"{setting}[{index}]: another {what} is already mounted at {target}"
+            taken.add(target)
+
+    def _word_problems(self) -> Iterator[str]:
         for name in self.env:
             if not name or "=" in name or "\0" in name:
-                raise ValueError(f"env: {name!r} is not a variable name")
+                yield f"env: {name!r} is not a variable name"
+        for name in self.labels:
+            if not name or not name.isprintable() or len(name) > 255:
+                yield f"labels: {name!r} is not a name of 1 to 255 printable characters"
+        for sysctl, value in self.sysctls.items():
+            if not value.isprintable():
+                yield f"sysctls.{sysctl}: the value must be one line"

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from hostctl.run import PATH
+from hostctl.workload.mounts import INIT_INSIDE, mounts
+from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
-from hostctl.workload.spec import VOLUMES, WorkloadError, WorkloadSpec
+from hostctl.workload.spec import WorkloadError, WorkloadSpec
 
 OCI_VERSION = "1.2.0"
-INIT = "/usr/bin/catatonit"  # reaps orphans and passes signals on: as process 1 most programs would ignore SIGTERM
-INIT_INSIDE = "/dev/init"  # on a file system that no image can have prepared
 DEFAULT_CAPABILITIES = (  # containers-common, containers.conf(5), "default_capabilities", and Docker's SETFCAP
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -49,8 +48,7 @@ MASKED = (  # what Podman masks by default, pkg/specgen
     "/sys/fs/selinux",
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-ETC_FILES = ("hostname", "hosts", "resolv.conf")
-INHIBITOR_INSIDE = "/run/hostctl/inhibit"
+LABEL = "org.hostctl.label."  # so that no label is an annotation that crun acts on
 
 
 def granted(spec: WorkloadSpec) -> tuple[str, ...]:
@@ -78,8 +76,10 @@ def arguments(spec: WorkloadSpec) -> tuple[str, ...]:
 
 def environment(spec: WorkloadSpec) -> list[str]:
     """Return the variables: a default PATH, over it the image's, over them the declared ones."""
-    variables = {"PATH": PATH, "HOSTNAME": spec.name}
+    variables = {"PATH": PATH, "HOSTNAME": spec.hostname}
     variables |= dict(entry.split("=", 1) for entry in spec.image.config.env)
+    if spec.workload.timezone is not None:
+        variables["TZ"] = str(spec.workload.timezone)
     variables |= {str(name): value for name, value in spec.workload.env.items()}
     return [f"{name}={value}" for name, value in variables.items()]
 
@@ -95,54 +95,13 @@ def _process(spec: WorkloadSpec) -> dict[str, object]:
     return {
         "terminal": False,
         "user": {"uid": uid, "gid": gid},
-        "args": [INIT_INSIDE, "--", *arguments(spec)],
+        "args": [*((INIT_INSIDE, "--") if spec.workload.init else ()), *arguments(spec)],
         "env": environment(spec),
         "cwd": spec.working_directory,
         "capabilities": sets,
+        "rlimits": rlimits(spec.workload),
         "noNewPrivileges": True,
     }
-
-
-def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
-    return {"destination": destination, "type": kind, "source": source, "options": list(options)}
-
-
-def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
-    return _mount(destination, "bind", source, "bind", "nosuid", "nodev", *options)
-
-
-def _system_mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
-    quiet = ("nosuid", "noexec", "nodev")
-    mounts = [
-        _mount("/proc", "proc", "proc", *quiet),
-        _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=64k"),
-        _mount(
-            "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
-        ),
-        _mount("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=64m"),  # noqa: S108 - the container's own
-        _mount("/dev/mqueue", "mqueue", "mqueue", *quiet),
-    ]
-    if spec.workload.network == "host":  # sysfs shows a network namespace, and this one is not the container's
-        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *quiet, "ro", "rro"))
-    else:
-        mounts.append(_mount("/sys", "sysfs", "sysfs", *quiet, "ro"))
-    mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", "ro"))
-    if spec.workload.read_only:
-        mounts.append(_mount("/run", "tmpfs", "tmpfs", "nosuid", "nodev", "mode=755"))
-        mounts.append(_mount("/tmp", "tmpfs", "tmpfs", "nosuid", "nodev", "mode=1777"))  # noqa: S108 - as above
-    return mounts
-
-
-def _mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
-    mounts = _system_mounts(spec)
-    mounts.append(_bind(INIT_INSIDE, INIT, "ro"))
-    mounts += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in ETC_FILES]
-    if spec.inhibitor is not None:
-        mounts.append(_bind(INHIBITOR_INSIDE, spec.inhibitor, "ro", "noexec"))
-    for volume in sorted(spec.workload.volumes, key=lambda mount: mount.target):  # outer before inner
-        mount = _bind(volume.target, f"{VOLUMES}/{volume.volume}", *(["ro"] if volume.read_only else []))
-        mounts.append({**mount, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]})
-    return mounts
 
 
 def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
@@ -153,6 +112,8 @@ def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
         "readonlyPaths": list(READ_ONLY),
         "seccomp": convert(profile, granted(spec)),
     }
+    if spec.workload.sysctls:
+        linux["sysctl"] = {str(name): value for name, value in spec.workload.sysctls.items()}
     if spec.workload.network == "private":
         namespaces.append({"type": "user", "path": f"/run/hostctl/userns/{spec.name}"})
         namespaces.append({"type": "network", "path": f"/run/netns/workload-{spec.name}"})
@@ -178,10 +139,12 @@ def render(spec: WorkloadSpec, profile: bytes) -> Mapping[str, bytes]:
         "ociVersion": OCI_VERSION,
         "process": _process(spec),
         "root": {"path": spec.rootfs, "readonly": spec.workload.read_only},
-        "hostname": spec.name,
-        "mounts": _mounts(spec),
+        "hostname": spec.hostname,
+        "mounts": mounts(spec),
         "linux": _linux(spec, profile),
     }
+    if spec.workload.labels:
+        document["annotations"] = {f"{LABEL}{name}": value for name, value in spec.workload.labels.items()}
     return {"config.json": _json(document), **files(spec), **_health(spec, document["process"])}
 
 
@@ -211,7 +174,7 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
 
 
 def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
-    """Return the files of :data:`ETC_FILES`, that are shown in the container's /etc: host name, hosts, name server.
+    """Return the files that are shown in the container's /etc: host name, hosts, name server, time zone.
 
     A workload in the host's network sees the host's own name server; one without a network has none. Other workloads
     are not in the hosts file: it would have to change while the workload runs.
@@ -219,8 +182,10 @@ def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
     own = spec.network.address if spec.network else "127.0.1.1"
     server = {"private": spec.network.name_server if spec.network else "", "host": "127.0.0.53", "none": ""}
     name_server = server[spec.workload.network]
-    return {
-        "hostname": f"{spec.name}\n".encode(),
-        "hosts": f"127.0.0.1 localhost\n::1 localhost\n{own} {spec.name}\n".encode(),
+    names = " ".join(dict.fromkeys((spec.hostname, spec.name)))
+    made = {
+        "hostname": f"{spec.hostname}\n".encode(),
+        "hosts": f"127.0.0.1 localhost\n::1 localhost\n{own} {names}\n".encode(),
         "resolv.conf": f"nameserver {name_server}\noptions edns0\n".encode() if name_server else b"",
     }
+    return made if spec.zone is None else {**made, "localtime": spec.zone}

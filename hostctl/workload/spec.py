@@ -5,9 +5,11 @@ Paths are those of the running host; nothing in :mod:`hostctl.workload` looks at
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostctl.config.values import Signal
 from hostctl.config.workload import Workload
 from hostctl.errors import HostctlError
 from hostctl.image.store import StoredImage
@@ -44,6 +46,13 @@ class WorkloadSpec:
     image: StoredImage
     range_number: int
     network: Network | None = None
+    zone: bytes | None = None
+    """The rules of its time zone (RFC 8536), if it declares one."""
+
+    @property
+    def hostname(self) -> str:
+        """The host name that the workload sees of itself."""
+        return str(self.workload.hostname or self.name)
 
     @property
     def first_id(self) -> int:
@@ -81,6 +90,25 @@ class WorkloadSpec:
         return f"{INHIBITORS}/{self.name}" if self.workload.may_delay_reboot else None
 
     @property
+    def stop_signal(self) -> str:
+        """The signal that asks the workload to end.
+
+        Raises:
+            WorkloadError: what the image wants is no signal's name or number.
+        """
+        if self.workload.stop_signal is not None:
+            return str(self.workload.stop_signal)
+        text = self.image.config.stop_signal
+        try:
+            if text.isascii() and text.isdigit():
+                return signal.Signals(int(text)).name
+            if text.startswith("SIG"):
+                return str(Signal.parse(text))
+        except ValueError:
+            pass
+        raise WorkloadError(f"workload {self.name}: the image wants to be stopped by {text!r}, no signal")
+
+    @property
     def layers(self) -> tuple[tuple[str, Path], ...]:
         """A short name and the EROFS file of each layer, lowest first; one that occurs twice counts on top."""
         found = {_layer_name(path): path for path in reversed(self.image.layers)}
@@ -112,6 +140,8 @@ class WorkloadSpec:
         Raises:
             WorkloadError: it leads into /proc, where a file of the host could be named.
         """
+        if self.workload.working_dir is not None:
+            return str(self.workload.working_dir)
         parts = [part for part in self.image.config.working_dir.split("/") if part not in ("", ".")]
         if ".." in parts or parts[:1] == ["proc"]:
             raise WorkloadError(f"workload {self.name}: the image wants to start in {self.image.config.working_dir!r}")

@@ -9,8 +9,6 @@ Mounts are named by what they show; a unit never comes to mean another layer whi
 
 from __future__ import annotations
 
-import re
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from string import ascii_letters, digits
@@ -20,13 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hostctl.config.quantities import Duration
 from hostctl.data import data_folder
 from hostctl.errors import HostctlError
-from hostctl.workload import bundle
+from hostctl.workload import mounts, resources
 from hostctl.workload.identity import RANGE
-from hostctl.workload.spec import VOLUMES, WorkloadError, WorkloadSpec
+from hostctl.workload.spec import VOLUMES, WorkloadSpec
 
 SYSTEM = "systemd/system"
 LAYERS = "/run/hostctl/layers"
-OPEN_FILES = (65536, 524288)  # soft and hard; systemd's own hard limit, and a soft one that servers can live with
 PROBE_GRACE = 10.0  # seconds that a check has on top of its own timeout: to start, to write, to end what hangs
 
 
@@ -151,11 +148,9 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "bundle": spec.bundle,
         "overlay": _overlay(spec),
         "restart": workload.restart,
-        "stop_signal": _stop_signal(spec),
-        "pids": workload.pids,
-        "memory": int(workload.memory) if workload.memory is not None else None,
-        "cpu_quota": f"{float(workload.cpus) * 100:.2f}%".replace(".00%", "%") if workload.cpus is not None else None,
-        "open_files": OPEN_FILES,
+        "stop_signal": spec.stop_signal,
+        "stop_timeout": _systemd_time(workload.stop_grace_period),
+        "settings": resources.settings(workload),
     }
 
 
@@ -178,38 +173,30 @@ def _overlay(spec: WorkloadSpec) -> str:
     """Return the options of the root file system's overlay.
 
     One ``lowerdir+`` a layer, highest first: all in one string would not fit into the kernel's 256 bytes. The lowest
-    holds the mount points that the image may lack.
+    holds the mount points that the image may lack, one above all of them what it may have otherwise.
     """
     lower = [f"{spec.runtime}/{name}" for name, _ in reversed(spec.layers)]
+    if spec.zone is not None:
+        lower.insert(0, f"{spec.runtime}/top")
     options = ["nodev", "nosuid", *(f"lowerdir+={path}" for path in [*lower, f"{spec.runtime}/base"])]
     if not spec.workload.read_only:
         options += [f"upperdir={spec.state}/upper", f"workdir={spec.state}/work"]
     return ",".join(options)
 
 
-def _stop_signal(spec: WorkloadSpec) -> str:
-    """Return the signal that asks the workload to end; what is no signal's name or number is refused."""
-    text = spec.image.config.stop_signal
-    if re.fullmatch(r"SIGRTM(IN\+|AX-)[0-9]{1,2}", text):
-        return text
-    try:
-        found = signal.Signals(int(text)) if text.isascii() and text.isdigit() else signal.Signals[text]
-    except (ValueError, KeyError):
-        raise WorkloadError(f"workload {spec.name}: the image wants to be stopped by {text!r}, no signal") from None
-    return found.name
-
-
 def _mount_points(spec: WorkloadSpec) -> dict[str, object]:
-    wanted = ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc"]  # noqa: S108 - inside the container
-    wanted += [mount.target for mount in spec.workload.volumes]
-    if spec.working_directory != "/":
-        wanted.append(spec.working_directory)
+    wanted = mounts.targets(spec)
+    zone = f"/usr/share/zoneinfo/{spec.workload.timezone}"
+    if spec.zone is not None:
+        wanted.append(str(Path(zone).parent))
     parents = {str(parent) for path in wanted for parent in (Path(path), *Path(path).parents)} - {"/"}
     return {
         "runtime": spec.runtime,
         "first_id": spec.first_id,
         "folders": sorted(parents),
-        "files": sorted(bundle.ETC_FILES),
+        "files": sorted(mounts.ETC_FILES),
+        "zone": zone if spec.zone is not None else "",
+        "localtime": f"{spec.bundle}/localtime",
     }
 
 

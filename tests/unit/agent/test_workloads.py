@@ -11,7 +11,7 @@ import pytest
 from hostctl.agent import generation
 from hostctl.agent.generation import Stored
 from hostctl.agent.stage import HostStager
-from hostctl.agent.workloads import HostWorkloads, ProfileMissingError
+from hostctl.agent.workloads import HostWorkloads, ProfileMissingError, ZoneMissingError
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
 
@@ -95,6 +95,19 @@ def test_what_did_not_change_is_rendered_the_same_beside_a_new_workload(layout: 
 def test_a_declared_hosts_file_goes_before_the_names_of_workloads(layout: HostLayout) -> None:
     stored = staged(layout, HOST + "files: {/etc/hosts: {content: mine}}\n", None, 1)
     assert (stored.path / "etc/hosts").read_text() == "mine"
+
+
+def test_a_declared_time_zone_comes_from_the_release_and_reservations_hold_above_the_workloads(
+    layout: HostLayout,
+) -> None:
+    wanted = HOST.replace("['8080:80']", "['8080:80'], timezone: UTC, memory_reservation: 8M")
+    with pytest.raises(ZoneMissingError):
+        staged(layout, wanted, None, 1)
+    (layout.root / "usr/share/zoneinfo").mkdir(parents=True)
+    (layout.root / "usr/share/zoneinfo/UTC").write_bytes(b"TZif2")
+    stored = staged(layout, wanted, None, 1)
+    assert (stored.path / "bundles/web/localtime").read_bytes() == b"TZif2"
+    assert "MemoryLow=8388608\n" in (stored.path / "etc/systemd/system/system.slice.d/50-hostctl.conf").read_text()
 
 
 def test_without_a_system_call_profile_nothing_is_run_but_a_host_without_workloads_is_fine(layout: HostLayout) -> None:

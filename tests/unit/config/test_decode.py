@@ -69,6 +69,65 @@ def test_a_complete_declaration() -> None:
     assert next(iter(host.files.values())).mode == 0o600
 
 
+LIMITS = """\
+version: 1
+hostname: web-1
+workloads:
+  a:
+    image: registry.example/a:1
+    working_dir: /srv
+    init: false
+    timezone: Europe/Berlin
+    labels: {team: shop}
+    stop_signal: INT
+    ulimits: {nofile: 1024:4096, core: unlimited}
+    sysctls: {net.core.somaxconn: 512}
+    tmpfs: ["/cache:size=1M"]
+    cpuset: 0-1
+    io: {weight: 50, read_bps: {/dev/vda: 1M}}
+"""
+
+
+def test_limits_and_surroundings_of_a_workload() -> None:
+    made = parse_host(LIMITS).workloads[Name("a")]
+    assert (made.working_dir, made.init, made.stop_signal, made.cpuset) == ("/srv", False, "SIGINT", "0-1")
+    assert {str(name): str(limit) for name, limit in made.ulimits.items()} == {
+        "nofile": "1024:4096",
+        "core": "unlimited",
+    }
+    assert made.io is not None
+    assert dict(made.io.read_bps) == {"/dev/vda": 1 << 20}
+
+
+def test_mistakes_in_limits_are_all_shown_where_they_are() -> None:
+    wrong = (
+        LIMITS.replace("nofile: 1024", "nofiles: 1024")
+        .replace("net.core.somaxconn", "kernel.core_pattern")
+        .replace("weight: 50", "weight: 0")
+        .replace("INT", "INTR")
+    )
+    found = problems(
+        wrong + "    pids: 0\n  b: {image: registry.example/a:1, memory: 1M, memory_high: 2M, oom_score_adj: -1000}\n"
+    )
+    places = [line.split(": ")[0:2] for line in found]
+    assert [where for _, where in places] == [
+        "workloads.a.stop_signal",
+        "workloads.a.ulimits.nofiles",
+        "workloads.a.sysctls.kernel.core_pattern",
+        "workloads.a.io.weight",
+        "workloads.b.memory_high",
+        "workloads.b.oom_score_adj",
+    ]
+    again = problems(
+        LIMITS + '    network: host\n    volumes: ["v:/cache"]\n    stop_grace_period: 5m\nvolumes: {v: {}}\n'
+    )
+    assert [line.split(": ")[1] for line in again] == [
+        "workloads.a.sysctls.net.core.somaxconn",
+        "workloads.a.tmpfs[0]",
+        "workloads.a.stop_grace_period",
+    ]
+
+
 def test_text_means_what_is_written() -> None:
     host = parse_host(COMPLETE)
     assert host.workloads[Name("site")].env == {"VERSION": "1.10", "FLAG": "no", "CODE": "0080"}

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from hostctl.config.values import Duration, ImageReference, VolumeMount
+from hostctl.config.values import (
+    ByteSize,
+    ContainerPath,
+    Duration,
+    HostName,
+    ImageReference,
+    NamespacedSysctl,
+    TimeZone,
+    TmpfsMount,
+    Ulimit,
+    UlimitName,
+    VolumeMount,
+)
 from hostctl.config.workload import Workload, WorkloadHealth
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
@@ -106,6 +118,45 @@ def test_volumes_are_shown_by_the_containers_ids_and_lie_outside_in() -> None:
     assert {"nosuid", "nodev", "ro"} <= set(inner["options"])
     assert inner["source"] == "/var/lib/hostctl/volumes/b"
     assert inner["uidMappings"] == [host.mapping]
+
+
+def test_the_command_is_process_1_only_without_init() -> None:
+    assert document()["process"]["args"][:2] == ["/dev/init", "--"]
+    made = document(init=False)
+    assert made["process"]["args"] == ["/bin/web", "--serve"]
+    assert not [entry for entry in made["mounts"] if entry["destination"] == "/dev/init"]
+
+
+def test_names_zone_folder_and_labels_are_the_declared_ones() -> None:
+    fields: dict[str, Any] = {
+        "hostname": HostName("db.example"),
+        "timezone": TimeZone("UTC"),
+        "working_dir": ContainerPath("/srv/a"),
+    }
+    made = document(**fields, labels={"run.oci.handler": "krun"})
+    assert made["hostname"] == "db.example"
+    assert made["process"]["cwd"] == "/srv/a"
+    assert {"HOSTNAME=db.example", "TZ=UTC"} <= set(made["process"]["env"])
+    assert made["annotations"] == {"org.hostctl.label.run.oci.handler": "krun"}
+    assert b"10.88.0.2 db.example web\n" in bundle.files(spec(**fields))["hosts"]
+
+
+def test_memory_that_is_mounted_has_the_declared_size_and_replaces_the_one_of_a_read_only_root() -> None:
+    made = document(read_only=True, tmpfs=(TmpfsMount.parse("/tmp:size=1M,mode=0700"),), shm_size=ByteSize(1 << 20))
+    assert "size=1048576" in mount(made, "/dev/shm")["options"]
+    (only,) = [entry for entry in made["mounts"] if entry["destination"] == "/tmp"]
+    assert {"size=1048576", "mode=0700", "noexec"} <= set(only["options"])
+    executable = document(tmpfs=(TmpfsMount.parse("/x:exec"),))
+    assert "noexec" not in mount(executable, "/x")["options"]
+
+
+def test_limits_of_processes_and_settings_of_namespaces_are_the_declared_ones_over_the_default() -> None:
+    made = document(
+        ulimits={UlimitName("memlock"): Ulimit.parse("unlimited")}, sysctls={NamespacedSysctl("kernel.sem"): "1 2"}
+    )
+    limits = {each["type"]: (each["soft"], each["hard"]) for each in made["process"]["rlimits"]}
+    assert limits == {"RLIMIT_CORE": (0, 0), "RLIMIT_MEMLOCK": (2**64 - 1,) * 2, "RLIMIT_NOFILE": (65536, 524288)}
+    assert made["linux"]["sysctl"] == {"kernel.sem": "1 2"}
 
 
 def _volumes(*texts: str) -> tuple[Any, ...]:

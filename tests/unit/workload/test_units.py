@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hostctl.config.values import ByteSize, Cpus, ImageReference, VolumeMount
-from hostctl.config.workload import Workload, WorkloadHealth
+from hostctl.config.values import (
+    ByteSize,
+    Cpus,
+    CpuSet,
+    DevicePath,
+    Duration,
+    ImageReference,
+    Signal,
+    TimeZone,
+    Ulimit,
+    UlimitName,
+    VolumeMount,
+)
+from hostctl.config.workload import IoLimits, Workload, WorkloadHealth
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.workload import units
@@ -68,6 +81,51 @@ def test_limits_are_the_declared_ones_and_absent_when_not_declared() -> None:
     lines = service(memory=ByteSize.parse("64M"), cpus=Cpus.parse("0.5"), pids=32, restart="on-failure")
     assert {"MemoryMax=67108864", "MemorySwapMax=0", "CPUQuota=50%", "TasksMax=32", "Restart=on-failure"} <= set(lines)
     assert not [line for line in service() if line.startswith(("MemoryMax", "CPUQuota"))]
+
+
+def test_every_declared_limit_is_a_setting_of_the_unit() -> None:
+    disk = DevicePath("/dev/vda")
+    lines = service(
+        memory_high=ByteSize(1 << 20),
+        memory_reservation=ByteSize(4096),
+        memory_swap=ByteSize(8192),
+        cpu_weight=50,
+        cpuset=CpuSet("0,2-3"),
+        oom_score_adj=-5,
+        stop_grace_period=Duration(90.0),
+        stop_signal=Signal("INT"),
+        io=IoLimits(weight=10, read_bps={disk: ByteSize(1024)}, write_iops={disk: 7}),
+        ulimits={UlimitName("nofile"): Ulimit.parse("10:20"), UlimitName("memlock"): Ulimit.parse("unlimited")},
+    )
+    assert {
+        "MemoryHigh=1048576",
+        "MemoryLow=4096",
+        "MemorySwapMax=8192",
+        "CPUWeight=50",
+        "AllowedCPUs=0,2-3",
+        "OOMScoreAdjust=-5",
+        "TimeoutStopSec=1m30s",
+        "KillSignal=SIGINT",
+        "IOWeight=10",
+        "IOReadBandwidthMax=/dev/vda 1024",
+        "IOWriteIOPSMax=/dev/vda 7",
+        "LimitNOFILE=10:20",
+        "LimitMEMLOCK=infinity:infinity",
+        "LimitCORE=0:0",
+    } <= set(lines)
+
+
+def test_a_time_zone_lies_over_the_images_local_time_and_below_its_own_database() -> None:
+    host = dataclasses.replace(spec(timezone=TimeZone("UTC")), zone=b"TZif")
+    made = units.render(host, PROBE)
+    (overlay,) = [line for line in made["systemd/system/workload-my-web.service"].splitlines() if "-t overlay" in line]
+    assert re.findall(r"lowerdir\+=([^,\"\s]+)", overlay)[0] == "/run/hostctl/workloads/my-web/top"
+    copies = [line.split() for line in made["hostctl/workloads/my-web.root.conf"].splitlines() if line.startswith("C ")]
+    assert {copy[1].removeprefix("/run/hostctl/workloads/my-web") for copy in copies} == {
+        "/base/usr/share/zoneinfo/UTC",
+        "/top/etc/localtime",
+    }
+    assert {copy[-1] for copy in copies} == {"/var/lib/hostctl/current/bundles/my-web/localtime"}
 
 
 def test_only_a_private_network_waits_for_the_network_pass_and_never_by_a_requirement() -> None:

@@ -190,13 +190,13 @@ class Lab:
             hostctl("publish", self.build(spec), "--repository", repository, "--keys", self.keys(keys), *deltas)
         return repository
 
-    def image(self) -> Path:
-        """Return the archive of the tests' image, ``localhost/box:1``, made of today's packages."""
-        made = self.state / IMAGE
+    def image(self, name: str = "box") -> Path:
+        """Return the archive of an image of the tests, ``localhost/NAME:1``, made of today's packages."""
+        made = self.state / f"{name}.oci.tar"
         if not made.exists():
-            folder = self.state / "box"
+            folder = self.state / name
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(IMAGES / "box", folder)
+            shutil.copytree(IMAGES / name, folder)
             hostctl("image", "build", folder / "image.yaml", "-o", made)
         return made
 

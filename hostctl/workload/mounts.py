@@ -1,0 +1,84 @@
+"""What is mounted in a container besides its root file system: the kernel's file systems, memory, volumes.
+
+Pure. ``/dev`` is a fresh tmpfs, so nothing that an image put there is ever followed. Mounts lie outside in.
+Format: https://github.com/opencontainers/runtime-spec v1.2, config.md, "Mounts".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hostctl.config.values import TmpfsMount
+from hostctl.workload.spec import VOLUMES, WorkloadSpec
+
+INIT = "/usr/bin/catatonit"  # reaps orphans and passes signals on: as process 1 most programs would ignore SIGTERM
+INIT_INSIDE = "/dev/init"  # on a file system that no image can have prepared
+ETC_FILES = ("hostname", "hosts", "resolv.conf")
+INHIBITOR_INSIDE = "/run/hostctl/inhibit"
+QUIET = ("nosuid", "noexec", "nodev")
+
+
+def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": list(options)}
+
+
+def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
+    return _mount(destination, "bind", source, "bind", "nosuid", "nodev", *options)
+
+
+def _kernel(spec: WorkloadSpec) -> list[dict[str, Any]]:
+    mounts = [
+        _mount("/proc", "proc", "proc", *QUIET),
+        _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=64k"),
+        _mount(
+            "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
+        ),
+        _mount("/dev/shm", "tmpfs", "shm", *QUIET, "mode=1777", f"size={int(spec.workload.shm_size)}"),  # noqa: S108
+        _mount("/dev/mqueue", "mqueue", "mqueue", *QUIET),
+    ]
+    if spec.workload.network == "host":  # sysfs shows a network namespace, and this one is not the container's
+        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *QUIET, "ro", "rro"))
+    else:
+        mounts.append(_mount("/sys", "sysfs", "sysfs", *QUIET, "ro"))
+    mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", *QUIET, "relatime", "ro"))
+    return mounts
+
+
+def _memory(mount: TmpfsMount) -> dict[str, Any]:
+    options = ["nosuid", "nodev", *([] if mount.executable else ["noexec"])]
+    options.append(f"mode={mount.mode}" if mount.mode is not None else "mode=1777")
+    options += [f"size={int(mount.size)}"] if mount.size is not None else []
+    return _mount(mount.target, "tmpfs", "tmpfs", *options)
+
+
+def _declared(spec: WorkloadSpec) -> list[dict[str, Any]]:
+    made = [_memory(mount) for mount in spec.workload.tmpfs]
+    for volume in spec.workload.volumes:
+        mount = _bind(volume.target, f"{VOLUMES}/{volume.volume}", *(["ro"] if volume.read_only else []))
+        made.append({**mount, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]})
+    return sorted(made, key=lambda mount: str(mount["destination"]))  # outer before inner
+
+
+def mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
+    """Return the mounts of a container, in the order in which they are made."""
+    made = _kernel(spec)
+    if spec.workload.read_only:
+        scratch = [_mount("/run", "tmpfs", "tmpfs", "nosuid", "nodev", "mode=755")]
+        scratch.append(_mount("/tmp", "tmpfs", "tmpfs", "nosuid", "nodev", "mode=1777"))  # noqa: S108
+        own = {mount.target for mount in spec.workload.tmpfs}
+        made += [mount for mount in scratch if mount["destination"] not in own]
+    if spec.workload.init:
+        made.append(_bind(INIT_INSIDE, INIT, "ro"))
+    made += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in ETC_FILES]
+    declared = _declared(spec)
+    if spec.inhibitor is not None:
+        declared.append(_bind(INHIBITOR_INSIDE, spec.inhibitor, "ro", "noexec"))
+    return made + declared
+
+
+def targets(spec: WorkloadSpec) -> list[str]:
+    """Return the folders that must exist in the root file system, which the image may lack."""
+    wanted = ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc", spec.working_directory]  # noqa: S108
+    wanted += [mount.target for mount in spec.workload.volumes]
+    wanted += [mount.target for mount in spec.workload.tmpfs]
+    return [path for path in wanted if path != "/"]

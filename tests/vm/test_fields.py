@@ -1,0 +1,147 @@
+"""What each field of a workload does, read from inside the container or from the kernel, never from our own files."""
+
+import json
+import time
+
+import pytest
+from hostctl_lab.host import Host
+
+BOX = "/usr/bin/busybox"
+SLEEP = f"[{BOX}, sleep, '1000000']"
+MIB = 1 << 20
+READY_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def wanted(declaration: str) -> str:
+    """Return a declaration of few workloads with many fields."""
+    return f"""{declaration}\
+workloads:
+  full:
+    image: localhost/box:1
+    command: {SLEEP}
+    init: false
+    working_dir: /srv
+    hostname: db.example
+    timezone: Asia/Tokyo
+    labels: {{team: shop, run.oci.handler: krun}}
+    memory: 64M
+    memory_high: 48M
+    memory_reservation: 8M
+    memory_swap: 16M
+    cpus: 0.5
+    cpu_weight: 50
+    cpuset: "1"
+    pids: 60
+    io: {{weight: 60, read_bps: {{/dev/vda: 4M}}, write_iops: {{/dev/vda: 100}}}}
+    ulimits: {{nofile: 512:1024, memlock: unlimited}}
+    oom_score_adj: 500
+    sysctls: {{net.core.somaxconn: 77, kernel.shmmni: 123, fs.mqueue.queues_max: 9}}
+    shm_size: 1M
+    tmpfs: ["/cache:size=2M,mode=0750", "/run/scripts:exec"]
+  polite:
+    image: localhost/box:1
+    command: [{BOX}, sh, -c, "trap 'echo asked politely; exit 0' INT; while :; do {BOX} sleep 1; done"]
+    stop_signal: SIGINT
+    network: none
+  stubborn:
+    image: localhost/box:1
+    command: [{BOX}, sh, -c, "trap '' TERM; while :; do {BOX} sleep 1; done"]
+    stop_grace_period: 3s
+    network: none
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def applied(host: Host, wanted: str) -> None:
+    """Bring the workloads up."""
+    host.apply(wanted, seconds=600)
+    host.wait_for("they run", lambda: len(host.text("crun", "list", "-q").split()) == 3, READY_SECONDS)
+
+
+def inside(host: Host, *argv: str, workload: str = "full") -> str:
+    """Return what a program of busybox prints inside a workload."""
+    return host.text("hostctl", "exec", workload, "--", BOX, *argv)
+
+
+def group(host: Host, *names: str, workload: str = "full") -> list[str]:
+    """Return files of a workload's own cgroup as it sees them."""
+    return inside(host, "cat", *(f"/sys/fs/cgroup/{name}" for name in names), workload=workload).splitlines()
+
+
+def test_name_folder_and_process_1(host: Host) -> None:
+    assert inside(host, "hostname") == "db.example"
+    assert inside(host, "cat", "/etc/hostname") == "db.example"
+    assert inside(host, "readlink", "/proc/1/cwd") == "/srv"
+    assert inside(host, "readlink", "/proc/1/exe") == BOX
+    assert inside(host, "readlink", "/proc/1/exe", workload="polite").endswith("/init")
+
+
+def test_the_time_zone_is_known_by_name_and_as_the_local_time_though_the_image_has_no_database(host: Host) -> None:
+    assert inside(host, "date", "+%z") == "+0900"
+    assert inside(host, "env", "-u", "TZ", BOX, "date", "+%Z") == "JST"
+    assert inside(host, "date", "+%z", workload="polite") == "+0000"
+
+
+def test_labels_are_shown_and_never_act(host: Host) -> None:
+    config = json.loads(host.text("crun", "state", "full"))
+    assert config["annotations"] == {"org.hostctl.label.team": "shop", "org.hostctl.label.run.oci.handler": "krun"}
+
+
+def test_memory_processors_and_processes(host: Host) -> None:
+    names = ("memory.max", "memory.high", "memory.low", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max")
+    assert group(host, *names) == [
+        str(64 * MIB),
+        str(48 * MIB),
+        str(8 * MIB),
+        str(16 * MIB),
+        "50000 100000",
+        "50",
+        "60",
+    ]
+    assert group(host, "cpuset.cpus.effective") == ["1"]
+    assert "Cpus_allowed_list:\t1" in inside(host, "cat", "/proc/1/status").splitlines()
+    assert int(host.text("cat", "/sys/fs/cgroup/system.slice/memory.low")) == 8 * MIB
+
+
+def test_disks(host: Host) -> None:
+    limits = group(host, "io.max")
+    assert any("rbps=4194304" in line and "wiops=100" in line for line in limits), limits
+    assert "default 60" in group(host, "io.weight")
+
+
+def test_limits_of_processes(host: Host) -> None:
+    for path in ("/proc/1/limits", "/proc/self/limits"):
+        limits = [line.split() for line in inside(host, "cat", path).splitlines()]
+        assert ["Max", "open", "files", "512", "1024", "files"] in limits
+        assert ["Max", "locked", "memory", "unlimited", "unlimited", "bytes"] in limits
+        assert ["Max", "core", "file", "size", "0", "0", "bytes"] in limits
+    assert inside(host, "cat", "/proc/1/oom_score_adj") == "500"
+
+
+def test_kernel_settings_are_its_own(host: Host) -> None:
+    paths = ("net/core/somaxconn", "kernel/shmmni", "fs/mqueue/queues_max")
+    assert inside(host, "cat", *(f"/proc/sys/{path}" for path in paths)).split() == ["77", "123", "9"]
+    assert not {"77", "123", "9"} & set(host.text("cat", *(f"/proc/sys/{path}" for path in paths)).split())
+
+
+def test_memory_that_is_mounted(host: Host) -> None:
+    sizes = {
+        line.split()[5]: line.split()[1] for line in inside(host, "df", "-k", "/dev/shm", "/cache").splitlines()[1:]
+    }
+    assert sizes == {"/dev/shm": "1024", "/cache": "2048"}
+    assert inside(host, "stat", "-c", "%a %u", "/cache") == "750 0"
+    script = f"echo '#!{BOX} true' > %s/x; {BOX} chmod 755 %s/x; %s/x"
+    inside(host, "sh", "-c", script.replace("%s", "/run/scripts"))
+    denied = host.fails("hostctl", "exec", "full", "--", BOX, "sh", "-c", script.replace("%s", "/cache"))
+    assert "Permission denied" in denied
+
+
+def test_it_is_stopped_as_declared(host: Host) -> None:
+    host.text("systemctl", "stop", "workload-polite.service")
+    assert "asked politely" in host.text("hostctl", "logs", "polite")
+    assert host.text("systemctl", "show", "workload-polite.service", "-p", "Result") == "Result=success"
+    before = time.monotonic()
+    host.text("systemctl", "stop", "workload-stubborn.service")
+    assert 3 <= time.monotonic() - before < 25
+    assert host.text("systemctl", "show", "workload-stubborn.service", "-p", "Result") == "Result=timeout"
