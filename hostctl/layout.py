@@ -46,6 +46,11 @@ class HostLayout:
         return self.state / "volumes"
 
     @property
+    def secrets(self) -> Path:
+        """One encrypted file a secret."""
+        return self.state / "secrets"
+
+    @property
     def workloads(self) -> Path:
         """Per workload: mount points and the writable layer."""
         return self.state / "workloads"

@@ -24,6 +24,8 @@ Area = Literal[
     "health",
     "registry",
     "volume",
+    "config",
+    "secret",
     "workload",
 ]
 SHOWN = 60  # characters of a value that a reason shows
@@ -81,6 +83,17 @@ def _mapping(area: Area, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> list
     return actions
 
 
+def _by_configs(old: HostDeclaration, new: HostDeclaration, touched: set[str]) -> list[Action]:
+    """Return the changes of workloads that stay as they are but use a config that does not."""
+    actions = []
+    for name, workload in new.workloads.items():
+        used = [str(each) for each in workload.used_configs if old.configs.get(each) != new.configs[each]]
+        if used and str(name) not in touched:
+            reason = f"it uses config {', '.join(used)}"
+            actions.append(Action(kind="change", area="workload", subject=str(name), reason=reason))
+    return actions
+
+
 def _single(area: Area, old: object, new: object) -> list[Action]:
     if old == new:
         return []
@@ -116,8 +129,11 @@ def plan(
         *_mapping("health", old.health, new.health),
         *_mapping("registry", old.registries, new.registries),
         *_mapping("volume", old.volumes, new.volumes),
+        *_mapping("config", old.configs, new.configs),
+        *_mapping("secret", old.secrets, new.secrets),
     ]
     containers = _mapping("workload", old.workloads, new.workloads)
+    containers += _by_configs(old, new, {action.subject for action in containers})
     if not first and old_release != new_release:
         reason = f"rendered by release {old_release}, now {new_release}"
         actions.append(Action(kind="change", area="release", subject="release", reason=reason))

@@ -22,7 +22,7 @@ from hostctl.image.store import ImageStore, StoredImage
 from hostctl.layout import HostLayout
 from hostctl.network import model
 from hostctl.network.model import NetworkPlan, Wanted
-from hostctl.workload import bundle, identity, probe
+from hostctl.workload import bundle, identity, probe, secret_env
 from hostctl.workload.spec import Network, WorkloadSpec
 
 SECCOMP_PROFILE = "usr/share/containers/seccomp.json"  # of the package golang-github-containers-common
@@ -96,6 +96,7 @@ def specs(
             network=Network(address=addresses[str(name)], name_server=str(plan.gateway))
             if str(name) in addresses
             else None,
+            configs={str(config): declaration.configs[config].content for config in workload.used_configs},
             zone=rules[workload.timezone] if workload.timezone is not None else None,
         )
         for name, workload in declaration.workloads.items()
@@ -112,7 +113,7 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
 
     trees: list[Tree] = []
     for spec in wanted:
-        rendered = units.render(spec, Path(probe.__file__))
+        rendered = units.render(spec, Path(probe.__file__), Path(secret_env.__file__))
         trees.append({path: text(content) for path, content in rendered.items()})
         trees.append({path: Link(target=target) for path, target in units.links(spec).items()})
     if plan.workloads and "hosts" not in {path.below_etc for path in declaration.files}:

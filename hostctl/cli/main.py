@@ -56,6 +56,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("restart", "hostctl.cli.unit", "restart a workload", on_host=True),
     Verb("inspect", "hostctl.cli.inspect", "everything known of a workload", on_host=True),
     Verb("images", "hostctl.cli.images", "list the images on this host", on_host=True),
+    Verb("secret", "hostctl.cli.secret", "store values of secrets, which are in no declaration", on_host=True),
     Verb("health", "hostctl.cli.health", "run the declared health checks", on_host=True),
     Verb("hostd", "hostctl.cli.hostd", "the agent behind D-Bus, started by systemd", on_host=True),
 )

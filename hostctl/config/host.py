@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
+from hostctl.config.environment import parse_environment
 from hostctl.config.values import (
     Duration,
     EtcPath,
@@ -178,6 +179,19 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A text that workloads may have as a file or as their environment. It is no secret."""
+
+    content: str
+    """What is in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Secret:
+    """A secret of workloads. Its value is in no declaration: `hostctl secret set` stores it on the host, encrypted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Registry:
     """How one registry is reached."""
 
@@ -213,10 +227,14 @@ class HostDeclaration:
     """Containers, by name."""
     volumes: Mapping[Name, Volume] = field(default_factory=dict)
     """Named volumes."""
+    configs: Mapping[Name, Config] = field(default_factory=dict)
+    """Texts for workloads, by name."""
+    secrets: Mapping[Name, Secret] = field(default_factory=dict)
+    """Secrets of workloads, by name."""
 
     def __post_init__(self) -> None:
-        """Refuse references to undeclared volumes, host ports published twice, files inside files, torn settings."""
-        wrong = [*self._volume_problems(), *self._port_problems(), *self._file_problems()]
+        """Refuse references to what is not declared, host ports published twice, files inside files, torn settings."""
+        wrong = [*self._volume_problems(), *self._port_problems(), *self._file_problems(), *self._used_problems()]
         torn = (name for name, value in self.sysctl.items() if not value.isprintable())
         wrong += [f"sysctl.{name}: the value must be one line" for name in torn]
         if wrong:
@@ -225,8 +243,28 @@ class HostDeclaration:
     def _volume_problems(self) -> Iterator[str]:
         for name, workload in self.workloads.items():
             for index, mount in enumerate(workload.volumes):
-                if mount.volume not in self.volumes:
+                if not mount.of_host and mount.volume not in self.volumes:
                     yield f"workloads.{name}.volumes[{index}]: volume {mount.volume!r} is not declared under volumes"
+
+    def _used_problems(self) -> Iterator[str]:
+        for name, workload in self.workloads.items():
+            where = f"workloads.{name}"
+            for index, mount in enumerate(workload.configs):
+                if mount.config not in self.configs:
+                    yield f"{where}.configs[{index}]: config {mount.config!r} is not declared under configs"
+            for index, config in enumerate(workload.env_from):
+                if config not in self.configs:
+                    yield f"{where}.env_from[{index}]: config {config!r} is not declared under configs"
+                    continue
+                try:
+                    parse_environment(self.configs[config].content)
+                except ValueError as error:
+                    yield f"{where}.env_from[{index}]: config {config!r}: {error}"
+            uses = [(f"{where}.secrets[{index}]", secret) for index, secret in enumerate(workload.secrets)]
+            uses += [(f"{where}.env_secrets.{variable}", each) for variable, each in workload.env_secrets.items()]
+            for place, secret in uses:
+                if secret not in self.secrets:
+                    yield f"{place}: secret {secret!r} is not declared under secrets"
 
     def _port_problems(self) -> Iterator[str]:
         taken: dict[tuple[int, str], dict[str | None, Name]] = {}

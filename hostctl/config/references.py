@@ -259,13 +259,19 @@ class PortMapping:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeMount:
-    """A mounted volume: NAME:/path[:ro]."""
+    """A mounted volume, NAME:/path[:ro], or a folder of the host, /var/lib/hostctl/binds/NAME:/path[:rw].
+
+    No other folder of the host can be shown to a workload. A volume can be written unless it says ro, a folder of the
+    host only if it says rw.
+    """
 
     volume: Name
     target: str
     read_only: bool = False
+    of_host: bool = False
 
-    PATTERN: ClassVar[str] = r"[^:/]+:/[^:]*(:(ro|rw))?"
+    BINDS: ClassVar[str] = "/var/lib/hostctl/binds/"
+    PATTERN: ClassVar[str] = r"([^:/]+|/[^:]+):/[^:]*(:(ro|rw))?"
     EXPECTED: ClassVar[str] = "a mounted volume, as in content:/srv or content:/srv:ro"
     EXAMPLE: ClassVar[str] = "content:/srv"
 
@@ -275,11 +281,44 @@ class VolumeMount:
         if re.fullmatch(cls.PATTERN, text) is None:
             raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
         name, target, *mode = text.split(":")
+        if name.startswith("/"):
+            folder = name.removeprefix(cls.BINDS)
+            if re.fullmatch(Name.PATTERN, folder) is None:
+                raise ValueError(f"{quoted(name)} cannot be shown to a workload: folders named {cls.BINDS}NAME can")
+            read_only = mode != ["rw"]
+            path = plain_target(target, "a folder")
+            return cls(volume=Name(folder), target=path, read_only=read_only, of_host=True)
         return cls(volume=Name(name), target=plain_target(target, "a volume"), read_only=mode == ["ro"])
 
     def __str__(self) -> str:
         """Return the canonical text; rw is left out."""
+        if self.of_host:
+            return f"{self.BINDS}{self.volume}:{self.target}{'' if self.read_only else ':rw'}"
         return f"{self.volume}:{self.target}{':ro' if self.read_only else ''}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigMount:
+    """A config as a file in the container that can only be read: NAME:/path."""
+
+    config: Name
+    target: str
+
+    PATTERN: ClassVar[str] = r"[^:/]+:/[^:]+"
+    EXPECTED: ClassVar[str] = "a config and where its file is seen, as in site:/etc/site.conf"
+    EXAMPLE: ClassVar[str] = "site:/etc/site.conf"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the mount that ``text`` writes, or raise ValueError."""
+        if re.fullmatch(cls.PATTERN, text) is None:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
+        name, _, target = text.partition(":")
+        return cls(config=Name(name), target=plain_target(target, "a config"))
+
+    def __str__(self) -> str:
+        """Return the canonical text."""
+        return f"{self.config}:{self.target}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

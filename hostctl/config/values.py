@@ -29,6 +29,7 @@ from hostctl.config.names import (
 )
 from hostctl.config.quantities import ByteSize, Cpus, Duration, FileMode
 from hostctl.config.references import (
+    ConfigMount,
     HttpUrl,
     ImageReference,
     InterfaceAddress,
@@ -72,6 +73,7 @@ __all__ = [
     "UserName",
     "VolumeMount",
     "Window",
+    "ConfigMount",
     "ContainerPath",
     "CpuSet",
     "DevicePath",

@@ -9,6 +9,7 @@ from typing import Literal
 from hostctl.config.values import (
     ByteSize,
     Capability,
+    ConfigMount,
     ContainerPath,
     Cpus,
     CpuSet,
@@ -17,6 +18,7 @@ from hostctl.config.values import (
     HostName,
     HttpUrl,
     ImageReference,
+    Name,
     NamespacedSysctl,
     PortMapping,
     Signal,
@@ -99,6 +101,10 @@ class Workload:
     """Folder in which the command starts; default is the image's."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables on top of the image's."""
+    env_from: tuple[Name, ...] = ()
+    """Configs whose lines are NAME=value: variables over the image's and under those of env; of two, the later one."""
+    env_secrets: Mapping[str, Name] = field(default_factory=dict)
+    """Variables with the value of a secret. Whoever may see the workload's processes sees it: prefer secrets."""
     hostname: HostName | None = None
     """Host name that it sees of itself; default is the workload's name, by which others find it in any case."""
     timezone: TimeZone | None = None
@@ -112,7 +118,11 @@ class Workload:
     ports: tuple[PortMapping, ...] = ()
     """Published ports: [ADDRESS:]HOST:CONTAINER[/tcp|/udp]."""
     volumes: tuple[VolumeMount, ...] = ()
-    """Mounted volumes: NAME:/path[:ro]."""
+    """Mounted volumes, NAME:/path[:ro], and folders of the host, /var/lib/hostctl/binds/NAME:/path[:rw]."""
+    configs: tuple[ConfigMount, ...] = ()
+    """Configs as files that can only be read: NAME:/path."""
+    secrets: tuple[Name, ...] = ()
+    """Secrets as files /run/secrets/NAME, which only the workload's own user can read."""
     memory: ByteSize | None = None
     """Most memory it may use (systemd MemoryMax=); past it the workload, and nothing else, is killed."""
     cpus: Cpus | None = None
@@ -194,6 +204,7 @@ class Workload:
         taken: set[str] = set()
         mounts = [("volumes", "volume", mount.target) for mount in self.volumes]
         mounts += [("tmpfs", "mount", mount.target) for mount in self.tmpfs]
+        mounts += [("configs", "file", mount.target) for mount in self.configs]
         counts: dict[str, int] = {}
         for setting, what, target in mounts:
             index = counts.get(setting, 0)
@@ -203,12 +214,26 @@ class Workload:
             taken.add(target)
 
     def _word_problems(self) -> Iterator[str]:
-        for name in self.env:
-            if not name or "=" in name or "\0" in name:
-                yield f"env: {name!r} is not a variable name"
+        for setting, names in (("env", self.env), ("env_secrets", self.env_secrets)):
+            for name in names:
+                if not name or "=" in name or "\0" in name:
+                    yield f"{setting}: {name!r} is not a variable name"
+        for name in self.env_secrets:
+            if name in self.env:
+                yield f"env_secrets.{name}: the variable is declared in env as well"
         for name in self.labels:
             if not name or not name.isprintable() or len(name) > 255:
                 yield f"labels: {name!r} is not a name of 1 to 255 printable characters"
         for sysctl, value in self.sysctls.items():
             if not value.isprintable():
                 yield f"sysctls.{sysctl}: the value must be one line"
+
+    @property
+    def used_configs(self) -> tuple[Name, ...]:
+        """The configs that it uses, each once."""
+        return tuple(dict.fromkeys((*(mount.config for mount in self.configs), *self.env_from)))
+
+    @property
+    def used_secrets(self) -> tuple[Name, ...]:
+        """The secrets that it uses, each once."""
+        return tuple(dict.fromkeys((*self.secrets, *self.env_secrets.values())))

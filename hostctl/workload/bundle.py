@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from hostctl.config.environment import parse_environment
 from hostctl.run import PATH
-from hostctl.workload.mounts import INIT_INSIDE, mounts
+from hostctl.workload.mounts import INIT_INSIDE, config_file, mounts
 from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
 from hostctl.workload.spec import WorkloadError, WorkloadSpec
@@ -78,6 +79,8 @@ def environment(spec: WorkloadSpec) -> list[str]:
     """Return the variables: a default PATH, over it the image's, over them the declared ones."""
     variables = {"PATH": PATH, "HOSTNAME": spec.hostname}
     variables |= dict(entry.split("=", 1) for entry in spec.image.config.env)
+    for name in spec.workload.env_from:
+        variables |= parse_environment(spec.configs[name])
     if spec.workload.timezone is not None:
         variables["TZ"] = str(spec.workload.timezone)
     variables |= {str(name): value for name, value in spec.workload.env.items()}
@@ -174,7 +177,7 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
 
 
 def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
-    """Return the files that are shown in the container's /etc: host name, hosts, name server, time zone.
+    """Return the files that the container is shown: host name, hosts and name server, configs, its time zone's rules.
 
     A workload in the host's network sees the host's own name server; one without a network has none. Other workloads
     are not in the hosts file: it would have to change while the workload runs.
@@ -188,4 +191,5 @@ def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
         "hosts": f"127.0.0.1 localhost\n::1 localhost\n{own} {names}\n".encode(),
         "resolv.conf": f"nameserver {name_server}\noptions edns0\n".encode() if name_server else b"",
     }
+    made |= {config_file(mount.config): spec.configs[mount.config].encode() for mount in spec.workload.configs}
     return made if spec.zone is None else {**made, "localtime": spec.zone}

@@ -6,15 +6,17 @@ Format: https://github.com/opencontainers/runtime-spec v1.2, config.md, "Mounts"
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 from hostctl.config.values import TmpfsMount
-from hostctl.workload.spec import VOLUMES, WorkloadSpec
+from hostctl.workload.spec import BINDS, VOLUMES, WorkloadSpec
 
 INIT = "/usr/bin/catatonit"  # reaps orphans and passes signals on: as process 1 most programs would ignore SIGTERM
 INIT_INSIDE = "/dev/init"  # on a file system that no image can have prepared
 ETC_FILES = ("hostname", "hosts", "resolv.conf")
 INHIBITOR_INSIDE = "/run/hostctl/inhibit"
+SECRETS_INSIDE = "/run/secrets"
 QUIET = ("nosuid", "noexec", "nodev")
 
 
@@ -24,6 +26,34 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
 
 def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
     return _mount(destination, "bind", source, "bind", "nosuid", "nodev", *options)
+
+
+def _mapped(mount: dict[str, Any], mapping: dict[str, int]) -> dict[str, Any]:
+    """Return a mount whose files are shown with other owners (config.md, ``uidMappings`` of a mount)."""
+    return {**mount, "uidMappings": [mapping], "gidMappings": [mapping]}
+
+
+def config_file(name: str) -> str:
+    """Return the name of a config's file in the bundle."""
+    return f"config.{name}"
+
+
+def _secrets(spec: WorkloadSpec) -> list[dict[str, Any]]:
+    """Return the mounts of the secrets' files, which systemd has decrypted into memory for this start.
+
+    Each is root's on the host, and is shown as the workload's own user's.
+    """
+    if not spec.workload.secrets:
+        return []
+    uid, gid = spec.user
+    made = [_mount(SECRETS_INSIDE, "tmpfs", "tmpfs", *QUIET, "mode=755", "size=64k")]
+    for name in spec.workload.secrets:
+        mount = _bind(f"{SECRETS_INSIDE}/{name}", f"{spec.credentials}/{name}", "ro", "noexec")
+        ids = {"containerID": 0, "size": 1}
+        mount["uidMappings"] = [{**ids, "hostID": spec.first_id + uid}]
+        mount["gidMappings"] = [{**ids, "hostID": spec.first_id + gid}]
+        made.append(mount)
+    return made
 
 
 def _kernel(spec: WorkloadSpec) -> list[dict[str, Any]]:
@@ -54,8 +84,11 @@ def _memory(mount: TmpfsMount) -> dict[str, Any]:
 def _declared(spec: WorkloadSpec) -> list[dict[str, Any]]:
     made = [_memory(mount) for mount in spec.workload.tmpfs]
     for volume in spec.workload.volumes:
-        mount = _bind(volume.target, f"{VOLUMES}/{volume.volume}", *(["ro"] if volume.read_only else []))
-        made.append({**mount, "uidMappings": [spec.mapping], "gidMappings": [spec.mapping]})
+        source = f"{BINDS if volume.of_host else VOLUMES}/{volume.volume}"
+        made.append(_mapped(_bind(volume.target, source, *(["ro"] if volume.read_only else [])), spec.mapping))
+    for config in spec.workload.configs:
+        source = f"{spec.bundle}/{config_file(config.config)}"
+        made.append(_mapped(_bind(config.target, source, "ro", "noexec"), spec.mapping))
     return sorted(made, key=lambda mount: str(mount["destination"]))  # outer before inner
 
 
@@ -73,7 +106,7 @@ def mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
     declared = _declared(spec)
     if spec.inhibitor is not None:
         declared.append(_bind(INHIBITOR_INSIDE, spec.inhibitor, "ro", "noexec"))
-    return made + declared
+    return made + declared + _secrets(spec)
 
 
 def targets(spec: WorkloadSpec) -> list[str]:
@@ -81,4 +114,10 @@ def targets(spec: WorkloadSpec) -> list[str]:
     wanted = ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc", spec.working_directory]  # noqa: S108
     wanted += [mount.target for mount in spec.workload.volumes]
     wanted += [mount.target for mount in spec.workload.tmpfs]
+    wanted += [str(PurePosixPath(mount.target).parent) for mount in spec.workload.configs]
     return [path for path in wanted if path != "/"]
+
+
+def target_files(spec: WorkloadSpec) -> list[str]:
+    """Return the files that must exist in the root file system, as paths from its root."""
+    return [*(f"/etc/{name}" for name in ETC_FILES), *(mount.target for mount in spec.workload.configs)]

@@ -6,7 +6,8 @@ Paths are those of the running host; nothing in :mod:`hostctl.workload` looks at
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostctl.config.values import Signal
@@ -18,6 +19,8 @@ from hostctl.workload.identity import RANGE, range_start
 RUNTIME = "/run/hostctl/workloads"
 STATE = "/var/lib/hostctl/workloads"
 VOLUMES = "/var/lib/hostctl/volumes"
+BINDS = "/var/lib/hostctl/binds"
+SECRETS = "/var/lib/hostctl/secrets"
 INHIBITORS = "/run/hostctl/inhibit"
 BUNDLES = "/var/lib/hostctl/current/bundles"  # through the link, so that a unit does not name a generation
 
@@ -46,6 +49,8 @@ class WorkloadSpec:
     image: StoredImage
     range_number: int
     network: Network | None = None
+    configs: Mapping[str, str] = field(default_factory=dict)
+    """What is in the configs that it uses, by name."""
     zone: bytes | None = None
     """The rules of its time zone (RFC 8536), if it declares one."""
 
@@ -88,6 +93,16 @@ class WorkloadSpec:
     def inhibitor(self) -> str | None:
         """The file whose lock holds back a restart of the host, if the workload may do that."""
         return f"{INHIBITORS}/{self.name}" if self.workload.may_delay_reboot else None
+
+    @property
+    def credentials(self) -> str:
+        """The folder in which systemd shows the secrets to the workload's unit (systemd.exec(5), "Credentials")."""
+        return f"/run/credentials/workload-{self.name}.service"
+
+    @property
+    def config_file(self) -> str:
+        """The container's config.json; with secrets in the environment it is made when the root is mounted."""
+        return f"{self.runtime}/config.json" if self.workload.env_secrets else f"{self.bundle}/config.json"
 
     @property
     def stop_signal(self) -> str:

@@ -20,7 +20,7 @@ from hostctl.data import data_folder
 from hostctl.errors import HostctlError
 from hostctl.workload import mounts, resources
 from hostctl.workload.identity import RANGE
-from hostctl.workload.spec import VOLUMES, WorkloadSpec
+from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec
 
 SYSTEM = "systemd/system"
 LAYERS = "/run/hostctl/layers"
@@ -86,7 +86,7 @@ def environment() -> Environment:
     return made
 
 
-def render(spec: WorkloadSpec, probe: Path) -> Mapping[str, str]:
+def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, str]:
     """Return the text of every file below /etc that makes the workload, by path.
 
     The same layer of two workloads gives the same path with the same text.
@@ -94,15 +94,17 @@ def render(spec: WorkloadSpec, probe: Path) -> Mapping[str, str]:
     Args:
         spec: the workload.
         probe: where the program of its health check lies on the host.
+        secret_env: where the program lies that puts secrets into its environment.
 
     Raises:
         WorkloadError, UnitValueError: it cannot be run as it is declared, or as its image wants.
     """
     templates = environment()
+    root = templates.get_template("root.service.j2")
     service = f"workload-{spec.name}.service"
     made = {
         f"{SYSTEM}/{service}": templates.get_template("workload.service.j2").render(_service(spec)),
-        f"{SYSTEM}/workload-{spec.name}.root.service": templates.get_template("root.service.j2").render(_root(spec)),
+        f"{SYSTEM}/workload-{spec.name}.root.service": root.render(_root(spec, secret_env)),
         f"hostctl/workloads/{spec.name}.root.conf": templates.get_template("root.conf.j2").render(_mount_points(spec)),
     }
     if _prepares(spec):
@@ -148,14 +150,22 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "bundle": spec.bundle,
         "overlay": _overlay(spec),
         "restart": workload.restart,
+        "config": spec.config_file if workload.env_secrets else "",
+        "secrets": {str(name): f"{SECRETS}/{name}" for name in workload.secrets},
         "stop_signal": spec.stop_signal,
         "stop_timeout": _systemd_time(workload.stop_grace_period),
         "settings": resources.settings(workload),
     }
 
 
-def _root(spec: WorkloadSpec) -> dict[str, object]:
+def _root(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
+    variables = spec.workload.env_secrets
     return {
+        "program": secret_env,
+        "template": f"{spec.bundle}/config.json",
+        "config": spec.config_file,
+        "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
+        "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},
         "name": spec.name,
         "mounts": [mount_unit(f"{spec.runtime}/{name}") for name, _ in spec.layers],
         "read_only": spec.workload.read_only,
@@ -194,7 +204,7 @@ def _mount_points(spec: WorkloadSpec) -> dict[str, object]:
         "runtime": spec.runtime,
         "first_id": spec.first_id,
         "folders": sorted(parents),
-        "files": sorted(mounts.ETC_FILES),
+        "files": sorted(mounts.target_files(spec)),
         "zone": zone if spec.zone is not None else "",
         "localtime": f"{spec.bundle}/localtime",
     }
@@ -206,7 +216,8 @@ def _fresh(spec: WorkloadSpec) -> dict[str, object]:
         "read_only": spec.workload.read_only,
         "state": spec.state,
         "first_id": spec.first_id,
-        "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes}),
+        "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes if not mount.of_host}),
+        "binds": sorted({f"{BINDS}/{mount.volume}" for mount in spec.workload.volumes if mount.of_host}),
         "inhibitor": spec.inhibitor,
         "uid": uid,
         "gid": gid,

@@ -8,6 +8,8 @@ from hostctl_lab.host import Host
 
 BOX = "/usr/bin/busybox"
 SLEEP = f"[{BOX}, sleep, '1000000']"
+IN_FILE = "a token that nobody may read"
+IN_ENVIRONMENT = "a password that nobody may read"
 MIB = 1 << 20
 READY_SECONDS = 60.0
 
@@ -49,14 +51,32 @@ workloads:
     command: [{BOX}, sh, -c, "trap '' TERM; while :; do {BOX} sleep 1; done"]
     stop_grace_period: 3s
     network: none
+  data:
+    image: localhost/box:1
+    command: {SLEEP}
+    user: 1000:1000
+    network: none
+    read_only: true
+    configs: ["site:/etc/app/site.conf"]
+    env_from: [variables]
+    env_secrets: {{PASSWORD: password}}
+    secrets: [token]
+    volumes: ["content:/data", "/var/lib/hostctl/binds/in:/in"]
+configs:
+  site: {{content: "listen = 80\\n"}}
+  variables: {{content: "GREETING=hello you\\n"}}
+secrets: {{token: {{}}, password: {{}}}}
+volumes: {{content: {{}}}}
 """
 
 
 @pytest.fixture(scope="module", autouse=True)
 def applied(host: Host, wanted: str) -> None:
     """Bring the workloads up."""
+    host.text("hostctl", "secret", "set", "token", stdin=IN_FILE)
+    host.text("hostctl", "secret", "set", "password", stdin=f"{IN_ENVIRONMENT}\n")
     host.apply(wanted, seconds=600)
-    host.wait_for("they run", lambda: len(host.text("crun", "list", "-q").split()) == 3, READY_SECONDS)
+    host.wait_for("they run", lambda: len(host.text("crun", "list", "-q").split()) == 4, READY_SECONDS)
 
 
 def inside(host: Host, *argv: str, workload: str = "full") -> str:
@@ -145,3 +165,44 @@ def test_it_is_stopped_as_declared(host: Host) -> None:
     host.text("systemctl", "stop", "workload-stubborn.service")
     assert 3 <= time.monotonic() - before < 25
     assert host.text("systemctl", "show", "workload-stubborn.service", "-p", "Result") == "Result=timeout"
+
+
+def test_a_config_is_a_file_that_can_only_be_read(host: Host) -> None:
+    assert inside(host, "cat", "/etc/app/site.conf", workload="data") == "listen = 80"
+    assert inside(host, "stat", "-c", "%a %u %g", "/etc/app/site.conf", workload="data") == "644 0 0"
+    script = "echo x > /etc/app/site.conf"
+    refused = host.fails("hostctl", "exec", "--user", "0", "data", "--", BOX, "sh", "-c", script)
+    assert "Read-only file system" in refused
+
+
+def test_a_secret_is_its_users_alone_and_nowhere_on_the_disk(host: Host, wanted: str) -> None:
+    assert inside(host, "stat", "-c", "%a %u %g", "/run/secrets/token", workload="data") == "400 1000 1000"
+    assert inside(host, "cat", "/run/secrets/token", workload="data") == IN_FILE
+    host.fails("hostctl", "exec", "--user", "2000", "data", "--", BOX, "cat", "/run/secrets/token")
+    host.run("sync")
+    for value in (IN_FILE, IN_ENVIRONMENT):
+        assert host.run("grep", "-rqF", value, "/var/lib", "/etc", check=False).status == 1
+        assert value not in wanted
+    assert "token" not in inside(host, "ls", "/run")  # of another workload
+    host.text("hostctl", "secret", "set", "token", "--restart", stdin="another")
+    assert inside(host, "cat", "/run/secrets/token", workload="data") == "another"
+    rows = json.loads(host.text("hostctl", "secret", "ls", "--json"))["secrets"]
+    assert [(row["name"], row["workloads"]) for row in rows] == [("password", ["data"]), ("token", ["data"])]
+
+
+def test_variables_come_from_configs_and_from_secrets(host: Host) -> None:
+    variables = inside(host, "cat", "/proc/1/environ", workload="data").split("\0")
+    assert {"GREETING=hello you", f"PASSWORD={IN_ENVIRONMENT}", "COLOUR=blue"} <= set(variables)
+    host.text("hostctl", "secret", "set", "password", "--restart", stdin="changed")
+    assert "PASSWORD=changed" in inside(host, "cat", "/proc/1/environ", workload="data").split("\0")
+
+
+def test_volumes_show_their_owners_as_the_container_has_them(host: Host) -> None:
+    inside(host, "touch", "/data/mine", workload="data")
+    assert host.text("stat", "-c", "%u %g", "/var/lib/hostctl/volumes/content/mine") == "1000 1000"
+    host.shell("echo from outside > /var/lib/hostctl/binds/in/note")
+    assert inside(host, "cat", "/in/note", workload="data") == "from outside"
+    refused = host.fails("hostctl", "exec", "--user", "0", "data", "--", BOX, "touch", "/in/new")
+    assert "Read-only file system" in refused
+    refused = host.fails("hostctl", "exec", "--user", "0", "data", "--", BOX, "touch", "/new")
+    assert "Read-only file system" in refused

@@ -87,3 +87,12 @@ def test_another_release_renders_every_workload_anew() -> None:
     ]
     assert "memory 64M → 128M" in actions[1].reason
     assert "release 1, now 2" in actions[2].reason
+
+
+def test_a_config_that_changes_changes_the_workloads_that_use_it() -> None:
+    old = f"{BASE}    configs: ['a:/a']\nconfigs: {{a: {{content: one}}, b: {{content: one}}}}\n"
+    assert lines(old, old.replace("a: {content: one}", "a: {content: two}")) == [
+        "~ config a: content changed",
+        "~ workload db: it uses config a",
+    ]
+    assert lines(old, old.replace("b: {content: one}", "b: {content: two}")) == ["~ config b: content changed"]

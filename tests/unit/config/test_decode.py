@@ -128,6 +128,40 @@ def test_mistakes_in_limits_are_all_shown_where_they_are() -> None:
     ]
 
 
+USES = """\
+version: 1
+hostname: web-1
+workloads:
+  a:
+    image: registry.example/a:1
+    configs: ["site:/etc/site.conf"]
+    env_from: [site]
+    secrets: [db]
+    env_secrets: {PASSWORD: db}
+    volumes: ["/var/lib/hostctl/binds/in:/in"]
+"""
+
+
+def test_what_a_workload_uses_must_be_declared() -> None:
+    declared = "configs: {site: {content: 'A=1'}}\nsecrets: {db: {}}\n"
+    made = parse_host(USES + declared).workloads[Name("a")]
+    assert (made.used_configs, made.used_secrets) == (("site",), ("db",))
+    assert made.volumes[0].read_only
+    found = problems(USES + "configs: {site: {content: 'no variable'}}\n")
+    assert [line.split(": ")[1] for line in found] == [
+        "workloads.a.env_from[0]",
+        "workloads.a.secrets[0]",
+        "workloads.a.env_secrets.PASSWORD",
+    ]
+    found = problems(USES)
+    assert len(found) == 4
+    clash = USES.replace("binds/in:/in", "binds/in:/etc/site.conf") + "    env: {PASSWORD: x}\n" + declared
+    assert [line.split(": ")[1] for line in problems(clash)] == [
+        "workloads.a.configs[0]",
+        "workloads.a.env_secrets.PASSWORD",
+    ]
+
+
 def test_text_means_what_is_written() -> None:
     host = parse_host(COMPLETE)
     assert host.workloads[Name("site")].env == {"VERSION": "1.10", "FLAG": "no", "CODE": "0080"}

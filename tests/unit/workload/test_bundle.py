@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 from hostctl.config.values import (
     ByteSize,
+    ConfigMount,
     ContainerPath,
     Duration,
     HostName,
     ImageReference,
+    Name,
     NamespacedSysctl,
     TimeZone,
     TmpfsMount,
@@ -157,6 +160,41 @@ def test_limits_of_processes_and_settings_of_namespaces_are_the_declared_ones_ov
     limits = {each["type"]: (each["soft"], each["hard"]) for each in made["process"]["rlimits"]}
     assert limits == {"RLIMIT_CORE": (0, 0), "RLIMIT_MEMLOCK": (2**64 - 1,) * 2, "RLIMIT_NOFILE": (65536, 524288)}
     assert made["linux"]["sysctl"] == {"kernel.sem": "1 2"}
+
+
+def test_a_config_is_a_file_of_the_bundle_and_its_lines_may_be_variables() -> None:
+    fields: dict[str, Any] = {"configs": (ConfigMount.parse("site:/etc/site.conf"),), "env_from": (Name("more"),)}
+    host = dataclasses.replace(
+        spec(**fields, env={"A": "3"}), configs={"site": "x = 1\n", "more": "# b\nA=2\nB=a b=c\n"}
+    )
+    made = bundle.render(host, PROFILE)
+    assert made["config.site"] == b"x = 1\n"
+    assert "config.more" not in made
+    document = json.loads(made["config.json"])
+    assert document["process"]["env"] == ["PATH=/bin", "HOSTNAME=web", "A=3", "B=a b=c"]
+    file = mount(document, "/etc/site.conf")
+    assert file["source"] == f"{host.bundle}/config.site"
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(file["options"])
+
+
+def test_a_secret_is_shown_as_the_workloads_users_and_lies_in_memory() -> None:
+    made = document(ImageConfig(diff_ids=(), cmd=("x",), user="1000:50"), secrets=(Name("db"),))
+    targets = [entry["destination"] for entry in made["mounts"]]
+    assert targets.index("/run/secrets") < targets.index("/run/secrets/db")
+    file = mount(made, "/run/secrets/db")
+    assert file["source"] == "/run/credentials/workload-web.service/db"
+    first = 0x10000000 + 2 * 65536
+    assert file["uidMappings"] == [{"containerID": 0, "hostID": first + 1000, "size": 1}]
+    assert file["gidMappings"] == [{"containerID": 0, "hostID": first + 50, "size": 1}]
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(file["options"])
+
+
+def test_a_folder_of_the_host_is_one_of_those_for_it_and_cannot_be_written_unless_declared() -> None:
+    made = document(volumes=_volumes("/var/lib/hostctl/binds/in:/in", "/var/lib/hostctl/binds/out:/out:rw"))
+    assert mount(made, "/in")["source"] == "/var/lib/hostctl/binds/in"
+    assert "ro" in mount(made, "/in")["options"]
+    assert "ro" not in mount(made, "/out")["options"]
+    assert mount(made, "/out")["uidMappings"] == [spec().mapping]
 
 
 def _volumes(*texts: str) -> tuple[Any, ...]:

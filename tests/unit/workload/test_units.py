@@ -16,6 +16,7 @@ from hostctl.config.values import (
     DevicePath,
     Duration,
     ImageReference,
+    Name,
     Signal,
     TimeZone,
     Ulimit,
@@ -29,6 +30,7 @@ from hostctl.workload import units
 from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
 
 LOW, HIGH = "a" * 64, "b" * 64
+SECRET_ENV = Path("/usr/lib/python3/dist-packages/hostctl/workload/secret_env.py")
 PROBE = Path("/usr/lib/python3/dist-packages/hostctl/workload/probe.py")
 
 
@@ -46,7 +48,7 @@ def spec(image: ImageConfig | None = None, name: str = "my-web", **fields: Any) 
 
 
 def service(**fields: Any) -> list[str]:  # noqa: ANN401
-    made = units.render(spec(**fields), PROBE)
+    made = units.render(spec(**fields), PROBE, SECRET_ENV)
     return made["systemd/system/workload-my-web.service"].splitlines()
 
 
@@ -61,14 +63,14 @@ def test_starting_runs_no_code_of_ours_and_nothing_stays() -> None:
 def test_a_start_of_a_read_only_workload_is_one_program() -> None:
     assert len([line for line in service(read_only=True) if line.startswith(("ExecStart=", "ExecStartPre="))]) == 1
     volume = VolumeMount.parse("data:/data")
-    made = units.render(spec(read_only=True, volumes=(volume,)), PROBE)
+    made = units.render(spec(read_only=True, volumes=(volume,)), PROBE, SECRET_ENV)
     assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
     assert "upper" not in made["hostctl/workloads/my-web.conf"]
-    assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE)
+    assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE, SECRET_ENV)
 
 
 def test_what_a_stopped_workload_keeps_mounted_is_its_root_services() -> None:
-    made = units.render(spec(read_only=True), PROBE)
+    made = units.render(spec(read_only=True), PROBE, SECRET_ENV)
     root = made["systemd/system/workload-my-web.root.service"].splitlines()
     layers = [Path(path).name for path in made if "my\\x2dweb" in path]
     assert len(layers) == 2
@@ -117,7 +119,7 @@ def test_every_declared_limit_is_a_setting_of_the_unit() -> None:
 
 def test_a_time_zone_lies_over_the_images_local_time_and_below_its_own_database() -> None:
     host = dataclasses.replace(spec(timezone=TimeZone("UTC")), zone=b"TZif")
-    made = units.render(host, PROBE)
+    made = units.render(host, PROBE, SECRET_ENV)
     (overlay,) = [line for line in made["systemd/system/workload-my-web.service"].splitlines() if "-t overlay" in line]
     assert re.findall(r"lowerdir\+=([^,\"\s]+)", overlay)[0] == "/run/hostctl/workloads/my-web/top"
     copies = [line.split() for line in made["hostctl/workloads/my-web.root.conf"].splitlines() if line.startswith("C ")]
@@ -126,6 +128,24 @@ def test_a_time_zone_lies_over_the_images_local_time_and_below_its_own_database(
         "/top/etc/localtime",
     }
     assert {copy[-1] for copy in copies} == {"/var/lib/hostctl/current/bundles/my-web/localtime"}
+
+
+def test_secrets_reach_the_service_encrypted_and_the_environment_only_through_memory() -> None:
+    made = units.render(spec(secrets=(Name("db"),), env_secrets={"PASSWORD": Name("pw")}), PROBE, SECRET_ENV)
+    service = made["systemd/system/workload-my-web.service"]
+    root = made["systemd/system/workload-my-web.root.service"]
+    assert "LoadCredentialEncrypted=db:/var/lib/hostctl/secrets/db\n" in service
+    assert "LoadCredentialEncrypted=pw:" not in service
+    assert "--config /run/hostctl/workloads/my-web/config.json --bundle" in service
+    assert "LoadCredentialEncrypted=pw:/var/lib/hostctl/secrets/pw\n" in root
+    program = f"{SECRET_ENV} /var/lib/hostctl/current/bundles/my-web/config.json"
+    assert f"{program} /run/hostctl/workloads/my-web/config.json PASSWORD=pw\n" in root
+    assert (
+        "python3"
+        not in units.render(spec(secrets=(Name("db"),)), PROBE, SECRET_ENV)[
+            "systemd/system/workload-my-web.root.service"
+        ]
+    )
 
 
 def test_only_a_private_network_waits_for_the_network_pass_and_never_by_a_requirement() -> None:
@@ -140,30 +160,30 @@ def test_layers_lie_in_order_above_the_mount_points_and_each_is_mapped_to_the_ra
     root = "/run/hostctl/workloads/my-web"
     assert lower == [f"{root}/{'b' * 32}", f"{root}/{'a' * 32}", f"{root}/base"]
     assert "upperdir=/var/lib/hostctl/workloads/my-web/upper" in overlay
-    read_only = units.render(spec(read_only=True), PROBE)
+    read_only = units.render(spec(read_only=True), PROBE, SECRET_ENV)
     assert not [text for text in read_only.values() if "upperdir" in text]
     assert "-t overlay" in read_only["systemd/system/workload-my-web.root.service"]
-    made = units.render(spec(), PROBE)
+    made = units.render(spec(), PROBE, SECRET_ENV)
     mapped = made[f"systemd/system/run-hostctl-workloads-my\\x2dweb-{'a' * 32}.mount"]
     assert f"X-mount.idmap=b:0:{0x10000000 + 65536}:65536" in mapped
     assert f"What=/run/hostctl/layers/{'a' * 32}" in mapped
 
 
 def test_the_layer_itself_is_one_unit_for_all_workloads() -> None:
-    one, other = units.render(spec(), PROBE), units.render(spec(name="other"), PROBE)
+    one, other = units.render(spec(), PROBE, SECRET_ENV), units.render(spec(name="other"), PROBE, SECRET_ENV)
     shared = set(one) & set(other)
     assert len(shared) == 2
     assert all(one[path] == other[path] for path in shared)
 
 
 def test_no_unit_names_a_generation_and_rendering_twice_gives_the_same() -> None:
-    made = units.render(spec(), PROBE)
-    assert made == units.render(spec(), PROBE)
+    made = units.render(spec(), PROBE, SECRET_ENV)
+    assert made == units.render(spec(), PROBE, SECRET_ENV)
     assert not [text for text in made.values() if "generations" in text]
 
 
 def test_volumes_keep_their_owner_and_every_mount_point_is_there() -> None:
-    made = units.render(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),)), PROBE)
+    made = units.render(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),)), PROBE, SECRET_ENV)
     assert "d /var/lib/hostctl/volumes/data :0755 :0 :0 -" in made["hostctl/workloads/my-web.conf"].splitlines()
     lines = made["hostctl/workloads/my-web.root.conf"].splitlines()
     first = 0x10000000 + 65536
@@ -176,23 +196,23 @@ def test_volumes_keep_their_owner_and_every_mount_point_is_there() -> None:
 
 
 def test_a_check_is_a_timer_bound_to_the_workload_in_its_network() -> None:
-    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE)
+    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE, SECRET_ENV)
     check = made["systemd/system/workload-my-web.health.service"].splitlines()
     assert "NetworkNamespacePath=/run/netns/workload-my-web" in check
     assert "OnUnitInactiveSec=10s" in made["systemd/system/workload-my-web.health.timer"]
     assert "Wants=workload-my-web.health.timer" in made["systemd/system/workload-my-web.service"]
-    inside = units.render(spec(healthcheck=WorkloadHealth(exec=("true",))), PROBE)
+    inside = units.render(spec(healthcheck=WorkloadHealth(exec=("true",))), PROBE, SECRET_ENV)
     assert "NetworkNamespacePath" not in inside["systemd/system/workload-my-web.health.service"]
 
 
 @pytest.mark.parametrize("text", ["TERM", "SIGTERM\nExecStart=/bin/evil", "99", "0", "SIGRTMIN+1x"])
 def test_a_stop_signal_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(WorkloadError, match="no signal"):
-        units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal=text)), PROBE)
+        units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal=text)), PROBE, SECRET_ENV)
 
 
 def test_signals_are_written_by_name() -> None:
-    made = units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal="3")), PROBE)
+    made = units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal="3")), PROBE, SECRET_ENV)
     assert "KillSignal=SIGQUIT\n" in made["systemd/system/workload-my-web.service"]
 
 
@@ -211,7 +231,7 @@ def test_mount_units_are_named_as_systemd_wants() -> None:
 
 
 def test_a_check_never_starts_its_workload() -> None:
-    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE)
+    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE, SECRET_ENV)
     for kind in ("timer", "service"):
         lines = made[f"systemd/system/workload-my-web.health.{kind}"].splitlines()
         assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "Wants", "Upholds"))]
@@ -220,7 +240,7 @@ def test_a_check_never_starts_its_workload() -> None:
 
 
 def test_the_file_that_holds_back_a_reboot_is_made_before_each_start() -> None:
-    made = units.render(spec(read_only=True, may_delay_reboot=True), PROBE)
+    made = units.render(spec(read_only=True, may_delay_reboot=True), PROBE, SECRET_ENV)
     assert "f /run/hostctl/inhibit/my-web 0444 root root -" in made["hostctl/workloads/my-web.conf"].splitlines()
     assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
-    assert "inhibit" not in "".join(units.render(spec(), PROBE).values())
+    assert "inhibit" not in "".join(units.render(spec(), PROBE, SECRET_ENV).values())

@@ -1,0 +1,96 @@
+"""Secrets of workloads on this host: encrypted files that only systemd opens, when a workload that may see them starts.
+
+A value goes in by standard input and never comes out again: it is neither in the declaration nor in a generation, and
+nothing here decrypts. systemd-creds encrypts it with the host's key, and with its TPM where there is one
+(systemd-creds(1), ``--with-key=auto``), bound to the secret's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostctl import durable
+from hostctl.config.values import Name
+from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.layout import HostLayout
+from hostctl.run import run
+
+MAX_BYTES = 512 << 10
+"""Of one secret; systemd takes credentials up to 1 MiB, encoded."""
+TIMEOUT = 60.0  # seconds; a TPM is slow
+
+
+class SecretError(HostctlError):
+    """A secret cannot be stored or removed."""
+
+    id = "secret-failed"
+
+
+class SecretNameError(SecretError):
+    """This is no name of a secret, or there is none of this name."""
+
+    id = "secret-name"
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredSecret:
+    """A secret whose value is here. ``changed`` is in seconds since 1970."""
+
+    name: str
+    changed: float
+
+
+def _path(layout: HostLayout, name: str) -> Path:
+    try:
+        return layout.secrets / Name.parse(name)
+    except ValueError as error:
+        raise SecretNameError(str(error)) from error
+
+
+def put(layout: HostLayout, name: str, value: bytes) -> None:
+    """Store a value, in place of a former one; a power cut leaves the one or the other.
+
+    Args:
+        layout: the machine's paths.
+        name: the secret.
+        value: its bytes, taken as they are.
+
+    Raises:
+        SecretNameError: the name is none.
+        SecretError: the value is empty or too large.
+        CommandError: it could not be encrypted.
+    """
+    path = _path(layout, name)
+    if not value:
+        raise SecretError("the value is empty", hint=f"hostctl secret set {name} < FILE")
+    if len(value) > MAX_BYTES:
+        raise SecretError(f"the value has more than {MAX_BYTES >> 10} KiB")
+    layout.secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
+    encrypted = run(
+        ["systemd-creds", "encrypt", "--quiet", f"--name={name}", "-", "-"], stdin=value, timeout=TIMEOUT
+    ).stdout
+    durable.write_file(path, encrypted, mode=0o600)
+
+
+def remove(layout: HostLayout, name: str) -> None:
+    """Remove a value.
+
+    Raises:
+        SecretNameError: there is none of this name.
+    """
+    path = _path(layout, name)
+    try:
+        path.unlink()
+    except FileNotFoundError as error:
+        raise SecretNameError(f"there is no secret {name!r}", hint="hostctl secret ls") from error
+    durable.sync_directory(layout.secrets)
+
+
+def stored(layout: HostLayout) -> tuple[StoredSecret, ...]:
+    """Return the secrets that have a value, by name."""
+    if not layout.secrets.is_dir():
+        return ()
+    files = sorted(path for path in layout.secrets.iterdir() if not path.name.startswith("."))
+    return tuple(StoredSecret(name=path.name, changed=path.stat().st_mtime) for path in files)
