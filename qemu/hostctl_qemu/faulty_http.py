@@ -1,4 +1,4 @@
-"""An HTTP server for static files that fails in a chosen way; see ``faulty_modes.py`` for the ways.
+"""An HTTP server for static files that fails in a chosen way; see :data:`MODES` for the ways.
 
 For tests, and by hand: ``python -m hostctl_qemu.faulty_http FOLDER --fail segments=stall-half --port 8000``.
 An honest answer honours ``Range``, one range a request, as the servers in the field do.
@@ -12,14 +12,18 @@ import re
 import ssl
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
-from hostctl_qemu.faulty_modes import HONEST, MODES, Answer, Pace, honest
+from hostctl_qemu import faulty_connection, faulty_content
+from hostctl_qemu.faulty_answer import Answer, Mode, Pace, honest
 
+HONEST = "honest"
+MODES: Mapping[str, Mode] = {**faulty_content.MODES, **faulty_connection.MODES}
+"""The ways to fail, by name."""
 _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]*)")
 
 

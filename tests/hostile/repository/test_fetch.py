@@ -12,8 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hostctl_qemu.faulty_http import FaultyServer
-from hostctl_qemu.faulty_modes import MODES
+from hostctl_qemu.faulty_http import MODES, FaultyServer
 from hostctl_qemu.faulty_tls import Authority
 
 from hostctl.errors import HostctlError

@@ -1,143 +1,21 @@
-"""The ways in which a server of static files fails its clients. Each is a function that answers one request.
-
-Those of a name in :data:`MODES` are what a fault test chooses from; :func:`honest` is how a good server answers.
-"""
+"""The ways in which a server of static files sends what is not the file: status, length, place, bytes, or direction."""
 
 from __future__ import annotations
 
-import socket
-import struct
-import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler
-from typing import Protocol
 
-HONEST = "honest"
-CHUNK = 1 << 16
+from hostctl_qemu.faulty_answer import CHUNK, Answer, Mode, honest, register
+
 PAGE = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in to the network.</body></html>"
-
-
-class Source(Protocol):
-    """What is served."""
-
-    size: int
-
-    def read(self, start: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from ``start`` on."""
-
-
-class Pace:
-    """Waits for slow modes; all of them end at once when the server is healed."""
-
-    def __init__(self, tick: float) -> None:
-        self.tick = tick
-        self._released = threading.Event()
-
-    def rest(self, ticks: float = 1.0) -> bool:
-        """Wait, and tell whether to go on."""
-        return not self._released.wait(self.tick * ticks)
-
-    def release(self) -> None:
-        """Let everybody who waits go; the next ones wait again."""
-        before, self._released = self._released, threading.Event()
-        before.set()
-
-    def for_ever(self) -> None:
-        """Wait until released."""
-        self._released.wait()
-
-
-class Answer:
-    """One request, and the means to answer it well or badly."""
-
-    def __init__(
-        self, handler: BaseHTTPRequestHandler, source: Source, span: tuple[int, int | None] | None, pace: Pace
-    ) -> None:
-        self.handler = handler
-        self.source = source
-        self.span = span
-        self.pace = pace
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """Return what was asked for, as first byte and the byte after the last."""
-        start, end = self.span or (0, None)
-        return start, min(self.source.size if end is None else end, self.source.size)
-
-    def head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status and headers as they are given."""
-        self.handler.send_response(status)
-        for name, value in headers.items():
-            self.handler.send_header(name, value)
-        self.handler.end_headers()
-
-    def fitting(self, length: int | None = None) -> None:
-        """Send the head of an honest answer, or one with another length."""
-        start, end = self.part
-        headers = {"Content-Length": str(end - start if length is None else length)}
-        if self.span is not None:
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{self.source.size}"
-        self.head(200 if self.span is None else 206, {"Content-Type": "application/octet-stream", **headers})
-
-    def chunks(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield a part of the file."""
-        while start < end and (chunk := self.source.read(start, min(CHUNK, end - start))):
-            start += len(chunk)
-            yield chunk
-
-    def body(self, start: int, end: int) -> None:
-        """Send a part of the file."""
-        for chunk in self.chunks(start, end):
-            self.write(chunk)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self.handler.wfile.write(data)
-
-    def end(self) -> None:
-        """Close the connection after this answer."""
-        self.handler.close_connection = True
-
-    def reset(self) -> None:
-        """Reset the connection: what was sent may be lost, too."""
-        self.handler.wfile.flush()
-        connection = self.handler.connection
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
-        self.end()
-
-
-Mode = Callable[[Answer], None]
 MODES: dict[str, Mode] = {}
-
-
-def mode(function: Mode) -> Mode:
-    """Add a way to fail, named as its function."""
-    MODES[function.__name__.replace("_", "-")] = function
-    return function
-
-
-def honest(answer: Answer) -> None:
-    """Answer well."""
-    start, end = answer.part
-    if start >= end and answer.source.size:
-        answer.head(416, {"Content-Length": "0", "Content-Range": f"bytes */{answer.source.size}"})
-        return
-    answer.fitting()
-    answer.body(start, end)
-
-
-def _half(answer: Answer) -> int:
-    start, end = answer.part
-    return start + (end - start) // 2
+mode = register(MODES)
 
 
 @mode
 def truncated(answer: Answer) -> None:
     """The connection ends after half of what was announced."""
     answer.fitting()
-    answer.body(answer.part[0], _half(answer))
+    answer.body(answer.part[0], answer.half)
     answer.end()
 
 
@@ -182,7 +60,7 @@ def shorter(answer: Answer) -> None:
 def bit_flip(answer: Answer) -> None:
     """One bit is another."""
     answer.fitting()
-    position, place = answer.part[0], _half(answer)
+    position, place = answer.part[0], answer.half
     for chunk in answer.chunks(*answer.part):
         altered = bytearray(chunk)
         if position <= place < position + len(chunk):
@@ -323,111 +201,9 @@ def range_short(answer: Answer) -> None:
     if answer.span is None or end - start < CHUNK:
         honest(answer)
         return
-    half = _half(answer)
+    half = answer.half
     answer.head(206, {"Content-Length": str(half - start), "Content-Range": f"bytes {start}-{half - 1}/{size}"})
     answer.body(start, half)
-
-
-@mode
-def slow(answer: Answer) -> None:
-    """One byte a tick."""
-    answer.fitting()
-    for chunk in answer.chunks(*answer.part):
-        for place in range(len(chunk)):
-            answer.write(chunk[place : place + 1])
-            if not answer.pace.rest():
-                return
-
-
-def _stall(answer: Answer, share: float) -> None:
-    start, end = answer.part
-    answer.fitting()
-    answer.body(start, start + int((end - start) * share))
-    answer.pace.for_ever()
-    answer.end()
-
-
-@mode
-def stall_half(answer: Answer) -> None:
-    """Nothing more after half."""
-    _stall(answer, 0.5)
-
-
-@mode
-def stall_end(answer: Answer) -> None:
-    """Nothing more after 99 %."""
-    _stall(answer, 0.99)
-
-
-@mode
-def slow_headers(answer: Answer) -> None:
-    """Headers one byte a tick."""
-    answer.write(b"HTTP/1.1 200 OK\r\n")
-    while answer.pace.rest():
-        answer.write(b"X")
-
-
-@mode
-def silent(answer: Answer) -> None:
-    """No answer at all, and the connection stays."""
-    answer.pace.for_ever()
-    answer.end()
-
-
-@mode
-def endless(answer: Answer) -> None:
-    """A body without end."""
-    answer.head(200, {"Connection": "close"})
-    while True:
-        answer.write(b" " * CHUNK)
-
-
-@mode
-def endless_headers(answer: Answer) -> None:
-    """Headers without end."""
-    answer.write(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        answer.write(b"X-Filler: " + b"x" * 60_000 + b"\r\n")
-
-
-@mode
-def endless_continue(answer: Answer) -> None:
-    """One interim answer after the other."""
-    while True:
-        answer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
-
-
-@mode
-def endless_trailer(answer: Answer) -> None:
-    """A chunked body whose trailer has no end."""
-    answer.head(200, {"Transfer-Encoding": "chunked"})
-    data = answer.source.read(0, answer.source.size)
-    answer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n0\r\n")
-    while True:
-        answer.write(b"X-Filler: x\r\n" * 1000)
-
-
-@mode
-def reset(answer: Answer) -> None:
-    """The connection is reset after half."""
-    answer.fitting()
-    answer.body(answer.part[0], _half(answer))
-    answer.reset()
-
-
-@mode
-def closed(answer: Answer) -> None:
-    """The connection ends without an answer."""
-    answer.end()
-
-
-@mode
-def flapping(answer: Answer) -> None:
-    """The connection is cut after a tenth of the file, each time."""
-    start, end = answer.part
-    answer.fitting()
-    answer.body(start, min(end, start + max(1, answer.source.size // 10)))
-    answer.end()
 
 
 @mode
@@ -479,10 +255,3 @@ def changing(answer: Answer) -> None:
         other_content(answer)
     else:
         truncated(answer)
-
-
-@mode
-def not_http(answer: Answer) -> None:
-    """Another protocol."""
-    answer.write(b"SSH-2.0-OpenSSH_10.0\r\n")
-    answer.end()
