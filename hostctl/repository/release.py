@@ -2,6 +2,10 @@
 
 Pure: decoding is strict and bounded, whoever signed it. Nothing here downloads. Files are named by their content and
 shared between channels, so a release is described by the same bytes in every channel that offers it.
+
+Hosts are older than what publishes for them. Keys that a host does not know are passed over, so that new ones can be
+added; what it must not pass over comes with another ``format``, or limits the offer by its ``minimum``. A rollout is
+the exception: a limit that is not understood would be none.
 """
 
 from __future__ import annotations
@@ -191,11 +195,12 @@ def _document(data: bytes, keys: set[str]) -> dict[str, object]:
     return document
 
 
-def _record(value: object, keys: set[str]) -> dict[str, object]:
+def _record(value: object, keys: set[str], *, exact: bool = False) -> dict[str, object]:
     if not isinstance(value, dict):
         raise TypeError("not an object")
-    if set(value) != keys:
-        raise ValueError(f"keys {sorted(map(str, set(value) ^ keys))[:8]}")
+    wrong = set(value) ^ keys if exact else keys - set(value)
+    if wrong:
+        raise ValueError(f"keys {sorted(map(str, wrong))[:8]}")
     return value
 
 
@@ -255,7 +260,7 @@ def decode_release(data: bytes) -> Release:
     """Read a release's description.
 
     Raises:
-        DescriptionError: it is malformed, too long, or has unknown or missing keys.
+        DescriptionError: it is malformed, too long, of another format, or lacks a key.
     """
     return _decoded("a release's description", lambda: _release(_document(data, set(Release.__dataclass_fields__))))
 
@@ -343,6 +348,6 @@ def _offer(document: Mapping[str, object]) -> Offer:
 
 
 def _rollout(value: object) -> Rollout:
-    document = _record(value, set(Rollout.__dataclass_fields__))
+    document = _record(value, set(Rollout.__dataclass_fields__), exact=True)
     start = datetime.strptime(_text(document, "start", _TIME), _TIME_FORMAT).replace(tzinfo=UTC)
     return Rollout(start=start, hours=_number(document, "hours", 24.0 * 365), percent=_number(document, "percent", 100))
