@@ -17,6 +17,11 @@ MIB = 1 << 20
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--apply",
+        action="store_true",
+        help="also apply every payload as hosts do; needs room for two releases in $TMPDIR or /var/tmp",
+    )
     add_repository(parser)
     add_keys(parser)
     add_json(parser)
@@ -25,7 +30,7 @@ def _configure_verify(parser: argparse.ArgumentParser) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     repository = repository_of(arguments)
     keyring = keyring_if_named(arguments)
-    found = verify(repository, trusted=None if keyring is None else keyring.root)
+    found = verify(repository, trusted=None if keyring is None else keyring.root, apply=arguments.apply)
     if arguments.json:
         print(json.dumps({"ok": not found.errors, **asdict(found)}, indent=1))
     else:
@@ -34,7 +39,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         for finding in found.errors:
             print(f"wrong: {finding.file}: {finding.problem}")
         result = f"{len(found.errors)} things are wrong" if found.errors else "all is well"
-        print(f"{result}: {found.releases} releases, {found.files} files, {found.bytes / MIB:.1f} MiB read")
+        tried = f", {found.applied} payloads applied" if found.applied else ""
+        print(f"{result}: {found.releases} releases, {found.files} files, {found.bytes / MIB:.1f} MiB read{tried}")
     return EXIT_FAILED if found.errors else 0
 
 
@@ -105,6 +111,7 @@ ACTIONS = (
 examples:
   hostctl repo verify --repository /srv/updates
   hostctl repo verify --repository /srv/updates --keys keys      and that hosts with these keys trust it
+  hostctl repo verify --repository /srv/updates --apply          and that every payload makes its release
 Exit status: 0 if hosts can use all of it, 1 if something is wrong. Warnings do not count.
 """,
     ),

@@ -26,8 +26,8 @@ BUILDER_MODULES = frozenset(
         *(
             f"repository/{module}.py"
             for module in (
-                *("build", "drafts", "expire", "keyring", "offers", "publish", "roles", "rotate", "serve"),
-                *("stats", "store", "stored", "terms", "unpack", "verify"),
+                *("applied", "build", "drafts", "expire", "keyring", "offers", "publish", "roles"),
+                *("root_hash", "rotate", "serve", "stats", "store", "stored", "terms", "unpack", "verify"),
             )
         ),
         *(f"payload/{name}.py" for name in ("boot_image", "delta", "erofs", "likely", "pack", "parts", "pieces")),

@@ -111,7 +111,7 @@ def make_delta(old: Files, new: Files, output: Path, *, size: int = SEGMENT) -> 
         }
         index = Index(outputs=outputs, references=_used(segments, files.old))
     packed.index.write_bytes(encode_index(index))
-    _prove(index, old, new, packed, output)
+    prove(index, old, new, packed.segments, output)
     return packed
 
 
@@ -242,10 +242,23 @@ def _frame(data: bytes, dictionary: bytes) -> bytes:
     return compressor.compress(data)
 
 
-def _prove(index: Index, old: Files, new: Files, packed: Packed, folder: Path) -> None:
-    """Apply the payload as a host does and compare the results with the new release."""
+def prove(index: Index, old: Files, new: Files, segments_path: Path, folder: Path) -> None:
+    """Apply a delta as a host does and compare the results with the new release.
+
+    Args:
+        index: of the delta.
+        old: the release that it starts from.
+        new: the release that it must make.
+        segments_path: its segments file.
+        folder: gets temporary files of the size of the new release.
+
+    Raises:
+        PackError: it makes something else.
+        StoredBytesError, SegmentResultError, ReferenceReadError: see :mod:`hostctl.payload.apply`.
+        OSError: a file cannot be read or written.
+    """
     with ExitStack() as stack:
-        store = stack.enter_context(packed.segments.open("rb"))
+        store = stack.enter_context(segments_path.open("rb"))
         slot = stack.enter_context(tempfile.TemporaryFile(dir=folder))
         boot = stack.enter_context(tempfile.TemporaryFile(dir=folder))
         references = {

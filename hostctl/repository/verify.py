@@ -1,7 +1,7 @@
 """Checks a whole repository offline: signatures, versions, expiry, and every file by its hash. Nothing is changed.
 
 All that is wrong is found in one run, with the file it is wrong in. What is only unusual, or will be wrong soon, is a
-warning.
+warning. That payloads make what they should is a longer check, see ``applied.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hostctl.durable import CHUNK
 from hostctl.errors import HostctlError
 from hostctl.payload.index import decode_index
 from hostctl.repository import drafts, roles
+from hostctl.repository.applied import apply_all
 from hostctl.repository.expire import payloads_of
 from hostctl.repository.metadata import MetadataError
 from hostctl.repository.release import (
@@ -56,6 +57,8 @@ class Verified:
     releases: int = 0
     files: int = 0
     bytes: int = 0
+    applied: int = 0
+    """Payloads that were applied, for better or worse."""
 
 
 class _Check:
@@ -65,6 +68,8 @@ class _Check:
         self.repository = repository
         self.now = now
         self.found = Verified()
+        self.releases: list[Release] = []
+        self.ways: list[tuple[Release, Delta]] = []
         self._payloads: dict[str, bool] = {}
 
     def wrong(self, path: Path | str, problem: str) -> None:
@@ -130,6 +135,8 @@ class _Check:
         """Check every target of a channel, and what it leads to."""
         listed: dict[str, set[str]] = {}
         described: dict[str, set[str]] = {}
+        found: dict[str, Release] = {}
+        ways: dict[str, tuple[Delta, ...]] = {}
         for target, info in sorted(store.channel(channel).targets.items()):
             path = target_place(self.repository, target, info.hashes["sha256"])
             data = self.content(path, info.length, info.hashes["sha256"], keep=True)
@@ -140,34 +147,46 @@ class _Check:
                 if target.endswith("/releases.json"):
                     listed[name] = set(decode_versions(data))
                 elif target.endswith("/release.json"):
-                    described.setdefault(name, set()).add(self.release(path, channel, target, info, data))
+                    release = found[target.rpartition("/")[0]] = self.release(path, channel, target, info, data)
+                    described.setdefault(name, set()).add(release.version)
                 elif target.endswith("/deltas.json"):
-                    self.deltas(data)
+                    ways[target.rpartition("/")[0]] = self.deltas(data)
                 else:
                     self.unusual(path, "is nothing that a host would read")
                 for payload in payloads_of(target, data):
                     self.payload(payload)
             except HostctlError as error:
                 self.wrong(path, f"{error.brief}: {error.details}".rstrip(": "))
+        self.releases += found.values()
+        self.ways += [(found[place], delta) for place, deltas in ways.items() if place in found for delta in deltas]
         for name in sorted({*listed, *described}):
             if listed.get(name, set()) != described.get(name, set()):
                 difference = ", ".join(sorted(listed.get(name, set()) ^ described.get(name, set())))
                 self.wrong(f"channel {channel}", f"lists and descriptions of {name} differ: {difference}")
 
-    def release(self, path: Path, channel: str, target: str, info: TargetFile, data: bytes) -> str:
-        """Check a release's description and offer, and return its version."""
+    def release(self, path: Path, channel: str, target: str, info: TargetFile, data: bytes) -> Release:
+        """Check a release's description and offer, and return it."""
         release, offer = decode_release(data), decode_offer(info.custom)
         place = f"{folder(release.name, channel, release.architecture)}/{release.version}/release.json"
         if place != target or (offer.name, offer.version) != (release.name, release.version):
             self.wrong(path, f"describes {release.title} and offers {offer.name}_{offer.version}, at {target}")
         self.found.releases += 1
         self.index(release.index, release, None)
-        return release.version
+        return release
 
-    def deltas(self, data: bytes) -> None:
-        """Check a list of deltas."""
-        for delta in decode_deltas(data):
+    def deltas(self, data: bytes) -> tuple[Delta, ...]:
+        """Check a list of deltas, and return them."""
+        deltas = decode_deltas(data)
+        for delta in deltas:
             self.index(delta.index, None, delta)
+        return deltas
+
+    def applied(self) -> None:
+        """Apply all payloads that were found, of which none is damaged."""
+        for made in apply_all(self.repository, self.releases, self.ways):
+            self.found.applied += made.tried
+            if made.problem:
+                (self.wrong if made.tried else self.unusual)(self.repository / made.index, made.problem)
 
     def index(self, payload: Payload, release: Release | None, delta: Delta | None) -> None:
         """Check what an index says against what names it."""
@@ -194,12 +213,15 @@ class _Check:
             self._payloads[payload.path] = data is not None
 
 
-def verify(repository: Path, *, trusted: bytes | None = None, now: datetime | None = None) -> Verified:
+def verify(
+    repository: Path, *, trusted: bytes | None = None, apply: bool = False, now: datetime | None = None
+) -> Verified:
     """Check everything that hosts can be led to.
 
     Args:
         repository: the folder.
         trusted: root metadata that hosts were built with; none trusts the oldest root that is there.
+        apply: also apply all payloads as hosts do, unless something else is wrong already.
         now: the present, UTC.
 
     Raises:
@@ -219,6 +241,8 @@ def verify(repository: Path, *, trusted: bytes | None = None, now: datetime | No
         check.channel(store, channel)
     for kind in drafts.pending(repository):
         check.unusual(drafts.draft_path(repository, kind), "waits for signatures (`hostctl repo sign`)")
+    if apply and not check.found.errors:
+        check.applied()
     return check.found
 
 

@@ -16,9 +16,11 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, Updater
 
 from hostctl.repository.keyring import Keyring, NewKeys, make_keys
+from hostctl.repository.root_hash import root_hash
 
 NOW = datetime.now(UTC)
 CHANNELS = ("stable", "beta")
+SALT = "cd" * 32
 
 
 class FolderFetcher(FetcherInterface):
@@ -57,21 +59,23 @@ class Workshop:
         contents = {
             "root": (seed.digest() * 32 + common)[: 1 << 16].ljust(1 << 16, b"\0"),
             "uki": common + seed.digest() * 100,
-            "verity-sig": json.dumps({"rootHash": seed.hexdigest()}).encode(),
         }
+        (folder / "root.file").write_bytes(contents["root"])
+        digest = root_hash(folder / "root.file", bytes.fromhex(SALT))
+        contents["verity-sig"] = json.dumps({"rootHash": digest}).encode()
         artifacts = []
         for kind, data in contents.items():
             (folder / f"{kind}.file").write_bytes(data)
-            digest = hashlib.sha256(data).hexdigest()
-            artifacts.append({"name": kind, "path": f"{kind}.file", "bytes": len(data), "sha256": digest})
+            sha256 = hashlib.sha256(data).hexdigest()
+            artifacts.append({"name": kind, "path": f"{kind}.file", "bytes": len(data), "sha256": sha256})
         manifest = {
             "format": 1,
             "name": name,
             "version": version,
             "architecture": "x86-64",
             "channel": channel,
-            "root_hash": seed.hexdigest(),
-            "verity": {"salt": "cd" * 32, "uuid": "8f4e4a0c-4d61-5d0f-9c64-2a5f6b9f7f11"},
+            "root_hash": digest,
+            "verity": {"salt": SALT, "uuid": "8f4e4a0c-4d61-5d0f-9c64-2a5f6b9f7f11"},
             "tries": 3,
             "artifacts": artifacts,
         }

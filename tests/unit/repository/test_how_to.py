@@ -57,7 +57,7 @@ def place(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_publishing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = commands("publish.md")
-    assert len(lines) == 12
+    assert len(lines) == 13
     for line in lines:
         if line.startswith("hostctl publish"):
             for build in ("older", "old"):

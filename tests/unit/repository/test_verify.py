@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,15 +11,20 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Targets
 
+from hostctl.payload.delta import make_delta
+from hostctl.payload.pack import Files
+from hostctl.repository.build import described
 from hostctl.repository.keyring import make_keys
 from hostctl.repository.offers import promote
 from hostctl.repository.publish import publish
-from hostctl.repository.release import Release
+from hostctl.repository.release import Delta, Release, encode_deltas, encode_release
+from hostctl.repository.root_hash import root_hash
 from hostctl.repository.rotate import Change, rotate
 from hostctl.repository.stats import stats
 from hostctl.repository.store import Named, Store
 from hostctl.repository.stored import NoRepositoryError
 from hostctl.repository.verify import verify
+from hostctl.run import run
 
 from .conftest import NOW, Workshop
 
@@ -188,3 +194,95 @@ def test_stats_are_what_hosts_fetch(whole: Workshop) -> None:
     assert (fetch.running, fetch.newest, fetch.path, fetch.bytes) == ("1", "2", "full", full)
     stored = [data for path, data in whole.files().items() if path.startswith("payloads/")]
     assert (found.payload_bytes, found.payload_files) == (sum(map(len, stored)), 6)
+
+
+def with_delta(workshop: Workshop) -> tuple[Path, Path]:
+    """Publish 1, and 2 with a delta from 1; return their builds."""
+    old, new = workshop.build("1"), workshop.build("2")
+    publish(old, workshop.repository, workshop.keyring)
+    publish(new, workshop.repository, workshop.keyring, delta_from=["1"])
+    return old, new
+
+
+def built(folder: Path) -> Files:
+    return Files(root=folder / "root.file", uki=folder / "uki.file")
+
+
+def offer_delta(workshop: Workshop, old: Path, made: Path) -> str:
+    """Offer, signed, a delta of which all is right but what it makes; return the path of its index."""
+    folder = workshop.folder / "other"
+    folder.mkdir()
+    packed = make_delta(built(old), built(made), folder)
+    index, segments = described(packed.index), described(packed.segments)
+    before = release(workshop, "1")
+    delta = Delta(
+        from_version="1",
+        from_root_hash=before.root_hash,
+        from_uki_sha256=before.uki_sha256,
+        index=index.payload,
+        segments=segments.payload,
+    )
+    store = Store.open(workshop.repository)
+    for one in (index, segments):
+        store.put_payload(one.payload, one.path)
+    store.put("stable", "edge/x86-64/stable/2/deltas.json", encode_deltas([delta]))
+    store.commit(workshop.keyring, NOW)
+    return index.payload.path
+
+
+def test_payloads_that_make_their_releases(workshop: Workshop) -> None:
+    with_delta(workshop)
+    promote(workshop.repository, workshop.keyring, "2", "beta")
+    found = verify(workshop.repository, apply=True)
+    assert (found.errors, found.warnings, found.applied) == ([], [], 3)
+    assert verify(workshop.repository).applied == 0
+
+
+def test_a_delta_that_makes_another_root_is_named(workshop: Workshop) -> None:
+    old, _ = with_delta(workshop)
+    path = offer_delta(workshop, old, workshop.build("2", change=1))
+    assert verify(workshop.repository).errors == []
+    (error,) = verify(workshop.repository, apply=True).errors
+    assert (error.file, error.problem) == (path, "the delta does not make the new root")
+
+
+def test_a_delta_that_starts_from_another_root_is_named(workshop: Workshop) -> None:
+    _, new = with_delta(workshop)
+    path = offer_delta(workshop, workshop.build("1", change=1), new)
+    assert verify(workshop.repository).errors == []
+    (error,) = verify(workshop.repository, apply=True).errors
+    assert error.file == path
+    assert "came out wrong" in error.problem or "cannot be made" in error.problem
+
+
+@pytest.mark.parametrize("what", ["root", "boot image"])
+def test_a_full_payload_that_makes_something_else_is_named(workshop: Workshop, what: str) -> None:
+    publish(workshop.build("2"), workshop.repository, workshop.keyring)
+    right = release(workshop)
+    if what == "root":
+        wrong = dataclasses.replace(right, root_hash="0" * 64)
+    else:
+        wrong = dataclasses.replace(right, uki_sha256="0" * 64)
+    store = Store.open(workshop.repository)
+    offer = store.offer(Named(channel="stable", name="edge", version="2"))
+    store.put("stable", "edge/x86-64/stable/2/release.json", encode_release(wrong), offer)
+    store.commit(workshop.keyring, NOW)
+    assert verify(workshop.repository).errors == []
+    (error,) = verify(workshop.repository, apply=True).errors
+    assert (error.file, error.problem) == (wrong.index.path, f"makes another {what} than edge_2 has")
+
+
+def test_a_delta_from_a_release_that_is_gone_is_not_applied(workshop: Workshop) -> None:
+    old = workshop.build("1")
+    publish(workshop.build("2"), workshop.repository, workshop.keyring, delta_from=[str(old)])
+    found = verify(workshop.repository, apply=True)
+    assert (found.errors, found.applied) == ([], 1)
+    assert "starts from 1, which is not here" in found.warnings[0].problem
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 127, 128, 129, 16_385])
+def test_the_root_hash_is_that_of_veritysetup(tmp_path: Path, blocks: int) -> None:
+    data, tree = tmp_path / "data", tmp_path / "tree"
+    data.write_bytes(b"".join(number.to_bytes(4, "little") * 1024 for number in range(blocks)))
+    words: list[str | Path] = ["veritysetup", "format", f"--salt={'cd' * 32}", data, tree]
+    assert root_hash(data, bytes.fromhex("cd" * 32)) in run(words, timeout=60).text
