@@ -23,7 +23,7 @@ MODULES: tuple[str, ...] = (
 PROGRAMS: tuple[str, ...] = ("/usr/sbin/veritysetup", "/usr/sbin/findfs", "/usr/sbin/e2fsck", "/usr/sbin/fsck.fat")
 APPLETS: tuple[str, ...] = (
     "sh", "cat", "cp", "cut", "echo", "insmod", "mkdir", "mount", "mv", "od", "readlink", "rm", "sed", "sleep",
-    "switch_root", "sync", "tr", "umount",
+    "switch_root", "sync", "tail", "tr", "umount",
 )  # fmt: skip
 FOLDERS: tuple[str, ...] = ("bin", "dev", "modules", "proc", "run", "sys", "sysroot", "tmp")
 LOADER = "/lib64/ld-linux-x86-64.so.2"

@@ -1,16 +1,19 @@
 """The unified kernel image: kernel, initrd, command line and os-release in one signed EFI program.
 
-Source: UAPI unified kernel image specification; ukify(1). It is signed with a fixed signing time, because the
-time is part of the signature and two builds must give the same bytes.
+It has two profiles, which share kernel and initrd: the release, and its recovery, whose command line has one word
+more, for the initrd. Source: UAPI unified kernel image specification; ukify(1). It is signed with a fixed signing time,
+because the time is part of the signature and two builds must give the same bytes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostctl.compose.tools import ToolsRoot
+from hostctl.durable import write_file
 from hostctl.run import run
 
 STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
@@ -25,6 +28,10 @@ CMDLINE: tuple[str, ...] = (
     "vsyscall=none", "debugfs=off", "systemd.gpt_auto=no", "rd.systemd.gpt_auto=no", "console=tty0",
     "console=ttyS0,115200", "quiet", "loglevel=4",
 )  # fmt: skip
+
+RECOVERY_WORD = "hostctl.recovery"
+"""On the command line it makes the initrd ask what to do instead of looking for a root."""
+RECOVERY_PROFILE = "ID=recovery\nTITLE=Recovery"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,13 +71,27 @@ def kernel_cmdline(release: str, root_hash: str, extra: Sequence[str]) -> str:
     return " ".join([f"roothash={root_hash}", f"hostctl.release={release}", *CMDLINE, *extra])
 
 
+def recovery_os_release(text: str) -> str:
+    """Return the os-release of the recovery profile, from that of the release.
+
+    systemd-boot sorts by IMAGE_ID before anything else but lost tries. With one that sorts behind the release's own,
+    the recovery is never the first of an image's entries, counted or not; so nothing but a person ever chooses it.
+    """
+    return re.sub(r'^(IMAGE_ID=)"?([^"\n]*)"?$', r'\1"\2~recovery"', text, flags=re.MULTILINE)
+
+
 def make_uki(tools: ToolsRoot, parts: UkiParts, signer: EfiSigner, output: Path) -> None:
     """Build the UKI and sign it."""
-    unsigned = output.with_suffix(".unsigned.efi")
+    unsigned, profile = output.with_suffix(".unsigned.efi"), output.with_suffix(".recovery.efi")
+    os_release = output.with_suffix(".recovery-os-release")
+    write_file(os_release, recovery_os_release(parts.os_release.read_text()).encode())
+    folders = sorted({path.parent for path in (parts.kernel, *parts.initrds, parts.os_release, output)})
+    words = ["ukify", "build", f"--profile={RECOVERY_PROFILE}", f"--cmdline={parts.cmdline} {RECOVERY_WORD}"]
+    run(tools.argv([*words, f"--os-release=@{os_release}", f"--output={profile}"], binds=folders))
     words = ["ukify", "build", f"--linux={parts.kernel}", f"--uname={parts.kernel_version}", f"--stub={STUB}"]
     words += [f"--initrd={path}" for path in parts.initrds]
-    words += [f"--cmdline={parts.cmdline}", f"--os-release=@{parts.os_release}", f"--output={unsigned}"]
-    folders = {path.parent for path in (parts.kernel, *parts.initrds, parts.os_release, output)}
-    run(tools.argv(words, binds=sorted(folders)))
+    words += [f"--cmdline={parts.cmdline}", f"--os-release=@{parts.os_release}", f"--join-profile={profile}"]
+    run(tools.argv([*words, f"--output={unsigned}"], binds=folders))
     signer.sign(tools, unsigned, output)
-    unsigned.unlink()
+    for path in (os_release, profile, unsigned):
+        path.unlink()

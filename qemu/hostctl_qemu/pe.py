@@ -1,13 +1,14 @@
 """Reads the parts of a unified kernel image (UKI) out of its PE sections.
 
-Pure and bounded: takes bytes that may be hostile, returns slices of them. It does not check signatures.
+Pure and bounded: takes bytes that may be hostile, returns slices of them. It does not check signatures. Of an image
+with several profiles it reads what boots without a choice: what they share, and the first.
 Layout: Microsoft's PE format, and the UAPI group's specification of unified kernel images.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hostctl.errors import HostctlError
@@ -16,6 +17,8 @@ MAX_SECTIONS = 96  # the limit that the Windows loader sets, UKIs have about ten
 HEADER = struct.Struct("<4sHH12xH2x")  # signature, machine, sections, (time, symbols), size of the optional header
 SECTION = struct.Struct("<8sIIII16x")  # name, virtual size, address, raw size, raw offset
 MAX_CMDLINE = 4096
+PROFILE = ".profile"
+"""Starts a profile: sections before the first one are shared, those behind it replace shared ones for its profile."""
 
 
 class UkiError(HostctlError):
@@ -33,32 +36,52 @@ class Uki:
     cmdline: str
 
 
-def sections(image: bytes) -> Mapping[str, bytes]:
-    """Return the contents of a PE file's sections by name.
+def _sections(image: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents in the order of the table."""
+    if image[:2] != b"MZ":
+        raise UkiError("this is no PE file: it does not start with MZ")
+    (start,) = struct.unpack_from("<I", image, 0x3C)
+    signature, _, count, optional = HEADER.unpack_from(image, start)
+    if signature != b"PE\0\0" or count > MAX_SECTIONS:
+        raise UkiError(f"this is no usable PE file: signature {signature!r}, {count} sections")
+    for index in range(count):
+        offset = start + HEADER.size + optional + index * SECTION.size
+        raw_name, virtual, _, size, position = SECTION.unpack_from(image, offset)
+        name = raw_name.rstrip(b"\0").decode("ascii", "replace")
+        if position + size > len(image):
+            raise UkiError(f"section {name} ends at byte {position + size}, the file at {len(image)}")
+        yield name, image[position : position + min(size, virtual)]
+
+
+def profiles(image: bytes) -> tuple[Mapping[str, bytes], ...]:
+    """Return the contents of a PE file's sections by name, once for each profile of a UKI that has several.
 
     Raises:
-        UkiError: the headers are not those of a PE file, or point outside it.
+        UkiError: the headers are not those of a PE file, or point outside it; a section is twice in one profile.
     """
+    shared: dict[str, bytes] = {}
+    own: list[dict[str, bytes]] = []
+    found = shared
     try:
-        if image[:2] != b"MZ":
-            raise UkiError("this is no PE file: it does not start with MZ")
-        (start,) = struct.unpack_from("<I", image, 0x3C)
-        signature, _, count, optional = HEADER.unpack_from(image, start)
-        if signature != b"PE\0\0" or count > MAX_SECTIONS:
-            raise UkiError(f"this is no usable PE file: signature {signature!r}, {count} sections")
-        found: dict[str, bytes] = {}
-        for index in range(count):
-            offset = start + HEADER.size + optional + index * SECTION.size
-            raw_name, virtual, _, size, position = SECTION.unpack_from(image, offset)
-            name = raw_name.rstrip(b"\0").decode("ascii", "replace")
+        for name, data in _sections(image):
+            if name == PROFILE:
+                found = {}
+                own.append(found)
             if name in found:
                 raise UkiError(f"section {name} is there twice")
-            if position + size > len(image):
-                raise UkiError(f"section {name} ends at byte {position + size}, the file at {len(image)}")
-            found[name] = image[position : position + min(size, virtual)]
+            found[name] = data
     except struct.error as error:
         raise UkiError("the PE headers are cut off") from error
-    return found
+    return tuple({**shared, **each} for each in own) or (shared,)
+
+
+def sections(image: bytes) -> Mapping[str, bytes]:
+    """Return the contents of a PE file's sections by name, of a UKI's first profile where it has several.
+
+    Raises:
+        UkiError: see :func:`profiles`.
+    """
+    return profiles(image)[0]
 
 
 def read_uki(image: bytes) -> Uki:

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hostctl_qemu.pe import read_uki
+from hostctl_qemu.loader import parse_os_release
+from hostctl_qemu.pe import profiles, read_uki
 
 from hostctl.compose import bzimage
 from hostctl.compose.lock import Lock, cache_folder, load_lock
@@ -214,6 +215,18 @@ def test_the_boot_image_holds_kernel_and_initrd_as_patches_see_through_them(site
     assert bzimage.decompress(uki.kernel, bzimage.parse(uki.kernel)) == plain
     assert plain[1 << 21 : (1 << 21) + 65536] in uki.kernel
     assert (out / "edge_1.initrd.cpio").read_bytes() in uki.initrd
+
+
+def test_the_recovery_is_a_profile_that_shares_all_but_a_word_and_sorts_last(site: Site) -> None:
+    image = (site.folder / "one/edge_1.efi").read_bytes()
+    release, recovery = profiles(image)
+    assert recovery[".cmdline"].rstrip(b"\0") == release[".cmdline"].rstrip(b"\0") + b" hostctl.recovery"
+    ids = [parse_os_release(profile[".osrel"])["IMAGE_ID"] for profile in (release, recovery)]
+    assert ids == ["edge", "edge~recovery"]
+    assert sorted(ids) == ids
+    assert {name for name in release if release[name] != recovery[name]} == {".profile", ".osrel", ".cmdline"}
+    kernel = release[".linux"][1 << 21 : (1 << 21) + 4096]
+    assert image.count(kernel) == 1
 
 
 def test_the_payload_makes_root_and_boot_image(site: Site, tmp_path: Path) -> None:
