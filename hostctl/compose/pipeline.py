@@ -246,6 +246,7 @@ def _initrd(builder: Builder, toolbox: tools.ToolsRoot, kernel_folder: Path) -> 
 def _uki(builder: Builder, toolbox: tools.ToolsRoot, parts: Booted) -> Path:
     verity = seal.decode((parts.sealed / "verity.json").read_bytes())
     words = [str(word) for word in builder.release.boot.cmdline]
+    blocks = (parts.sealed / "root.erofs").stat().st_size // seal.BLOCK
 
     def make(output: Path) -> None:
         prepared = kernel.load_kernel(parts.kernel)
@@ -256,7 +257,7 @@ def _uki(builder: Builder, toolbox: tools.ToolsRoot, parts: Booted) -> Path:
             kernel_version=prepared.version,
             initrds=[parts.initrd / "initrd.cpio", output / "signature.cpio"],
             os_release=parts.tree / "os-release",
-            cmdline=uki.kernel_cmdline(builder.id, verity.root_hash, words),
+            cmdline=uki.kernel_cmdline(builder.id, verity.root_hash, blocks, words),
         )
         uki.make_uki(toolbox, contents, _signer(builder), output / "uki.efi")
 

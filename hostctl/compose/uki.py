@@ -60,15 +60,17 @@ class EfiSigner:
         run(tools.argv(words, binds=[self.key.parent, self.certificate.parent, source.parent, target.parent]))
 
 
-def kernel_cmdline(release: str, root_hash: str, extra: Sequence[str]) -> str:
+def kernel_cmdline(release: str, root_hash: str, blocks: int, extra: Sequence[str]) -> str:
     """Return the kernel command line of a release. Later words win, so that a release can override ours.
 
     Args:
         release: NAME_VERSION, the stem of its boot entry: the initrd names it when it gives the release up.
         root_hash: hexadecimal.
+        blocks: of the root, of 4096 bytes each. The hash tree's superblock says it too, which no hash protects.
         extra: the release's own words.
     """
-    return " ".join([f"roothash={root_hash}", f"hostctl.release={release}", *CMDLINE, *extra])
+    words = [f"roothash={root_hash}", f"hostctl.release={release}", f"hostctl.blocks={blocks}"]
+    return " ".join([*words, *CMDLINE, *extra])
 
 
 def recovery_os_release(text: str) -> str:

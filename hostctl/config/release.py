@@ -7,7 +7,11 @@ from typing import Literal
 
 from hostctl.config.values import ByteSize, Duration, HttpUrl, Name, PackageName, RelativePath, ReleaseVersion
 
-SEALED_WORDS = frozenset(("root", "roothash", "usrhash", "rootflags", "rd.systemd.verity", "systemd.verity"))
+OWN_WORDS = ("hostctl.release", "hostctl.blocks", "hostctl.recovery")
+"""Words that the initrd reads."""
+SEALED_WORDS = frozenset(
+    ("root", "roothash", "usrhash", "rootflags", "rd.systemd.verity", "systemd.verity", *OWN_WORDS)
+)
 """Words of the kernel command line that tie a release to its verity root."""
 LABEL_LENGTH = 36
 """Longest name of a GPT partition, in UTF-16 units (UEFI specification, section 5.3.3)."""

@@ -23,7 +23,7 @@ from hostctl_qemu.gpt import Gpt, Partition, read_gpt
 from hostctl_qemu.loader import Entry
 from hostctl_qemu.pe import UkiError, sections
 from hostctl_qemu.signature import SignatureChecker
-from hostctl_qemu.verity import VerityChecker, VerityError
+from hostctl_qemu.verity import VerityChecker, VerityError, read_superblock
 from hostctl_qemu.view import DiskView, Fingerprint
 
 TYPE_ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
@@ -161,11 +161,12 @@ class Checker:
 
     def _entry(self, disk: DiskView, gpt: Gpt, entry: Entry, notes: list[str]) -> Judged:
         image = self._image(disk, entry.file)
-        root_hash = next((word[9:] for word in image.cmdline.split() if word.startswith("roothash=")), "")
+        words = dict(word.split("=", 1) for word in image.cmdline.split() if "=" in word)
+        root_hash = words.get("roothash", "")
         release = entry.id.removesuffix(".efi").removesuffix(".conf")
         problem = entry.file.problem or image.problem
         if not problem:
-            problem = self._root_problem(disk, gpt, root_hash)
+            problem = self._root_problem(disk, gpt, root_hash, words.get("hostctl.blocks", ""))
         if not problem:
             labels, signed = _slot(disk, gpt, root_hash)
             said = f"{image.os_release.get('IMAGE_ID')}_{image.os_release.get('IMAGE_VERSION')}"
@@ -175,13 +176,16 @@ class Checker:
                 notes.append(f"{entry.name}: the signature partition is of another root")
         return Judged(file=entry.name, release=release, tries_left=entry.tries_left, problem=problem)
 
-    def _root_problem(self, disk: DiskView, gpt: Gpt, root_hash: str) -> str:
+    def _root_problem(self, disk: DiskView, gpt: Gpt, root_hash: str, blocks: str) -> str:
         if len(root_hash) != 64 or set(root_hash) - set("0123456789abcdef"):
             return "its command line has no root hash"
         data, tree = (_by_uuid(gpt, half) for half in (root_hash[:32], root_hash[32:]))
         if data is None or tree is None:
             return "its partitions are not there"
         try:
+            found = read_superblock(disk, tree).blocks
+            if str(found) != blocks:
+                return f"the hash tree is for {found} blocks, the root has {blocks or 'an unknown number'}"
             self._verity.check(disk, data, tree, root_hash)
         except VerityError as error:
             return str(error)

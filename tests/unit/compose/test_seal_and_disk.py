@@ -111,7 +111,7 @@ def test_libraries_are_read_from_the_loader() -> None:
 
 
 def test_the_command_line_starts_with_the_root_hash_and_ends_with_the_release_s_words() -> None:
-    words = kernel_cmdline("edge_1", HASH, ["console=ttyS1"]).split()
+    words = kernel_cmdline("edge_1", HASH, 77000, ["console=ttyS1"]).split()
     assert words[0] == f"roothash={HASH}"
-    assert words[1] == "hostctl.release=edge_1"
+    assert words[1:3] == ["hostctl.release=edge_1", "hostctl.blocks=77000"]
     assert words[-1] == "console=ttyS1"

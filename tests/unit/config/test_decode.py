@@ -286,6 +286,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("boot: {tries: 0}", "boot.tries: must be from 1 to 9"),
         ("boot: {cmdline: ['a b']}", "boot.cmdline: 'a b' is not one word"),
         ("boot: {cmdline: ['roothash=00']}", "is set when the release is sealed"),
+        ("boot: {cmdline: [hostctl.recovery]}", "is set when the release is sealed"),
         ("limits: {esp: 1M}", "limits.esp: must be a whole number of MiB, at least 64M"),
         ("base: {mirror: defualt}", "did you mean 'default'?"),
         ("channel: testing\nkernel: cluod", "did you mean 'cloud'?"),

@@ -107,6 +107,11 @@ def corrupt_superblock(world: World) -> None:
     world.disk.patch(world.disk.partition(TREE_B).start, b"VERITY")
 
 
+def shorter_root(world: World) -> None:
+    """All the blocks that are left verify."""
+    world.disk.patch(world.disk.partition(TREE_B).start + 72, (149).to_bytes(8, "little"))
+
+
 def other_salt(world: World) -> None:
     world.disk.flip(world.disk.partition(TREE_B).start + 88)
 
@@ -173,6 +178,7 @@ def broken_chain(world: World) -> None:
         (corrupt_tree, "does not match the one above"),
         (corrupt_lowest_level, "does not match the one above"),
         (corrupt_superblock, "no verity superblock"),
+        (shorter_root, "for 149 blocks, the root has 150"),
         (other_salt, "does not match the one above"),
         (wrong_uuid, "partitions are not there"),
         (wrong_label, "partitions are called tiny_3"),

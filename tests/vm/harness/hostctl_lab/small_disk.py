@@ -125,7 +125,7 @@ class Release:
 def unsigned_uki(version: str, root_hash: str, machine: int = 0x8664) -> bytes:
     """Return a kernel image that says what ours say."""
     said = f'PRETTY_NAME="Tiny"\nIMAGE_ID={NAME}\nIMAGE_VERSION={version}\n'.encode()
-    cmdline = f"roothash={root_hash} quiet\0".encode()
+    cmdline = f"roothash={root_hash} hostctl.blocks={ROOT_BYTES // 4096} quiet\0".encode()
     kernel = random.Random(version).randbytes(20000)  # noqa: S311 - reproducible, not secret
     return make_pe({".osrel": said, ".cmdline": cmdline, ".linux": kernel, ".initrd": b"initrd"}, machine)
 
