@@ -118,6 +118,11 @@ def sources_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def segments(repository: Path) -> Path:
+    """Return the segments of the only full payload in a repository, its largest file."""
+    return max(repository.glob("payloads/*/*"), key=lambda path: path.stat().st_size)
+
+
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the lock of the machine's test runs; another run waits here."""
