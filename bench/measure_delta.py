@@ -50,6 +50,7 @@ def point_lock() -> Path:
     """Return the lock to the last point release, made once."""
     lock = hosts.WORK / "edge-point.lock"
     if not lock.exists():
+        hosts.WORK.mkdir(parents=True, exist_ok=True)
         hosts.hostctl("lock", RELEASE, "--without-security", "-o", lock, "--fetch")
     return lock
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from hostctl.compose.lock import NAME, cache_folder, format_lock, make_lock
 from hostctl.compose.packages import fetch_packages
 from hostctl.config.load import load_release
 from hostctl.durable import write_file
+from hostctl.errors import UsageError
 from hostctl.progress import Progress
 
 EXAMPLES = """examples:
@@ -32,9 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Resolve, write, and perhaps fetch."""
     progress = Progress()
     release = load_release(arguments.release)
+    output = arguments.output or arguments.release.with_name(NAME)
+    if not os.access(output.parent, os.W_OK | os.X_OK):  # said before what takes long
+        raise UsageError(f"{output} cannot be written", hint="-o names a file in a folder that is there and yours")
     with progress.stage("resolve packages"):
         lock = make_lock(release, security=not arguments.without_security)
-    write_file(arguments.output or arguments.release.with_name(NAME), format_lock(lock).encode())
+    write_file(output, format_lock(lock).encode())
     if arguments.fetch:
         with progress.stage("fetch packages"):
             fetch_packages((*lock.host, *lock.kernel, *lock.tools), cache_folder())

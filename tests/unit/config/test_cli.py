@@ -100,3 +100,12 @@ def test_verbs_of_a_host_say_that_this_is_none(capsys: pytest.CaptureFixture[str
         said = capsys.readouterr()
         assert "does not run a release" in said.err
         assert said.out == ""
+
+
+def test_a_lock_that_cannot_be_written_is_said_before_packages_are_resolved(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lock", str(files / "edge.yaml"), "-o", str(files / "missing/point.lock")]) == 2
+    told = capsys.readouterr()
+    assert "missing/point.lock cannot be written" in told.err
+    assert "resolve packages" not in told.err
