@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from hostctl import durable
 from hostctl.agent import generation, health, spare
 from hostctl.agent.generation import Content, Stored
-from hostctl.agent.machine import Machine, root_unit, workload_unit
+from hostctl.agent.machine import Machine, root_unit, starter_units, workload_unit
 from hostctl.agent.plan import Action, plan, touched, workloads
 from hostctl.agent.render import UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.config.host import HostDeclaration
@@ -163,21 +163,23 @@ def activate(
             machine.units("restart", [UPDATE_SERVICE], block=False)
     if touched(actions, "workload"):
         machine.refresh_workload_network(block=block)
-    return _start(actions, context)
+    return _start(actions, declaration, context)
 
 
-def _start(actions: tuple[Action, ...], context: Context) -> tuple[str, ...]:
-    """Start the workloads that are new or changed, and return what could not be started."""
+def _start(actions: tuple[Action, ...], declaration: HostDeclaration, context: Context) -> tuple[str, ...]:
+    """Start the workloads that are new or changed, or what starts them; return what could not be started."""
     machine, block = context.machine, not context.booting
+    declared = {str(name): workload for name, workload in declaration.workloads.items()}
     running = () if block else workloads(actions, "change")
     notes = []
     for name in workloads(actions, "create", "change"):
         context.notify(f"starting workload {name}")
         try:
+            starter = f"workload-{name}.{declared[name].starter}"
             if name in running:
-                machine.units("restart", [root_unit(name), workload_unit(name)], block=block)
-            else:
-                machine.units("start", [workload_unit(name)], block=block)
+                machine.units("restart", [root_unit(name), starter], block=block)
+            else:  # nobody waits for the end of a job, which may take hours
+                machine.units("start", [starter], block=block and declared[name].type != "job")
         except HostctlError as error:
             notes.append(f"workload {name} did not start: {error.brief}")
     return tuple(notes)
@@ -185,7 +187,7 @@ def _start(actions: tuple[Action, ...], context: Context) -> tuple[str, ...]:
 
 def _stop(machine: Machine, names: Iterable[str]) -> None:
     """Stop workloads with their mounts; one that systemd never got to know, because of a crash, is stopped already."""
-    units = [unit for name in names for unit in (workload_unit(name), root_unit(name))]
+    units = [unit for name in names for unit in (*starter_units(name), workload_unit(name), root_unit(name))]
     machine.units("stop", list(machine.states(units)))
 
 

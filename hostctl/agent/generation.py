@@ -43,6 +43,8 @@ class Record:
     release: str
     declaration_sha256: str
     images: Mapping[str, Pin] = field(default_factory=dict)
+    mounted: Mapping[str, Pin] = field(default_factory=dict)
+    """Images that are volumes, by ``WORKLOAD:/path``."""
     uids: Mapping[str, int] = field(default_factory=dict)
     ranges: Mapping[str, int] = field(default_factory=dict)
 
@@ -78,6 +80,16 @@ class Stored:
             raise GenerationError("only root may read this host's declaration", hint="use sudo") from error
 
 
+def _encode_pins(pins: Mapping[str, Pin]) -> dict[str, dict[str, str]]:
+    return {name: {"reference": pin.reference, "digest": pin.digest} for name, pin in pins.items()}
+
+
+def _decode_pins(document: Mapping[str, Mapping[str, object]]) -> dict[str, Pin]:
+    return {
+        str(name): Pin(reference=str(pin["reference"]), digest=str(pin["digest"])) for name, pin in document.items()
+    }
+
+
 def encode(record: Record) -> bytes:
     """Return the bytes of ``generation.json``."""
     document = {
@@ -85,7 +97,8 @@ def encode(record: Record) -> bytes:
         "created": record.created,
         "release": record.release,
         "declaration_sha256": record.declaration_sha256,
-        "images": {name: {"reference": pin.reference, "digest": pin.digest} for name, pin in record.images.items()},
+        "images": _encode_pins(record.images),
+        "mounted": _encode_pins(record.mounted),
         "uids": dict(record.uids),
         "ranges": dict(record.ranges),
     }
@@ -104,10 +117,8 @@ def decode(data: bytes) -> Record:
         created=str(document["created"]),
         release=str(document["release"]),
         declaration_sha256=str(document["declaration_sha256"]),
-        images={
-            str(name): Pin(reference=str(pin["reference"]), digest=str(pin["digest"]))
-            for name, pin in document["images"].items()
-        },
+        images=_decode_pins(document["images"]),
+        mounted=_decode_pins(document.get("mounted", {})),  # former releases wrote none
         uids={str(name): int(uid) for name, uid in document["uids"].items()},
         ranges={str(name): int(index) for name, index in document["ranges"].items()},
     )
@@ -189,4 +200,5 @@ def pinned(layout: HostLayout) -> frozenset[str]:
         GenerationError: one cannot be read, so that nobody knows what it needs.
     """
     stored = [load(layout.generations / str(number)) for number in numbers(layout)]
-    return frozenset(pin.digest for each in stored for pin in each.record.images.values())
+    records = [each.record for each in stored]
+    return frozenset(pin.digest for each in records for pin in (*each.images.values(), *each.mounted.values()))

@@ -115,11 +115,13 @@ def judge_workload(workload: Workload, state: UnitState | None, health: str) -> 
     """Decide whether a workload is well, from its unit's state and what its own check last said."""
     if state is None:
         return False, "its unit is not there"
+    if (workload.type == "job" or workload.sockets) and state.active == "inactive" and state.result == "success":
+        return True, "waits for its time" if workload.starter != "service" else "not run yet"
     if not state.is_active:
         return False, f"{state.active} ({state.sub}, result {state.result})"
     if workload.healthcheck is not None:
         return health == "healthy", health or "no check has passed yet"
-    if state.active_for < SETTLED:
+    if workload.type != "job" and state.active_for < SETTLED:
         return False, "just started"
     return True, "active"
 

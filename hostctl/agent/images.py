@@ -40,16 +40,43 @@ def choose(
         images: what the host has.
         pull: asks the registry.
     """
+    wanted = {str(name): workload.image for name, workload in declaration.workloads.items()}
+    return _choose(wanted, declaration, former, images, pull)
+
+
+def choose_mounted(
+    declaration: HostDeclaration, former: Mapping[str, Pin], images: Images, pull: Pull
+) -> dict[str, StoredImage]:
+    """Return an image for everything that is mounted from one, by ``WORKLOAD:/path``; otherwise as :func:`choose`."""
+    wanted = {
+        mounted_key(str(name), str(target)): reference
+        for name, workload in declaration.workloads.items()
+        for target, reference in workload.image_volumes.items()
+    }
+    return _choose(wanted, declaration, former, images, pull)
+
+
+def mounted_key(workload: str, target: str) -> str:
+    """Return the name under which a generation keeps which image is mounted there."""
+    return f"{workload}:{target}"
+
+
+def _choose(
+    wanted: Mapping[str, ImageReference],
+    declaration: HostDeclaration,
+    former: Mapping[str, Pin],
+    images: Images,
+    pull: Pull,
+) -> dict[str, StoredImage]:
     chosen: dict[str, StoredImage] = {}
     registries = {str(host): registry for host, registry in declaration.registries.items()}
-    for name, workload in declaration.workloads.items():
-        reference = workload.image
-        pin = former.get(str(name))
+    for name, reference in wanted.items():
+        pin = former.get(name)
         kept = images.get(pin.digest) if pin is not None and pin.reference == str(reference) else None
         found = kept or images.find(reference)
         if found is None:
             registry = registries.get(reference.registry)
             insecure = registry is not None and registry.insecure
             found = pull(reference, reference.digest, insecure)
-        chosen[str(name)] = found
+        chosen[name] = found
     return chosen

@@ -30,6 +30,11 @@ def workload_unit(name: str) -> str:
     return f"workload-{name}.service"
 
 
+def starter_units(name: str) -> tuple[str, ...]:
+    """Return the names of what may start a workload in its own time: a schedule, sockets."""
+    return f"workload-{name}.timer", f"workload-{name}.socket"
+
+
 def root_unit(name: str) -> str:
     """Return the name of the service that keeps a workload's root file system mounted, also while it is stopped."""
     return f"workload-{name}.root.service"
@@ -169,7 +174,12 @@ class SystemdMachine:
         (self.layout.root / "proc/sys/kernel/hostname").write_text(name)
 
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
-        """Let systemd start, stop or restart units, and wait for the jobs if ``block``."""
+        """Let systemd start, stop or restart units, and wait for the jobs if ``block``.
+
+        A start that somebody asks for does not count as one of the restarts that a unit may be limited to.
+        """
+        if names and verb != "stop":
+            run(["systemctl", "reset-failed", "--", *names], timeout=60, check=False)
         if names:
             run(["systemctl", verb, *([] if block else ["--no-block"]), "--", *names], timeout=START_TIMEOUT)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hostctl.agent import generation
 from hostctl.agent.generation import Stored
-from hostctl.agent.machine import Machine, UnitState, release_version, workload_unit
+from hostctl.agent.machine import Machine, UnitState, release_version, starter_units, workload_unit
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 from hostctl.update import history
@@ -73,13 +73,18 @@ def releases(labels: Iterable[str], running: str) -> tuple[str, ...]:
 
 
 def workload_status(name: str, stored: Stored, state: UnitState | None, health: str) -> WorkloadStatus:
-    """Return one workload's row."""
+    """Return one workload's row; one that is started by a schedule or by a connection is ``waiting`` in between."""
     pin = stored.record.images.get(name)
+    shown = state.active if state else "missing"
+    if shown == "inactive" and any(
+        (stored.path / "etc/systemd/system" / unit).is_file() for unit in starter_units(name)
+    ):
+        shown = "waiting"
     return WorkloadStatus(
         name=name,
         image=pin.reference if pin else "",
         digest=pin.digest if pin else "",
-        state=state.active if state else "missing",
+        state=shown,
         sub=state.sub if state else "",
         health=health if state and state.is_active else "",
         main_pid=state.main_pid if state else 0,
@@ -105,7 +110,7 @@ def judge(workloads: Iterable[WorkloadStatus], problems: Sequence[str] = ()) -> 
     rows = tuple(workloads)
     if problems or any(row.state in ("failed", "missing") or row.health == "unhealthy" for row in rows):
         return "degraded"
-    return "starting" if any(row.state != "active" for row in rows) else "running"
+    return "starting" if any(row.state not in ("active", "waiting") for row in rows) else "running"
 
 
 def is_read_only(path: Path) -> bool:

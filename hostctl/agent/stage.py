@@ -23,6 +23,7 @@ class Rendered:
     """The workloads' part of a generation. ``ranges`` are the numbers of the workloads' user id ranges."""
 
     images: Mapping[str, Pin] = field(default_factory=dict)
+    mounted: Mapping[str, Pin] = field(default_factory=dict)
     ranges: Mapping[str, int] = field(default_factory=dict)
     units: Tree = field(default_factory=dict)
     bundles: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class HostStager:
             release=self.release,
             declaration_sha256=hashlib.sha256(text.encode()).hexdigest(),
             images=part.images,
+            mounted=part.mounted,
             uids=uids,
             ranges=part.ranges,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostctl.agent.generation import Pin, Stored
-from hostctl.agent.images import choose
+from hostctl.agent.images import choose, choose_mounted, mounted_key
 from hostctl.agent.render import MADE_BY
 from hostctl.agent.stage import Rendered
 from hostctl.agent.tree import Link, Tree, merge, text
@@ -81,12 +81,19 @@ def zones(declaration: HostDeclaration, folder: Path) -> dict[TimeZone, bytes]:
 def specs(
     declaration: HostDeclaration,
     images: Mapping[str, StoredImage],
+    mounted: Mapping[str, StoredImage],
     ranges: Mapping[str, int],
     plan: NetworkPlan,
     rules: Mapping[TimeZone, bytes],
 ) -> tuple[WorkloadSpec, ...]:
     """Return every declared workload with everything decided."""
     addresses = {each.name: str(each.address) for each in plan.workloads}
+    awaited = {
+        other
+        for workload in declaration.workloads.values()
+        for other, dependency in workload.depends_on.items()
+        if dependency.condition == "healthy"
+    }
     return tuple(
         WorkloadSpec(
             name=str(name),
@@ -96,6 +103,8 @@ def specs(
             network=Network(address=addresses[str(name)], name_server=str(plan.gateway))
             if str(name) in addresses
             else None,
+            image_volumes={str(path): mounted[mounted_key(name, path)] for path in workload.image_volumes},
+            awaited=name in awaited,
             configs={str(config): declaration.configs[config].content for config in workload.used_configs},
             zone=rules[workload.timezone] if workload.timezone is not None else None,
         )
@@ -143,12 +152,19 @@ class HostWorkloads:
         del number
         store = ImageStore(self.layout.images, self.layout.baked_images)
         images = choose(declaration, former.record.images if former else {}, store, _Registry(store=store))
+        pins = former.record.mounted if former else {}
+        mounted = choose_mounted(declaration, pins, store, _Registry(store=store))
         ranges = identity.allocate(images, former.record.ranges if former else {})
         plan = network_plan(declaration, ranges, former_network(former))
-        wanted = specs(declaration, images, ranges, plan, zones(declaration, self.layout.root / ZONES))
+        wanted = specs(declaration, images, mounted, ranges, plan, zones(declaration, self.layout.root / ZONES))
         profile = self._profile() if wanted else b""
         return Rendered(
             images={spec.name: Pin(reference=str(spec.workload.image), digest=spec.image.digest) for spec in wanted},
+            mounted={
+                mounted_key(spec.name, path): Pin(reference=str(reference), digest=spec.image_volumes[path].digest)
+                for spec in wanted
+                for path, reference in spec.workload.image_volumes.items()
+            },
             ranges=ranges,
             units=etc(wanted, plan, declaration),
             bundles={spec.name: bundle.render(spec, profile) for spec in wanted},

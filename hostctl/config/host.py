@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from hostctl.config.environment import parse_environment
+from hostctl.config.contents import check_profile, parse_environment
 from hostctl.config.values import (
     Duration,
     EtcPath,
@@ -234,7 +234,13 @@ class HostDeclaration:
 
     def __post_init__(self) -> None:
         """Refuse references to what is not declared, host ports published twice, files inside files, torn settings."""
-        wrong = [*self._volume_problems(), *self._port_problems(), *self._file_problems(), *self._used_problems()]
+        wrong = [
+            *self._volume_problems(),
+            *self._port_problems(),
+            *self._file_problems(),
+            *self._used_problems(),
+            *self._dependency_problems(),
+        ]
         torn = (name for name, value in self.sysctl.items() if not value.isprintable())
         wrong += [f"sysctl.{name}: the value must be one line" for name in torn]
         if wrong:
@@ -260,11 +266,38 @@ class HostDeclaration:
                     parse_environment(self.configs[config].content)
                 except ValueError as error:
                     yield f"{where}.env_from[{index}]: config {config!r}: {error}"
+            if workload.seccomp is not None:
+                yield from self._profile_problems(f"{where}.seccomp", workload.seccomp)
             uses = [(f"{where}.secrets[{index}]", secret) for index, secret in enumerate(workload.secrets)]
             uses += [(f"{where}.env_secrets.{variable}", each) for variable, each in workload.env_secrets.items()]
             for place, secret in uses:
                 if secret not in self.secrets:
                     yield f"{place}: secret {secret!r} is not declared under secrets"
+
+    def _profile_problems(self, where: str, config: Name) -> Iterator[str]:
+        if config not in self.configs:
+            yield f"{where}: config {config!r} is not declared under configs"
+            return
+        try:
+            check_profile(self.configs[config].content)
+        except ValueError as error:
+            yield f"{where}: config {config!r}: {error}"
+
+    def _dependency_problems(self) -> Iterator[str]:
+        for name, workload in self.workloads.items():
+            for other, dependency in workload.depends_on.items():
+                where = f"workloads.{name}.depends_on.{other}"
+                target = self.workloads.get(other)
+                if target is None:
+                    yield f"{where}: workload {other!r} is not declared"
+                elif _leads_to(self.workloads, other, name):
+                    yield f"{where}: {other!r} is itself started after {name!r}"
+                elif target.starter != "service":
+                    yield f"{where}: {other!r} is not started by others, but by its {target.starter}"
+                elif dependency.condition == "healthy" and target.healthcheck is None:
+                    yield f"{where}: {other!r} has no healthcheck"
+                elif dependency.condition == "completed" and target.type != "job":
+                    yield f"{where}: {other!r} is no job, so it is never completed"
 
     def _port_problems(self) -> Iterator[str]:
         taken: dict[tuple[int, str], dict[str | None, Name]] = {}
@@ -276,6 +309,12 @@ class HostDeclaration:
                     where = f"{port.host_port}/{port.protocol}"
                     yield f"workloads.{name}.ports[{index}]: host port {where} is already published by {holder!r}"
                 holders.setdefault(port.address, name)
+            for index, socket in enumerate(workload.sockets):
+                holders = taken.setdefault((socket.port, socket.protocol), {})
+                holder = _holder(holders, socket.address)
+                if holder is not None:
+                    yield f"workloads.{name}.sockets[{index}]: {socket.port}/{socket.protocol} is already {holder!r}'s"
+                holders.setdefault(socket.address, name)
 
     def _file_problems(self) -> Iterator[str]:
         for path in self.files:
@@ -289,3 +328,17 @@ def _holder(holders: Mapping[str | None, Name], address: str | None) -> Name | N
     if address is None:
         return next(iter(holders.values()), None)
     return holders.get(address, holders.get(None))
+
+
+def _leads_to(workloads: Mapping[Name, Workload], start: Name, goal: Name) -> bool:
+    """Tell whether ``start`` depends on ``goal``, directly or through others, or is it."""
+    seen: set[Name] = set()
+    open_ends = [start]
+    while open_ends:
+        name = open_ends.pop()
+        if name == goal:
+            return True
+        if name not in seen and name in workloads:
+            seen.add(name)
+            open_ends += workloads[name].depends_on
+    return False

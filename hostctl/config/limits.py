@@ -181,6 +181,20 @@ class ContainerPath(Text):
         return "/" + "/".join(parts)
 
 
+class MountTarget(Text):
+    """Where something is mounted in a container: an absolute path that is not in /proc, /sys or /dev."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"/[^:]{1,1023}"
+    EXPECTED: ClassVar[str] = "an absolute path in the container"
+    EXAMPLE: ClassVar[str] = "/srv/models"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Return it without a slash at its end."""
+        return plain_target(text, "an image")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TmpfsMount:
     """A file system in memory: PATH[:OPTIONS], of which there are size=64M, mode=1777 and exec, with commas between.

@@ -9,6 +9,7 @@ from hostctl.config.limits import (
     ContainerPath,
     CpuSet,
     DevicePath,
+    MountTarget,
     NamespacedSysctl,
     Signal,
     TmpfsMount,
@@ -40,6 +41,13 @@ from hostctl.config.references import (
     SshKey,
     VolumeMount,
     WorkloadUser,
+)
+from hostctl.config.running import (
+    DeviceMount,
+    DroppedCapability,
+    ListenAddress,
+    RestartPolicy,
+    Schedule,
 )
 from hostctl.config.text import Text
 from hostctl.config.versions import ReleaseVersion
@@ -76,7 +84,13 @@ __all__ = [
     "ConfigMount",
     "ContainerPath",
     "CpuSet",
+    "DeviceMount",
     "DevicePath",
+    "DroppedCapability",
+    "ListenAddress",
+    "RestartPolicy",
+    "Schedule",
+    "MountTarget",
     "NamespacedSysctl",
     "Signal",
     "TmpfsMount",

@@ -13,14 +13,20 @@ from hostctl.config.values import (
     ContainerPath,
     Cpus,
     CpuSet,
+    DeviceMount,
     DevicePath,
+    DroppedCapability,
     Duration,
     HostName,
     HttpUrl,
     ImageReference,
+    ListenAddress,
+    MountTarget,
     Name,
     NamespacedSysctl,
     PortMapping,
+    RestartPolicy,
+    Schedule,
     Signal,
     TimeZone,
     TmpfsMount,
@@ -46,9 +52,11 @@ class WorkloadHealth:
     timeout: Duration = field(default_factory=lambda: Duration(5.0))
     """How long one check may take."""
     retries: int = 3
-    """Failures in a row that make the workload unhealthy; it is then restarted by its restart policy."""
+    """Failures in a row that make the workload unhealthy; see action."""
     start_period: Duration = field(default_factory=lambda: Duration(30.0))
     """Failures in this time after a start do not count."""
+    action: Literal["restart", "none"] = "restart"
+    """What happens when it is unhealthy: it is restarted, unless its restart policy is no, or (none) only shown."""
 
     def __post_init__(self) -> None:
         """Refuse a check that checks nothing, or two things."""
@@ -80,6 +88,32 @@ class IoLimits:
             wrong += [f"{name}.{device}: must be at least 1" for device, number in limits.items() if number < 1]
         if wrong:
             raise ValueError(*wrong)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependency:
+    """What must have become of another workload before this one starts."""
+
+    condition: Literal["started", "healthy", "completed"] = "started"
+    """started: its start has ended, with notify: true once it says that it is ready; healthy: its check has passed;
+    completed: it is a job and has ended well. Starting this one starts the other. What becomes of it later has no
+    effect."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Logging:
+    """How much a workload may write to the journal. Without it the host's own limits hold."""
+
+    rate_limit: int = 1000
+    """Most messages in the interval, times a small factor where the journal's disk has room; further ones are dropped
+    and counted (systemd LogRateLimitBurst=)."""
+    rate_interval: Duration = field(default_factory=lambda: Duration(30.0))
+    """The time over which messages are counted (systemd LogRateLimitIntervalSec=)."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that is none."""
+        if not 1 <= self.rate_limit <= 1_000_000:
+            raise ValueError("rate_limit: must be from 1 to 1000000")
 
 
 LONGEST_STOP = 240.0  # seconds; whoever stops a unit waits for it no longer than five minutes
@@ -119,6 +153,8 @@ class Workload:
     """Published ports: [ADDRESS:]HOST:CONTAINER[/tcp|/udp]."""
     volumes: tuple[VolumeMount, ...] = ()
     """Mounted volumes, NAME:/path[:ro], and folders of the host, /var/lib/hostctl/binds/NAME:/path[:rw]."""
+    image_volumes: Mapping[MountTarget, ImageReference] = field(default_factory=dict)
+    """Other images' files, by where they are seen; they can only be read."""
     configs: tuple[ConfigMount, ...] = ()
     """Configs as files that can only be read: NAME:/path."""
     secrets: tuple[Name, ...] = ()
@@ -152,14 +188,36 @@ class Workload:
     """File systems in memory: PATH[:size=64M,mode=1777,exec]."""
     pids: int = 1024
     """Most processes and threads (systemd TasksMax=)."""
-    restart: Literal["no", "on-failure", "always"] = "always"
-    """When systemd starts it again."""
+    type: Literal["service", "job"] = "service"
+    """service: it runs until it is stopped. job: it runs to its end, at boot or by its schedule; it has failed unless
+    it ends with status 0."""
+    schedule: Schedule | None = None
+    """When a job runs, in the workload's time zone, by default the host's; one that was missed while the host was off
+    runs at the next boot."""
+    restart: RestartPolicy | None = None
+    """When it is started again after its end; always by default, for a job no."""
+    depends_on: Mapping[Name, Dependency] = field(default_factory=dict)
+    """Other workloads that are started before this one."""
+    notify: bool = False
+    """Its start ends when it says READY=1 to $NOTIFY_SOCKET (sd_notify(3)), within 90s."""
+    sockets: tuple[ListenAddress, ...] = ()
+    """Sockets of the host that it is given from descriptor 3 on (sd_listen_fds(3)); the first connection starts it.
+    init must be false, because they are for process 1."""
+    logging: Logging | None = None
+    """Limits of what it writes to the journal."""
     read_only: bool = False
     """The root file system cannot be written."""
     user: WorkloadUser | None = None
     """UID[:GID] inside the container; default is the image's."""
     capabilities: tuple[Capability, ...] = ()
     """Capabilities on top of the default set, as in CAP_NET_RAW."""
+    cap_drop: tuple[DroppedCapability, ...] = ()
+    """Capabilities of the default set that it does not get, or ALL."""
+    seccomp: Name | None = None
+    """A config with a profile of system calls in place of the host's, in the JSON of containers-common. There is no way
+    to run without one."""
+    devices: tuple[DeviceMount, ...] = ()
+    """Devices of the host: NODE[:NODE IN THE CONTAINER][:r|w|rw]. Its own user may open them."""
     network: Literal["private", "none", "host"] = "private"
     """private: an address of its own on the host's bridge; none: only loopback; host: the host's own network."""
     required: bool = False
@@ -175,6 +233,7 @@ class Workload:
         wrong = [*self._number_problems(), *self._memory_problems(), *self._mount_problems(), *self._word_problems()]
         if self.ports and self.network != "private":
             wrong.append("ports: only network: private can publish ports")
+        wrong += self._run_problems()
         if self.network == "host":
             wrong += [
                 f"sysctls.{name}: with network: host it is the whole machine's"
@@ -194,6 +253,26 @@ class Workload:
         if self.stop_grace_period > LONGEST_STOP:
             yield f"stop_grace_period: must be at most {Duration(LONGEST_STOP)}"
 
+    def _run_problems(self) -> Iterator[str]:
+        job = self.type == "job"
+        if job and self.restarts.when == "always":
+            yield f"restart: a job cannot be restarted {self.restarts}; no and on-failure are possible"
+        if self.schedule is not None and not job:
+            yield "schedule: only a job has one, as in type: job"
+        for name, given in (("notify", self.notify), ("sockets", self.sockets), ("healthcheck", self.healthcheck)):
+            if job and given:
+                yield f"{name}: a job has none"
+        if self.sockets and self.init:
+            yield "sockets: they are for process 1, so init: false is needed"
+        added = {str(capability) for capability in self.capabilities}
+        for index, dropped in enumerate(self.cap_drop):
+            if dropped in added:
+                yield f"cap_drop[{index}]: it is in capabilities as well"
+        targets = [device.target for device in self.devices]
+        for index, target in enumerate(targets):
+            if target in targets[:index]:
+                yield f"devices[{index}]: another device is already {target}"
+
     def _memory_problems(self) -> Iterator[str]:
         if self.memory is not None:
             for name, size in (("memory_high", self.memory_high), ("memory_reservation", self.memory_reservation)):
@@ -205,6 +284,9 @@ class Workload:
         mounts = [("volumes", "volume", mount.target) for mount in self.volumes]
         mounts += [("tmpfs", "mount", mount.target) for mount in self.tmpfs]
         mounts += [("configs", "file", mount.target) for mount in self.configs]
+        for place in self.image_volumes:
+            if place in {target for _, _, target in mounts}:
+                yield f"image_volumes.{place}: something else is already mounted there"
         counts: dict[str, int] = {}
         for setting, what, target in mounts:
             index = counts.get(setting, 0)
@@ -231,9 +313,23 @@ class Workload:
     @property
     def used_configs(self) -> tuple[Name, ...]:
         """The configs that it uses, each once."""
-        return tuple(dict.fromkeys((*(mount.config for mount in self.configs), *self.env_from)))
+        return tuple(dict.fromkeys((*(mount.config for mount in self.configs), *self.env_from, *_given(self.seccomp))))
+
+    @property
+    def restarts(self) -> RestartPolicy:
+        """When it is started again."""
+        return self.restart or RestartPolicy("no" if self.type == "job" else "always")
+
+    @property
+    def starter(self) -> Literal["service", "timer", "socket"]:
+        """The kind of unit whose start makes it run: its own, or what starts that when it is time."""
+        return "timer" if self.schedule is not None else "socket" if self.sockets else "service"
 
     @property
     def used_secrets(self) -> tuple[Name, ...]:
         """The secrets that it uses, each once."""
         return tuple(dict.fromkeys((*self.secrets, *self.env_secrets.values())))
+
+
+def _given(name: Name | None) -> tuple[Name, ...]:
+    return () if name is None else (name,)

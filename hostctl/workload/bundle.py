@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from hostctl.config.environment import parse_environment
+from hostctl.config.contents import parse_environment
 from hostctl.run import PATH
-from hostctl.workload.mounts import INIT_INSIDE, config_file, mounts
+from hostctl.workload.mounts import INIT_INSIDE, NOTIFY_INSIDE, config_file, mounts
 from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
 from hostctl.workload.spec import WorkloadError, WorkloadSpec
@@ -53,8 +53,10 @@ LABEL = "org.hostctl.label."  # so that no label is an annotation that crun acts
 
 
 def granted(spec: WorkloadSpec) -> tuple[str, ...]:
-    """Return the capabilities that the workload may have, the default ones and those it declares."""
-    return tuple(sorted({*DEFAULT_CAPABILITIES, *(str(capability) for capability in spec.workload.capabilities)}))
+    """Return the capabilities that the workload may have: the default ones that it does not drop, and its own."""
+    dropped = {name for each in spec.workload.cap_drop for name in each.names}
+    declared = {str(capability) for capability in spec.workload.capabilities}
+    return tuple(sorted(({*DEFAULT_CAPABILITIES} - dropped) | declared))
 
 
 def arguments(spec: WorkloadSpec) -> tuple[str, ...]:
@@ -84,6 +86,10 @@ def environment(spec: WorkloadSpec) -> list[str]:
     if spec.workload.timezone is not None:
         variables["TZ"] = str(spec.workload.timezone)
     variables |= {str(name): value for name, value in spec.workload.env.items()}
+    if spec.workload.notify:
+        variables["NOTIFY_SOCKET"] = NOTIFY_INSIDE
+    if spec.workload.sockets:  # crun passes the descriptors on, and says whose they are, but not how many
+        variables["LISTEN_FDS"] = str(len(spec.workload.sockets))
     return [f"{name}={value}" for name, value in variables.items()]
 
 
@@ -107,13 +113,20 @@ def _process(spec: WorkloadSpec) -> dict[str, object]:
     }
 
 
+def _seccomp(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
+    own = spec.workload.seccomp
+    if own is None:
+        return convert(profile, granted(spec))
+    return convert(spec.configs[own].encode(), granted(spec), own=True)
+
+
 def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
     namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")]
     linux: dict[str, object] = {
         "namespaces": namespaces,
         "maskedPaths": list(MASKED),
         "readonlyPaths": list(READ_ONLY),
-        "seccomp": convert(profile, granted(spec)),
+        "seccomp": _seccomp(spec, profile),
     }
     if spec.workload.sysctls:
         linux["sysctl"] = {str(name): value for name, value in spec.workload.sysctls.items()}
@@ -167,7 +180,7 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
         "timeout": float(check.timeout),
         "retries": check.retries,
         "start_period": float(check.start_period),
-        "restart": spec.workload.restart != "no",
+        "restart": check.action == "restart" and spec.workload.restarts != "no",
         "join": spec.workload.network == "none" and kind != "exec",
     }
     made = {"health.json": _json(document)}

@@ -15,6 +15,8 @@ from hostctl.workload.spec import BINDS, VOLUMES, WorkloadSpec
 INIT = "/usr/bin/catatonit"  # reaps orphans and passes signals on: as process 1 most programs would ignore SIGTERM
 INIT_INSIDE = "/dev/init"  # on a file system that no image can have prepared
 ETC_FILES = ("hostname", "hosts", "resolv.conf")
+NOTIFY = "/run/systemd/notify"  # of the service manager; who sends is known by the cgroup (sd_notify(3))
+NOTIFY_INSIDE = "/dev/notify"
 INHIBITOR_INSIDE = "/run/hostctl/inhibit"
 SECRETS_INSIDE = "/run/secrets"
 QUIET = ("nosuid", "noexec", "nodev")
@@ -86,6 +88,10 @@ def _declared(spec: WorkloadSpec) -> list[dict[str, Any]]:
     for volume in spec.workload.volumes:
         source = f"{BINDS if volume.of_host else VOLUMES}/{volume.volume}"
         made.append(_mapped(_bind(volume.target, source, *(["ro"] if volume.read_only else [])), spec.mapping))
+    made += [_bind(target, spec.volume_root(target), "ro") for target in spec.image_volumes]
+    for device in spec.workload.devices:  # no "nodev", or it could not be opened
+        access = ["ro"] if device.access == "r" else []
+        made.append(_mount(device.target, "bind", device.source, "bind", "nosuid", "noexec", *access))
     for config in spec.workload.configs:
         source = f"{spec.bundle}/{config_file(config.config)}"
         made.append(_mapped(_bind(config.target, source, "ro", "noexec"), spec.mapping))
@@ -102,6 +108,8 @@ def mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
         made += [mount for mount in scratch if mount["destination"] not in own]
     if spec.workload.init:
         made.append(_bind(INIT_INSIDE, INIT, "ro"))
+    if spec.workload.notify:
+        made.append(_bind(NOTIFY_INSIDE, NOTIFY, "ro", "noexec"))
     made += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in ETC_FILES]
     declared = _declared(spec)
     if spec.inhibitor is not None:
@@ -114,6 +122,7 @@ def targets(spec: WorkloadSpec) -> list[str]:
     wanted = ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc", spec.working_directory]  # noqa: S108
     wanted += [mount.target for mount in spec.workload.volumes]
     wanted += [mount.target for mount in spec.workload.tmpfs]
+    wanted += spec.image_volumes
     wanted += [str(PurePosixPath(mount.target).parent) for mount in spec.workload.configs]
     return [path for path in wanted if path != "/"]
 

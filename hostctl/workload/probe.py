@@ -4,7 +4,7 @@ A program of its own (``python3 -I -S probe.py NAME CHECK``) that imports as lit
 seconds: about 20 ms instead of 200. It tries once, writes ``healthy`` or ``unhealthy`` to ``/run/hostctl/health/NAME``
 with the run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures
 in a row lets systemd restart the workload. What the workload answers is not trusted: of a response only the first line
-is read.
+is read. Called with ``--wait NAME`` it waits until a check has passed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 
 RUNTIME = "/run/hostctl"
+WAIT_PAUSE = 0.3  # seconds between two looks at what the last check said
 STATUS_BYTES = 256  # of an answer's first line
 
 
@@ -220,5 +221,23 @@ def main(name: str, path: str, runtime: str = RUNTIME) -> int:
     return 0
 
 
+def is_healthy(name: str, runtime: str = RUNTIME) -> bool:
+    """Tell whether the last check of this run of the workload has passed."""
+    try:
+        run = os.stat(f"{runtime}/workloads/{name}/pid").st_mtime_ns  # noqa: PTH116 - as above
+        with open(f"{runtime}/health/{name}") as file:  # noqa: PTH123 - as above
+            said, of = file.read().split()
+    except (OSError, ValueError):
+        return False
+    return said == "healthy" and of == str(run)
+
+
+def wait(name: str, runtime: str = RUNTIME, pause: float = WAIT_PAUSE) -> int:
+    """Return once the workload is healthy, by the checks that its timer makes."""
+    while not is_healthy(name, runtime):
+        time.sleep(pause)
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    sys.exit(wait(sys.argv[2]) if sys.argv[1] == "--wait" else main(sys.argv[1], sys.argv[2]))

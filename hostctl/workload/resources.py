@@ -69,6 +69,10 @@ def settings(workload: Workload) -> list[tuple[str, str]]:
         made += [("AllowedCPUs", str(workload.cpuset))]
     if workload.io is not None:
         made += _io(workload.io)
+    made += [("DeviceAllow", f"{device.source} {device.access}") for device in workload.devices]
+    if workload.logging is not None:
+        made += [("LogRateLimitBurst", str(workload.logging.rate_limit))]
+        made += [("LogRateLimitIntervalSec", str(workload.logging.rate_interval))]
     if workload.oom_score_adj:
         made += [("OOMScoreAdjust", str(workload.oom_score_adj))]
     for name, limit in ulimits(workload).items():

@@ -5,6 +5,7 @@ Paths are those of the running host; nothing in :mod:`hostctl.workload` looks at
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,8 +50,12 @@ class WorkloadSpec:
     image: StoredImage
     range_number: int
     network: Network | None = None
+    image_volumes: Mapping[str, StoredImage] = field(default_factory=dict)
+    """The images whose files it is shown, by path."""
     configs: Mapping[str, str] = field(default_factory=dict)
     """What is in the configs that it uses, by name."""
+    awaited: bool = False
+    """Whether another workload's start waits until this one is healthy."""
     zone: bytes | None = None
     """The rules of its time zone (RFC 8536), if it declares one."""
 
@@ -126,8 +131,11 @@ class WorkloadSpec:
     @property
     def layers(self) -> tuple[tuple[str, Path], ...]:
         """A short name and the EROFS file of each layer, lowest first; one that occurs twice counts on top."""
-        found = {_layer_name(path): path for path in reversed(self.image.layers)}
-        return tuple(reversed(found.items()))
+        return layers_of(self.image)
+
+    def volume_root(self, target: str) -> str:
+        """Return where the files of the image are mounted that the container is shown at ``target``."""
+        return f"{self.runtime}/images/{hashlib.sha256(target.encode()).hexdigest()[:16]}"
 
     @property
     def user(self) -> tuple[int, int]:
@@ -161,6 +169,12 @@ class WorkloadSpec:
         if ".." in parts or parts[:1] == ["proc"]:
             raise WorkloadError(f"workload {self.name}: the image wants to start in {self.image.config.working_dir!r}")
         return "/" + "/".join(parts)
+
+
+def layers_of(image: StoredImage) -> tuple[tuple[str, Path], ...]:
+    """Return a short name and the EROFS file of each layer, lowest first; one that occurs twice counts on top."""
+    found = {_layer_name(path): path for path in reversed(image.layers)}
+    return tuple(reversed(found.items()))
 
 
 def _layer_name(path: Path) -> str:

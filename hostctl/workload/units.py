@@ -15,15 +15,19 @@ from string import ascii_letters, digits
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hostctl.config.quantities import Duration
+from hostctl.config.values import Duration, Name
+from hostctl.config.workload import Workload
 from hostctl.data import data_folder
 from hostctl.errors import HostctlError
+from hostctl.image.store import StoredImage
 from hostctl.workload import mounts, resources
 from hostctl.workload.identity import RANGE
-from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec
+from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec, layers_of
 
 SYSTEM = "systemd/system"
 LAYERS = "/run/hostctl/layers"
+RESTART_WINDOW = 600.0  # seconds in which restarts count, if they are limited
+LONGEST_PAUSE = 30.0  # seconds between two tries
 PROBE_GRACE = 10.0  # seconds that a check has on top of its own timeout: to start, to write, to end what hangs
 
 
@@ -109,7 +113,7 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, st
     }
     if _prepares(spec):
         made[f"hostctl/workloads/{spec.name}.conf"] = templates.get_template("start.conf.j2").render(_fresh(spec))
-    for name, file in spec.layers:
+    for name, file in _layers(spec).items():
         layer, mapped = f"{LAYERS}/{name}", f"{spec.runtime}/{name}"
         shared = {"name": name, "file": file, "where": layer}
         own = {
@@ -127,13 +131,28 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, st
         for kind in ("service", "timer"):
             text = templates.get_template(f"health.{kind}.j2").render(values)
             made[f"{SYSTEM}/workload-{spec.name}.health.{kind}"] = text
+    if spec.awaited:
+        values = {"name": spec.name, "probe": probe}
+        text = templates.get_template("healthy.service.j2").render(values)
+        made[f"{SYSTEM}/workload-{spec.name}.healthy.service"] = text
+    if spec.workload.starter != "service":
+        values = {"name": spec.name, "schedule": _schedule(spec.workload), "sockets": spec.workload.sockets}
+        text = templates.get_template(f"start.{spec.workload.starter}.j2").render(values)
+        made[f"{SYSTEM}/workload-{spec.name}.{spec.workload.starter}"] = text
     return made
 
 
+def _schedule(workload: Workload) -> str:
+    """Return the calendar expression with its time zone (systemd.time(7), "Calendar Events")."""
+    return " ".join(filter(None, (workload.schedule or "", workload.timezone or "")))
+
+
 def links(spec: WorkloadSpec) -> Mapping[str, str]:
-    """Return the symbolic links below /etc that start the workload at boot, by path."""
-    service = f"workload-{spec.name}.service"
-    return {f"{SYSTEM}/multi-user.target.wants/{service}": f"../{service}"}
+    """Return the symbolic link below /etc that starts at boot the workload, or what starts it, by path."""
+    kind = spec.workload.starter
+    target = {"service": "multi-user", "timer": "timers", "socket": "sockets"}[kind]
+    unit = f"workload-{spec.name}.{kind}"
+    return {f"{SYSTEM}/{target}.target.wants/{unit}": f"../{unit}"}
 
 
 def _service(spec: WorkloadSpec) -> dict[str, object]:
@@ -149,13 +168,32 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "rootfs": spec.rootfs,
         "bundle": spec.bundle,
         "overlay": _overlay(spec),
-        "restart": workload.restart,
+        "job": workload.type == "job",
+        "scheduled": workload.schedule is not None,
+        "notify": workload.notify,
+        "sockets": bool(workload.sockets),
+        "after": [f"workload-{other}.service" for other in workload.depends_on],
+        "healthy": [f"workload-{other}.healthy.service" for other in _others(workload, "healthy")],
+        "completed": [f"workload-{other}.service" for other in _others(workload, "completed")],
+        "restart": workload.restarts.when,
+        "limit": workload.restarts.limit,
+        "window": _systemd_time(_window(workload.restarts.limit or 0)),
         "config": spec.config_file if workload.env_secrets else "",
         "secrets": {str(name): f"{SECRETS}/{name}" for name in workload.secrets},
         "stop_signal": spec.stop_signal,
         "stop_timeout": _systemd_time(workload.stop_grace_period),
         "settings": resources.settings(workload),
     }
+
+
+def _others(workload: Workload, condition: str) -> list[Name]:
+    """Return the workloads that must be in a condition first."""
+    return [other for other, dependency in workload.depends_on.items() if dependency.condition == condition]
+
+
+def _window(limit: int) -> float:
+    """Return the seconds in which ``limit`` restarts count: so many, at their longest interval, surely fit in."""
+    return max(RESTART_WINDOW, 2 * limit * LONGEST_PAUSE)
 
 
 def _root(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
@@ -167,16 +205,33 @@ def _root(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
         "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
         "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},
         "name": spec.name,
-        "mounts": [mount_unit(f"{spec.runtime}/{name}") for name, _ in spec.layers],
+        "mounts": [mount_unit(f"{spec.runtime}/{name}") for name in _layers(spec)],
+        "volumes": [
+            (spec.volume_root(target), _volume_overlay(spec, image)) for target, image in spec.image_volumes.items()
+        ],
         "read_only": spec.workload.read_only,
         "rootfs": spec.rootfs,
         "overlay": _overlay(spec),
     }
 
 
+def _layers(spec: WorkloadSpec) -> dict[str, Path]:
+    """Return the layers of all its images by their short names, its own first."""
+    found = dict(spec.layers)
+    for image in spec.image_volumes.values():
+        found |= dict(layers_of(image))
+    return found
+
+
+def _volume_overlay(spec: WorkloadSpec, image: StoredImage) -> str:
+    """Return the options of the overlay of another image's layers; an empty folder below makes it two, as it wants."""
+    lower = [f"{spec.runtime}/{name}" for name, _ in reversed(layers_of(image))]
+    return ",".join(["ro", "nodev", "nosuid", *(f"lowerdir+={path}" for path in [*lower, f"{spec.runtime}/empty"])])
+
+
 def _prepares(spec: WorkloadSpec) -> bool:
     """Tell whether each start has something to remove or to make."""
-    return not spec.workload.read_only or bool(spec.workload.volumes) or spec.inhibitor is not None
+    return not spec.workload.read_only or bool(spec.workload.volumes or spec.workload.devices or spec.inhibitor)
 
 
 def _overlay(spec: WorkloadSpec) -> str:
@@ -207,6 +262,7 @@ def _mount_points(spec: WorkloadSpec) -> dict[str, object]:
         "files": sorted(mounts.target_files(spec)),
         "zone": zone if spec.zone is not None else "",
         "localtime": f"{spec.bundle}/localtime",
+        "volumes": [spec.volume_root(target) for target in spec.image_volumes],
     }
 
 
@@ -219,6 +275,8 @@ def _fresh(spec: WorkloadSpec) -> dict[str, object]:
         "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes if not mount.of_host}),
         "binds": sorted({f"{BINDS}/{mount.volume}" for mount in spec.workload.volumes if mount.of_host}),
         "inhibitor": spec.inhibitor,
+        "devices": [(device.source, device.access) for device in spec.workload.devices],
+        "users": sorted({spec.first_id, spec.first_id + uid}),
         "uid": uid,
         "gid": gid,
     }

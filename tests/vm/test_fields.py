@@ -61,6 +61,7 @@ workloads:
     env_from: [variables]
     env_secrets: {{PASSWORD: password}}
     secrets: [token]
+    image_volumes: {{/other: localhost/box:1}}
     volumes: ["content:/data", "/var/lib/hostctl/binds/in:/in"]
 configs:
   site: {{content: "listen = 80\\n"}}
@@ -205,4 +206,11 @@ def test_volumes_show_their_owners_as_the_container_has_them(host: Host) -> None
     refused = host.fails("hostctl", "exec", "--user", "0", "data", "--", BOX, "touch", "/in/new")
     assert "Read-only file system" in refused
     refused = host.fails("hostctl", "exec", "--user", "0", "data", "--", BOX, "touch", "/new")
+    assert "Read-only file system" in refused
+
+
+def test_another_image_is_shown_with_its_owners_and_cannot_be_written(host: Host) -> None:
+    assert inside(host, "stat", "-c", "%u %a", "/other/usr/bin/busybox", workload="data") == "0 755"
+    assert host.text("hostctl", "exec", "data", "--", "/other/usr/bin/busybox", "echo", "runs") == "runs"
+    refused = host.fails("hostctl", "exec", "--user", "0", "data", "--", BOX, "touch", "/other/new")
     assert "Read-only file system" in refused

@@ -61,7 +61,7 @@ class FakeMachine:
     def reload_units(self) -> None:
         folder = self.layer / "systemd/system" if self.layer else None
         self.loaded = (
-            {unit.name: unit.read_text() for unit in folder.glob("*.service")} if folder and folder.is_dir() else {}
+            {unit.name: unit.read_text() for unit in folder.glob("workload-*")} if folder and folder.is_dir() else {}
         )
 
     def reload_network(self, *, block: bool = True) -> None:
@@ -118,7 +118,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, numb
     units = {
         f"systemd/system/workload-{name}.{kind}": text(f"image={workload.image}\n")
         for name, workload in declaration.workloads.items()
-        for kind in ("service", "root.service")
+        for kind in {"service", "root.service", workload.starter}
     }
     return Content(
         record=Record(
@@ -191,6 +191,24 @@ def test_only_what_changed_is_restarted(layout: HostLayout) -> None:
     assert machine.log == [*stopped, "lay", "workload network", "start workload-site.service"]
     assert [action.subject for action in outcome.actions] == ["site"]
     assert machine.running["workload-site.service"] == "image=registry.example/site:2\n"
+
+
+def test_what_starts_a_job_or_a_workload_is_started_and_stopped_and_no_job_is_waited_for(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    more = "  nightly: {image: 'r.example/a:1', type: job, schedule: daily}\n"
+    more += "  once: {image: 'r.example/a:1', type: job}\n"
+    more += "  door: {image: 'r.example/a:1', init: false, sockets: [80]}\n"
+    transaction.apply(BASE + more, "host.yaml", context(layout, machine))
+    started = [line for line in machine.log if line.startswith("start") and "site" not in line and "db" not in line]
+    assert started == [
+        "start workload-nightly.timer later",
+        "start workload-once.service later",
+        "start workload-door.socket",
+    ]
+    machine.log.clear()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    stopped = {"stop workload-nightly.timer", "stop workload-nightly.service", "stop workload-door.socket"}
+    assert stopped <= set(machine.log)
 
 
 def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> None:

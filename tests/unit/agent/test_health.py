@@ -105,6 +105,12 @@ CHECKED = ", healthcheck: {http: 'http://localhost/'}"
         (CHECKED, state(), "unhealthy", False),
         (CHECKED, state(), "", False),
         (CHECKED, state("failed"), "healthy", False),
+        (", type: job", state("inactive"), "", True),
+        (", type: job", state(active_for=0.1), "", True),
+        (", type: job", state("activating"), "", False),
+        (", type: job", state("failed"), "", False),
+        (", type: job, schedule: daily", state("inactive"), "", True),
+        (", init: false, sockets: [80]", state("inactive"), "", True),
     ],
 )
 def test_a_workload_is_well_when_up_and_its_check_says_so(

@@ -50,11 +50,22 @@ def test_slots_are_told_by_their_labels() -> None:
         ((row("missing"),), "degraded"),
         ((row(health="unhealthy"), row("activating")), "degraded"),
         ((row(), row("activating")), "starting"),
+        ((row(), row("waiting")), "running"),
     ],
 )
 def test_the_machine_in_one_word(rows: tuple[WorkloadStatus, ...], word: str) -> None:
     assert overview.judge(rows) == word
     assert overview.judge(rows, ["/var can only be read"]) == "degraded"
+
+
+def test_what_is_started_by_a_schedule_waits_in_between(tmp_path: Path) -> None:
+    stored = Stored(record=Record(number=1, created="", release="1", declaration_sha256=""), path=tmp_path)
+    state = UnitState(name="w", active="inactive", sub="dead", result="success", main_pid=0, restarts=0, active_for=0)
+    assert overview.workload_status("job", stored, state, "").state == "inactive"
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    (units / "workload-job.timer").touch()
+    assert overview.workload_status("job", stored, state, "").state == "waiting"
 
 
 def test_a_state_that_is_not_kept_is_a_problem(tmp_path: Path) -> None:

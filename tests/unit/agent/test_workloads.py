@@ -110,6 +110,17 @@ def test_a_declared_time_zone_comes_from_the_release_and_reservations_hold_above
     assert "MemoryLow=8388608\n" in (stored.path / "etc/systemd/system/system.slice.d/50-hostctl.conf").read_text()
 
 
+def test_an_image_that_is_mounted_is_pinned_and_kept_as_any_other(layout: HostLayout) -> None:
+    wanted = HOST.replace("['8080:80']", "['8080:80'], image_volumes: {/models: 'registry.example/web:1'}")
+    stored = staged(layout, wanted, None, 1)
+    pin = stored.record.mounted["web:/models"]
+    assert (pin.reference, pin.digest) == ("registry.example/web:1", stored.record.images["web"].digest)
+    assert generation.load(stored.path).record == stored.record
+    assert pin.digest in generation.pinned(layout)
+    root = (stored.path / "etc/systemd/system/workload-web.root.service").read_text()
+    assert root.count("lowerdir+=") == 2
+
+
 def test_without_a_system_call_profile_nothing_is_run_but_a_host_without_workloads_is_fine(layout: HostLayout) -> None:
     (layout.root / "usr/share/containers/seccomp.json").unlink()
     with pytest.raises(ProfileMissingError):

@@ -162,6 +162,80 @@ def test_what_a_workload_uses_must_be_declared() -> None:
     ]
 
 
+RUNS = """\
+version: 1
+hostname: web-1
+workloads:
+  db: {image: 'r.example/a:1', healthcheck: {tcp: 'localhost:1', action: none}, notify: true}
+  init: {image: 'r.example/a:1', type: job, restart: on-failure:3, depends_on: {db: {condition: healthy}}}
+  web:
+    image: 'r.example/a:1'
+    init: false
+    sockets: [8080]
+    depends_on: {db: {}, init: {condition: completed}}
+    cap_drop: [all]
+    seccomp: profile
+    devices: [/dev/fuse]
+    logging: {rate_limit: 10}
+  nightly: {image: 'r.example/a:1', type: job, schedule: '03:30'}
+configs:
+  profile:
+    content: '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG"}]}'
+"""
+
+
+def test_how_workloads_run() -> None:
+    made = {str(name): workload for name, workload in parse_host(RUNS).workloads.items()}
+    assert {name: str(each.restarts) for name, each in made.items()} == {
+        "db": "always",
+        "init": "on-failure:3",
+        "web": "always",
+        "nightly": "no",
+    }
+    assert {name: each.starter for name, each in made.items()} == {
+        "db": "service",
+        "init": "service",
+        "web": "socket",
+        "nightly": "timer",
+    }
+    assert made["web"].used_configs == ("profile",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("type: job, restart: on-failure:3", "type: job, restart: always", "workloads.init.restart"),
+        ("type: job, schedule", "schedule", "workloads.nightly.schedule"),
+        ("type: job, schedule: '03:30'", "type: job, notify: true", "workloads.nightly.notify"),
+        ("    init: false\n", "", "workloads.web.sockets"),
+        ("cap_drop: [all]", "cap_drop: [CHOWN]\n    capabilities: [CHOWN]", "workloads.web.cap_drop[0]"),
+        ("[/dev/fuse]", "[/dev/fuse, '/dev/kvm:/dev/fuse']", "workloads.web.devices[1]"),
+        ("rate_limit: 10", "rate_limit: 0", "workloads.web.logging.rate_limit"),
+        ("db: {}, init", "web: {}, init", "workloads.web.depends_on.web"),
+        ("db: {}, init", "dB: {}, init", "workloads.web.depends_on.dB"),
+        ("db: {}, init", "cache: {}, init", "workloads.web.depends_on.cache"),
+        ("db: {}, init", "nightly: {}, init", "workloads.web.depends_on.nightly"),
+        ("db: {}, init", "db: {condition: completed}, init", "workloads.web.depends_on.db"),
+        ("healthcheck: {tcp: 'localhost:1', action: none}, ", "", "workloads.init.depends_on.db"),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "workloads.web.seccomp"),
+        ("SCMP_ACT_ERRNO", "", "workloads.web.seccomp"),
+        ("seccomp: profile", "seccomp: none", "workloads.web.seccomp"),
+        ("notify: true}", "notify: true, ports: ['8080:80']}", "workloads.web.sockets[0]"),
+    ],
+)
+def test_a_way_to_run_that_cannot_work_is_refused_where_it_stands(old: str, new: str, where: str) -> None:
+    assert old in RUNS
+    assert [line.split(": ")[1] for line in problems(RUNS.replace(old, new))] == [where]
+
+
+def test_a_circle_of_dependencies_is_refused_everywhere() -> None:
+    circle = RUNS.replace("notify: true}", "depends_on: {init: {}}}")
+    assert [line.split(": ")[1] for line in problems(circle)] == [
+        "workloads.db.depends_on.init",
+        "workloads.init.depends_on.db",
+    ]
+
+
 def test_text_means_what_is_written() -> None:
     host = parse_host(COMPLETE)
     assert host.workloads[Name("site")].env == {"VERSION": "1.10", "FLAG": "no", "CODE": "0080"}

@@ -16,7 +16,9 @@ from hostctl.config.values import (
     ContainerPath,
     Cpus,
     CpuSet,
+    DeviceMount,
     DevicePath,
+    DroppedCapability,
     Duration,
     EtcPath,
     FileMode,
@@ -25,12 +27,16 @@ from hostctl.config.values import (
     ImageReference,
     InterfaceAddress,
     IpAddress,
+    ListenAddress,
+    MountTarget,
     Name,
     NamespacedSysctl,
     PortMapping,
     RegistryHost,
     RelativePath,
     ReleaseVersion,
+    RestartPolicy,
+    Schedule,
     Signal,
     SshKey,
     TimeZone,
@@ -151,6 +157,28 @@ def test_canonical_text(value_type: type[Any], text: str, canonical: str) -> Non
         (VolumeMount, "/var/lib/hostctl/binds/a/b:/x", "binds/NAME"),
         (ConfigMount, "site:/proc/x", "/proc"),
         (ConfigMount, "site", "site:/etc/site.conf"),
+        (RestartPolicy, "on-failure:0", "on-failure:5"),
+        (RestartPolicy, "sometimes", "unless-stopped"),
+        (Schedule, "24:00", "hour"),
+        (Schedule, "*-*-32 03:00", "day of a month"),
+        (Schedule, "*-5..2-1 03:00", "month"),
+        (Schedule, "12:00/0", "minute"),
+        (Schedule, "*/5:00", "calendar"),
+        (Schedule, "2026-01-01 03:00", "calendar"),
+        (Schedule, "daily Europe/Berlin", "calendar"),
+        (ListenAddress, "0", "port"),
+        (ListenAddress, "1.2.3:80", "IP address"),
+        (DroppedCapability, "CAP_NET_ROW", "CAP_NET_RAW"),
+        (DeviceMount, "/dev/vda", "none of the devices"),
+        (DeviceMount, "/dev/mem", "none of the devices"),
+        (DeviceMount, "/dev/fuse/../vda", "none of the devices"),
+        (DeviceMount, "/dev/kvm:/dev/null", "place in a container"),
+        (DeviceMount, "/dev/kvm:/dev/pts/0", "place in a container"),
+        (DeviceMount, "/dev/kvm:/dev/../etc", "place in a container"),
+        (DeviceMount, "/dev/kvm:rwm", "none of the devices"),
+        (DeviceMount, "kvm", "as in /dev/kvm"),
+        (MountTarget, "/dev/x", "/dev"),
+        (MountTarget, "/a/..", "plain path"),
         (Ulimit, "20:10", "above the hard"),
         (Ulimit, "unlimited:10", "above the hard"),
         (Ulimit, "9999999999999999999", "range"),
@@ -197,6 +225,22 @@ def test_port_mapping_fields() -> None:
 
 def test_mount_fields() -> None:
     assert VolumeMount.parse("data:/srv:ro") == VolumeMount(volume=Name("data"), target="/srv", read_only=True)
+
+
+def test_parts_of_how_a_workload_runs() -> None:
+    assert (RestartPolicy("on-failure:5").when, RestartPolicy("on-failure:5").limit) == ("on-failure", 5)
+    assert (RestartPolicy("unless-stopped").when, RestartPolicy("no").limit) == ("always", None)
+    assert [ListenAddress.parse(text).stream for text in ("80", "[::1]:80", "127.0.0.1:53/udp")] == [
+        "80",
+        "[::1]:80",
+        "127.0.0.1:53",
+    ]
+    device = DeviceMount.parse("/dev/ttyUSB0:/dev/modem:r")
+    assert (device.source, device.target, device.access) == ("/dev/ttyUSB0", "/dev/modem", "r")
+    assert str(device) == "/dev/ttyUSB0:/dev/modem:r"
+    assert {"CAP_CHOWN", "CAP_SYS_ADMIN"} <= DroppedCapability("all").names
+    for text in ("*-*-1..7,15 00/6:00", "Mon..Fri 22:30", "*-*-~1 04:00:30", "*:0/5"):
+        assert str(Schedule(text)) == text
 
 
 def test_numbers_count_in_their_unit() -> None:

@@ -11,13 +11,18 @@ import pytest
 
 from hostctl.config.values import (
     ByteSize,
+    Capability,
     ConfigMount,
     ContainerPath,
+    DeviceMount,
+    DroppedCapability,
     Duration,
     HostName,
     ImageReference,
+    ListenAddress,
     Name,
     NamespacedSysctl,
+    RestartPolicy,
     TimeZone,
     TmpfsMount,
     Ulimit,
@@ -162,6 +167,38 @@ def test_limits_of_processes_and_settings_of_namespaces_are_the_declared_ones_ov
     assert made["linux"]["sysctl"] == {"kernel.sem": "1 2"}
 
 
+def test_dropped_capabilities_are_gone_and_the_profile_may_be_the_declarations() -> None:
+    dropped = document(cap_drop=(DroppedCapability("ALL"),), capabilities=(Capability("CHOWN"),))
+    assert dropped["process"]["capabilities"]["bounding"] == ["CAP_CHOWN"]
+    own = '{"defaultAction": "SCMP_ACT_KILL", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}'
+    host = dataclasses.replace(spec(seccomp=Name("strict")), configs={"strict": own})
+    seccomp = json.loads(bundle.render(host, PROFILE)["config.json"])["linux"]["seccomp"]
+    assert (seccomp["defaultAction"], seccomp["syscalls"][0]["names"]) == ("SCMP_ACT_KILL", ["read"])
+
+
+def test_a_device_is_bound_into_the_containers_own_dev() -> None:
+    made = document(devices=(DeviceMount.parse("/dev/hwrng:/dev/random-source:r"),))
+    entry = mount(made, "/dev/random-source")
+    assert (entry["source"], "nodev" in entry["options"], "ro" in entry["options"]) == ("/dev/hwrng", False, True)
+
+
+def test_readiness_is_said_to_systemd_itself() -> None:
+    made = document(notify=True)
+    assert mount(made, "/dev/notify")["source"] == "/run/systemd/notify"
+    assert "NOTIFY_SOCKET=/dev/notify" in made["process"]["env"]
+    assert "notify" not in json.dumps(document())
+
+
+def test_sockets_are_counted_for_process_1() -> None:
+    made = document(init=False, sockets=(ListenAddress.parse("80"), ListenAddress.parse("81")))
+    assert "LISTEN_FDS=2" in made["process"]["env"]
+
+
+def test_a_check_may_have_no_consequence() -> None:
+    check = WorkloadHealth(tcp="localhost:1", action="none")
+    assert json.loads(bundle.render(spec(healthcheck=check), PROFILE)["health.json"])["restart"] is False
+
+
 def test_a_config_is_a_file_of_the_bundle_and_its_lines_may_be_variables() -> None:
     fields: dict[str, Any] = {"configs": (ConfigMount.parse("site:/etc/site.conf"),), "env_from": (Name("more"),)}
     host = dataclasses.replace(
@@ -175,6 +212,13 @@ def test_a_config_is_a_file_of_the_bundle_and_its_lines_may_be_variables() -> No
     file = mount(document, "/etc/site.conf")
     assert file["source"] == f"{host.bundle}/config.site"
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(file["options"])
+
+
+def test_another_images_files_can_only_be_read() -> None:
+    host = dataclasses.replace(spec(), image_volumes={"/models": spec().image})
+    entry = mount(json.loads(bundle.render(host, PROFILE)["config.json"]), "/models")
+    assert entry["source"] == host.volume_root("/models")
+    assert {"ro", "nosuid", "nodev"} <= set(entry["options"])
 
 
 def test_a_secret_is_shown_as_the_workloads_users_and_lies_in_memory() -> None:
@@ -217,7 +261,7 @@ def test_its_own_name_and_the_name_server_are_in_etc() -> None:
 
 def test_the_check_is_a_document_and_a_command_runs_as_the_container_does() -> None:
     check = WorkloadHealth(exec=("/bin/ok", "$HOME %i"), retries=2, start_period=Duration(5.0))
-    host = spec(healthcheck=check, restart="no")
+    host = spec(healthcheck=check, restart=RestartPolicy("no"))
     made = bundle.render(host, PROFILE)
     document = json.loads(made["health.json"])
     assert document["kind"] == "exec"

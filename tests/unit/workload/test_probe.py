@@ -116,3 +116,17 @@ def test_it_runs_by_the_bare_interpreter(tmp_path: Path) -> None:
     argv = [sys.executable, "-I", "-S", str(probe.__file__), "no-such-workload", str(check)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_waiting_ends_with_a_check_of_this_very_run(tmp_path: Path) -> None:
+    (tmp_path / "workloads/web").mkdir(parents=True)
+    (tmp_path / "health").mkdir()
+    pid = tmp_path / "workloads/web/pid"
+    assert not probe.is_healthy("web", str(tmp_path))
+    pid.write_text("1")
+    (tmp_path / "health/web").write_text("healthy 1")
+    assert not probe.is_healthy("web", str(tmp_path))
+    (tmp_path / "health/web").write_text(f"unhealthy {pid.stat().st_mtime_ns}")
+    assert not probe.is_healthy("web", str(tmp_path))
+    (tmp_path / "health/web").write_text(f"healthy {pid.stat().st_mtime_ns}")
+    assert probe.wait("web", str(tmp_path)) == 0

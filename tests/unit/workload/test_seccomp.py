@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,25 @@ def test_rules_of_other_machines_and_of_capabilities_not_given_are_left_out() ->
         ("arch_prctl", "SCMP_ACT_ALLOW"),
         ("chroot", "SCMP_ACT_ERRNO"),
         ("socket", "SCMP_ACT_ALLOW"),
+        ("clone", "SCMP_ACT_ALLOW"),  # unless it makes a namespace
+        ("fsconfig", "SCMP_ACT_ERRNO"),
     ]
+
+
+def test_namespaces_and_mounts_are_for_who_may_administer_or_brings_a_profile() -> None:
+    names = ["read", "clone", "clone3", "unshare", "mount", "setns", "open_tree"]
+    profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]}
+    data = json.dumps(profile).encode()
+    for free in (convert(data, ("CAP_SYS_ADMIN",)), convert(data, (), own=True)):
+        assert free["syscalls"] == profile["syscalls"]
+    made: Any = convert(data, ())["syscalls"]
+    allowed, flagged, refused = made
+    assert allowed["names"] == ["read"]
+    assert (flagged["names"], flagged["action"]) == (["clone", "unshare"], "SCMP_ACT_ALLOW")
+    (argument,) = flagged["args"]
+    assert argument == {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    assert {"mount", "setns", "open_tree"} <= set(refused["names"])
+    assert (refused["action"], refused["errnoRet"]) == ("SCMP_ACT_ERRNO", 1)
 
 
 def test_a_given_capability_opens_its_rules_and_any_excluded_one_drops_a_rule() -> None:

@@ -13,17 +13,22 @@ from hostctl.config.values import (
     ByteSize,
     Cpus,
     CpuSet,
+    DeviceMount,
     DevicePath,
     Duration,
     ImageReference,
+    ListenAddress,
     Name,
+    RestartPolicy,
+    Schedule,
     Signal,
     TimeZone,
     Ulimit,
     UlimitName,
     VolumeMount,
+    WorkloadUser,
 )
-from hostctl.config.workload import IoLimits, Workload, WorkloadHealth
+from hostctl.config.workload import Dependency, IoLimits, Logging, Workload, WorkloadHealth
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.workload import units
@@ -69,6 +74,20 @@ def test_a_start_of_a_read_only_workload_is_one_program() -> None:
     assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE, SECRET_ENV)
 
 
+def test_another_images_files_are_an_overlay_of_their_own_that_stays_with_the_root() -> None:
+    model = dataclasses.replace(spec().image, layers=(Path("/i/sha256-" + "c" * 64 + ".erofs"),))
+    host = dataclasses.replace(spec(read_only=True), image_volumes={"/models": model})
+    made = units.render(host, PROBE, SECRET_ENV)
+    root = made["systemd/system/workload-my-web.root.service"]
+    where = host.volume_root("/models")
+    runtime = "/run/hostctl/workloads/my-web"
+    options = f"ro,nodev,nosuid,lowerdir+={runtime}/{'c' * 32},lowerdir+={runtime}/empty"
+    assert f'-o "{options}" overlay {where}\n' in root or f"-o {options} overlay {where}\n" in root
+    assert f"Requires=run-hostctl-workloads-my\\x2dweb-{'c' * 32}.mount\n" in root
+    assert f"d {where} 0755 root root -\n" in made["hostctl/workloads/my-web.root.conf"]
+    assert f"systemd/system/run-hostctl-layers-{'c' * 32}.mount" in made
+
+
 def test_what_a_stopped_workload_keeps_mounted_is_its_root_services() -> None:
     made = units.render(spec(read_only=True), PROBE, SECRET_ENV)
     root = made["systemd/system/workload-my-web.root.service"].splitlines()
@@ -80,7 +99,7 @@ def test_what_a_stopped_workload_keeps_mounted_is_its_root_services() -> None:
 
 
 def test_limits_are_the_declared_ones_and_absent_when_not_declared() -> None:
-    lines = service(memory=ByteSize.parse("64M"), cpus=Cpus.parse("0.5"), pids=32, restart="on-failure")
+    lines = service(memory=ByteSize.parse("64M"), cpus=Cpus.parse("0.5"), pids=32, restart=RestartPolicy("on-failure"))
     assert {"MemoryMax=67108864", "MemorySwapMax=0", "CPUQuota=50%", "TasksMax=32", "Restart=on-failure"} <= set(lines)
     assert not [line for line in service() if line.startswith(("MemoryMax", "CPUQuota"))]
 
@@ -244,3 +263,80 @@ def test_the_file_that_holds_back_a_reboot_is_made_before_each_start() -> None:
     assert "f /run/hostctl/inhibit/my-web 0444 root root -" in made["hostctl/workloads/my-web.conf"].splitlines()
     assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
     assert "inhibit" not in "".join(units.render(spec(), PROBE, SECRET_ENV).values())
+
+
+def test_standard_input_is_no_device_of_the_host() -> None:
+    (line,) = [line for line in service() if line.startswith("StandardInput=")]
+    empty = Path(__file__).parents[3] / "rootfs/overlay" / line.removeprefix("StandardInput=file:/")
+    assert empty.read_bytes() == b""
+
+
+def test_a_limited_restart_is_a_start_limit_of_the_unit() -> None:
+    lines = service(restart=RestartPolicy("on-failure:5"))
+    assert {"Restart=on-failure", "StartLimitIntervalSec=10m", "StartLimitBurst=6"} <= set(lines)
+    assert "StartLimitIntervalSec=30m" in service(restart=RestartPolicy("on-failure:30"))
+    assert "StartLimitIntervalSec=0" in service(restart=RestartPolicy("on-failure"))
+    assert "Restart=always" in service(restart=RestartPolicy("unless-stopped"))
+
+
+def test_a_job_runs_in_the_foreground_to_its_end() -> None:
+    lines = service(type="job")
+    assert {"Type=oneshot", "RemainAfterExit=yes", "Restart=no", "TimeoutStartSec=infinity"} <= set(lines)
+    assert not [line for line in lines if "--detach" in line or line.startswith("PIDFile")]
+
+
+def test_a_scheduled_job_is_started_by_its_timer_alone() -> None:
+    host = spec(type="job", schedule=Schedule("Sat 04:00"), timezone=TimeZone("UTC"))
+    made = units.render(host, PROBE, SECRET_ENV)
+    assert "OnCalendar=Sat 04:00 UTC\n" in made["systemd/system/workload-my-web.timer"]
+    assert "RemainAfterExit" not in made["systemd/system/workload-my-web.service"]
+    timer = "workload-my-web.timer"
+    assert units.links(host) == {f"systemd/system/timers.target.wants/{timer}": f"../{timer}"}
+
+
+def test_sockets_start_their_workload_and_are_there_before_it() -> None:
+    host = spec(init=False, sockets=(ListenAddress.parse("8080"), ListenAddress.parse("[::1]:53/udp")))
+    made = units.render(host, PROBE, SECRET_ENV)
+    assert made["systemd/system/workload-my-web.socket"].endswith("ListenStream=8080\nListenDatagram=[::1]:53\n")
+    assert "Requires=workload-my-web.socket\n" in made["systemd/system/workload-my-web.service"]
+    socket = "workload-my-web.socket"
+    assert units.links(host) == {f"systemd/system/sockets.target.wants/{socket}": f"../{socket}"}
+
+
+def test_others_come_first_as_declared() -> None:
+    wanted = {
+        Name("db"): Dependency(condition="healthy"),
+        Name("cache"): Dependency(),
+        Name("init"): Dependency(condition="completed"),
+    }
+    lines = service(depends_on=wanted)
+    assert {f"After=workload-{name}.service" for name in wanted} <= set(lines)
+    assert {"Wants=workload-db.healthy.service", "After=workload-db.healthy.service"} <= set(lines)
+    # Only a job that has failed keeps others down: whatever else is stopped or restarted does not stop them.
+    assert [line for line in lines if line.startswith("Requires=") and "root" not in line] == [
+        "Requires=workload-init.service"
+    ]
+    awaited = dataclasses.replace(spec(healthcheck=WorkloadHealth(tcp="localhost:1")), awaited=True)
+    healthy = units.render(awaited, PROBE, SECRET_ENV)["systemd/system/workload-my-web.healthy.service"]
+    assert f"{PROBE} --wait my-web\n" in healthy
+
+
+def test_devices_are_allowed_to_the_unit_and_to_the_workloads_users() -> None:
+    device = DeviceMount.parse("/dev/hwrng:r")
+    made = units.render(spec(devices=(device,), user=WorkloadUser.parse("7")), PROBE, SECRET_ENV)
+    assert "DeviceAllow=/dev/hwrng r\n" in made["systemd/system/workload-my-web.service"]
+    lines = made["hostctl/workloads/my-web.conf"].splitlines()
+    first = 0x10000000 + 65536
+    assert [line for line in lines if line.startswith("a+")] == [
+        f"a+ /dev/hwrng - - - - u:{user}:r" for user in (first, first + 7)
+    ]
+
+
+def test_limits_of_the_journal_are_the_units() -> None:
+    assert {"LogRateLimitBurst=5", "LogRateLimitIntervalSec=30s"} <= set(service(logging=Logging(rate_limit=5)))
+
+
+def test_a_start_that_waits_for_a_message_is_still_of_the_detached_container() -> None:
+    lines = service(notify=True)
+    assert {"Type=notify", "NotifyAccess=all", "UnsetEnvironment=NOTIFY_SOCKET"} <= set(lines)
+    assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
