@@ -19,7 +19,7 @@ from hostctl.agent import generation, health, spare
 from hostctl.agent.generation import Content, Stored
 from hostctl.agent.machine import Machine, root_unit, starter_units, workload_unit
 from hostctl.agent.plan import Action, plan, touched, workloads
-from hostctl.agent.render import UPDATE_SERVICE, UPDATE_TIMER
+from hostctl.agent.render import METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_BUSY, HostctlError
@@ -156,14 +156,25 @@ def activate(
         machine.make_homes()
     if touched(actions, "network", "hostname"):
         machine.reload_network(block=block)
+    _switch_services(actions, declaration, machine, block=block)
+    if touched(actions, "workload"):
+        machine.refresh_workload_network(block=block)
+    return _start(actions, declaration, context)
+
+
+def _switch_services(
+    actions: tuple[Action, ...], declaration: HostDeclaration, machine: Machine, *, block: bool
+) -> None:
+    """Start or stop what the host does besides workloads."""
     if touched(actions, "update"):
         waits = declaration.update is not None and declaration.update.unattended
         machine.units("start" if waits else "stop", [UPDATE_TIMER], block=block)
         if block:  # what is waited for may have changed, or a restart that was announced is called off
             machine.units("restart", [UPDATE_SERVICE], block=False)
-    if touched(actions, "workload"):
-        machine.refresh_workload_network(block=block)
-    return _start(actions, declaration, context)
+    if touched(actions, "metrics"):
+        machine.units("stop", [METRICS_SERVICE, METRICS_SOCKET], block=block)
+        if declaration.metrics is not None:
+            machine.units("start", [METRICS_SOCKET], block=block)
 
 
 def _start(actions: tuple[Action, ...], declaration: HostDeclaration, context: Context) -> tuple[str, ...]:

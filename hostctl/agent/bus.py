@@ -1,5 +1,8 @@
 """The agent's D-Bus side, server and client: the only module that knows dbus-next.
 
+Who may call what is decided here, by the peer's user id as the bus knows it: everybody may ask, root and the declared
+users with ``sudo: true`` may change.
+
 One interface, one object. A method takes strings (and, for Exec, three descriptors) and returns one string, by the
 method's documentation a JSON document; failures travel as D-Bus errors whose text is JSON too. Work runs in threads, so
 that the bus is answered meanwhile; ``Progress`` signals go to the caller only. The server ends when nothing was asked
@@ -14,6 +17,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from xml.sax.saxutils import quoteattr
 
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import BusType, MessageType, RequestNameReply
@@ -32,6 +36,7 @@ DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
 INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+DOCUMENTATION = "org.gtk.GDBus.DocString"
 HEADER = '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
 DTD = '"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
 
@@ -44,7 +49,7 @@ class AgentUnavailableError(HostctlError):
 
 
 class AgentDeniedError(HostctlError):
-    """The agent does this only for root."""
+    """The agent does this only for root and users with sudo."""
 
     id = "agent-denied"
 
@@ -67,13 +72,18 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """One method: how many strings and descriptors it takes, who may call it, and what it does."""
+    """One method: how many strings and descriptors it takes, who may call it, and what it does.
+
+    ``root_only`` is what changes the machine or shows secrets: for root and whoever may become root anyway. ``takes``
+    names the arguments for those who read the introspection, where the handler's documentation appears as well.
+    """
 
     name: str
     handler: Callable[[Call], str]
     strings: int = 0
     descriptors: int = 0
     root_only: bool = False
+    takes: tuple[str, ...] = ()
 
     @property
     def signature(self) -> str:
@@ -81,12 +91,25 @@ class Method:
         return "s" * self.strings + "h" * self.descriptors
 
 
+Administrators = Callable[[], frozenset[int]]
+"""Returns the user ids that may do what root may; asked at each call, since a declaration can change them."""
+
+
+def _nobody() -> frozenset[int]:
+    return frozenset()
+
+
 def introspection(methods: Sequence[Method]) -> str:
     """Return the XML that Introspect answers."""
     lines = ["<node>", f' <interface name="{NAME}">']
     for method in methods:
         lines.append(f'  <method name="{method.name}">')
-        lines += [f'   <arg direction="in" type="{kind}"/>' for kind in method.signature]
+        who = "For root and users with sudo." if method.root_only else "For everybody."
+        words = " ".join((method.handler.__doc__ or "").split())
+        lines.append(f'   <annotation name="{DOCUMENTATION}" value={quoteattr(f"{words} {who}".strip())}/>')
+        for index, kind in enumerate(method.signature):
+            name = f' name="{method.takes[index]}"' if index < len(method.takes) else ""
+            lines.append(f'   <arg direction="in" type="{kind}"{name}/>')
         lines += ['   <arg direction="out" type="s" name="json"/>', "  </method>"]
     lines += ['  <signal name="Progress">', '   <arg type="s" name="text"/>', "  </signal>", " </interface>"]
     return HEADER + DTD + "\n".join([*lines, "</node>"]) + "\n"
@@ -120,8 +143,9 @@ def remote_error(text: str) -> HostctlError:
 class Server:
     """Answers calls on one connection until idle."""
 
-    def __init__(self, bus: MessageBus, methods: Sequence[Method]) -> None:
+    def __init__(self, bus: MessageBus, methods: Sequence[Method], administrators: Administrators) -> None:
         self._bus = bus
+        self._administrators = administrators
         self._methods = {method.name: method for method in methods}
         self._xml = introspection(methods)
         self._running: set[asyncio.Task[None]] = set()
@@ -181,8 +205,8 @@ class Server:
         if message.signature != method.signature or len(message.unix_fds) != method.descriptors:
             return Message.new_error(message, INVALID, f"{method.name} takes {method.signature!r}")
         uid = await self._uid(message.sender)
-        if method.root_only and uid != 0:
-            return Message.new_error(message, DENIED, f"{method.name} is for root only")
+        if method.root_only and uid != 0 and uid not in self._administrators():
+            return Message.new_error(message, DENIED, f"{method.name} is for root and users with sudo only")
         body = message.body
         call = Call(
             uid=uid,
@@ -234,9 +258,9 @@ async def _disconnected(bus: MessageBus) -> None:
     await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # as above
 
 
-async def _serve(methods: Sequence[Method], address: str | None, idle: float) -> None:
+async def _serve(methods: Sequence[Method], address: str | None, idle: float, administrators: Administrators) -> None:
     bus = await _connect(address)
-    server = Server(bus, methods)
+    server = Server(bus, methods, administrators)
     if await bus.request_name(NAME) is not RequestNameReply.PRIMARY_OWNER:
         raise AgentUnavailableError(f"{NAME} is owned by another process")
     gone = asyncio.ensure_future(_disconnected(bus))
@@ -251,18 +275,25 @@ async def _serve(methods: Sequence[Method], address: str | None, idle: float) ->
     _disconnect(bus)
 
 
-def serve(methods: Sequence[Method], *, address: str | None = None, idle: float = IDLE) -> None:
+def serve(
+    methods: Sequence[Method],
+    *,
+    address: str | None = None,
+    idle: float = IDLE,
+    administrators: Administrators = _nobody,
+) -> None:
     """Own the name and answer calls until nothing was asked for ``idle`` seconds, or the bus goes away.
 
     Args:
         methods: the interface.
         address: of the bus; none is the system bus.
         idle: seconds.
+        administrators: who besides root may call what is ``root_only``.
 
     Raises:
         AgentUnavailableError: no bus, or the name is taken.
     """
-    asyncio.run(_serve(methods, address, idle))
+    asyncio.run(_serve(methods, address, idle, administrators))
 
 
 async def _call(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from hostctl.agent import bus
 from hostctl.agent.apply import Outcome
+from hostctl.agent.copying import Copied
 from hostctl.agent.execution import Request, encode
 from hostctl.agent.plan import Action
 
@@ -38,12 +39,18 @@ def apply(text: str, name: str, on_progress: Callable[[str], None], *, address: 
     )
 
 
-def unit(verb: str, name: str, *, address: str | None = None) -> None:
-    """Let the agent start, stop or restart a workload."""
-    bus.call(verb.capitalize(), name, address=address)
+def control(verb: str, name: str, *arguments: str, address: str | None = None) -> None:
+    """Let the agent start, stop, restart, kill, pause or unpause a workload; ``arguments`` as the method takes them."""
+    bus.call(verb.capitalize(), name, *arguments, address=address)
 
 
 def execute(name: str, request: Request, descriptors: Sequence[int], *, address: str | None = None) -> int:
     """Let the agent run a command in a workload on the given files; return its exit status."""
     document = json.loads(bus.call("Exec", name, encode(request), descriptors=descriptors, address=address))
     return int(document["status"])
+
+
+def copy(member: str, name: str, path: str, options: str, descriptor: int, *, address: str | None = None) -> Copied:
+    """Let the agent copy a tree out of a workload (``CopyOut``) or into it (``CopyIn``), as a tar stream."""
+    document = json.loads(bus.call(member, name, path, options, descriptors=(descriptor,), address=address))
+    return Copied(files=int(document["files"]), skipped=tuple(document["skipped"]))

@@ -1,35 +1,41 @@
 """Runs a command inside a running workload: joins its cgroup, so that its limits hold, then ``crun exec``.
 
-The command gets the container's own process settings (user, capabilities, no new privileges) from the bundle, as a
-JSON document with numbers only: a user by name is never resolved.
+The command gets the container's own process settings (capabilities, no new privileges, user, folder) from the bundle,
+as a JSON document with numbers only: the runtime never resolves a user by name. On a terminal the runtime makes a
+pseudo terminal inside the container and hands its other end to the agent, which hands it on to the caller: nothing of
+ours copies what is typed, and the caller's own terminal is never open inside the container.
 """
 
 from __future__ import annotations
 
+import array
 import json
 import os
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
+from hostctl.agent.cgroups import cgroup_of
 from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.overview import NotRunningError
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
-from hostctl.run import ENVIRONMENT
+from hostctl.run import ENVIRONMENT, tail
+from hostctl.workload import accounts
+from hostctl.workload.accounts import Account
+
+TERMINAL_SECONDS = 30.0  # in which the runtime must have made the terminal
+MAX_REQUEST = 1 << 20  # characters
 
 
 class ExecError(HostctlError):
     """A command cannot be run in a workload."""
 
     id = "exec-failed"
-
-
-class NotRunningError(ExecError):
-    """The workload is not up."""
-
-    id = "workload-not-running"
 
 
 class ExecRequestError(ExecError):
@@ -41,12 +47,12 @@ class ExecRequestError(ExecError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A command to run. Without ``user`` it is the container's own."""
+    """A command to run. Empty ``user`` (USER[:GROUP], names or numbers) and ``workdir`` are the container's own."""
 
     argv: tuple[str, ...]
     terminal: bool = False
-    uid: int | None = None
-    gid: int | None = None
+    user: str = ""
+    workdir: str = ""
     env: tuple[str, ...] = field(default=())
 
 
@@ -62,31 +68,37 @@ def decode(text: str) -> Request:
         ExecRequestError: it is not one.
     """
     try:
+        if len(text) > MAX_REQUEST:
+            raise ValueError(f"more than {MAX_REQUEST} characters")  # noqa: TRY301 - one answer to all that is wrong
         document = json.loads(text)
         request = Request(
             argv=tuple(str(word) for word in document["argv"]),
             terminal=bool(document["terminal"]),
-            uid=None if document["uid"] is None else int(document["uid"]),
-            gid=None if document["gid"] is None else int(document["gid"]),
+            user=str(document["user"]),
+            workdir=str(document["workdir"]),
             env=tuple(str(variable) for variable in document["env"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ExecRequestError("the request is not one", details=repr(error)) from error
     if not request.argv or not request.argv[0]:
         raise ExecRequestError("no command was given")
-    if any(number is not None and not 0 <= number < 65536 for number in (request.uid, request.gid)):
-        raise ExecRequestError("user and group must be numbers from 0 to 65535")
     if any("=" not in variable[1:] for variable in request.env):
         raise ExecRequestError("variables are NAME=VALUE")
+    if any("\0" in word for word in (*request.argv, *request.env, request.user, request.workdir)):
+        raise ExecRequestError("there is a NUL in it")
+    parts = [part for part in request.workdir.split("/") if part not in ("", ".")]
+    if request.workdir and (not request.workdir.startswith("/") or ".." in parts or parts[:1] == ["proc"]):
+        raise ExecRequestError("the folder is an absolute path without .. and not in /proc")
     return request
 
 
-def process_document(bundle: bytes, request: Request) -> bytes:
+def process_document(bundle: bytes, request: Request, account: Account | None = None) -> bytes:
     """Return the JSON for ``crun exec --process`` (OCI runtime specification, "process").
 
     Args:
         bundle: the container's config.json.
         request: what to run.
+        account: as whom; None is the container's own user.
     """
     process = dict(json.loads(bundle)["process"])
     process["args"] = list(request.argv)
@@ -95,62 +107,142 @@ def process_document(bundle: bytes, request: Request) -> bytes:
     names = {variable.partition("=")[0] for variable in request.env}
     inherited = [variable for variable in process.get("env", []) if variable.partition("=")[0] not in names]
     process["env"] = [*inherited, *request.env]
-    if request.uid is not None:
-        process["user"] = {"uid": request.uid, "gid": request.gid or 0}
+    if request.workdir:
+        process["cwd"] = request.workdir
+    if account is not None:
+        process["user"] = {"uid": account.uid, "gid": account.gid, "additionalGids": list(account.groups)}
+        capabilities = process.get("capabilities")
+        if account.uid == 0 and capabilities:  # what the bounding set allows, as any root user of the workload has
+            bounding = capabilities.get("bounding", [])
+            process["capabilities"] = {**capabilities, "effective": bounding, "permitted": bounding}
     return json.dumps(process).encode()
 
 
-def cgroup_of(pid: int, root: Path = Path("/")) -> Path:
-    """Return the folder of a process's cgroup (cgroups(7), version 2)."""
-    for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
-        if line.startswith("0::"):
-            return root / "sys/fs/cgroup" / line[3:].lstrip("/")
-    raise NotRunningError(f"process {pid} is in no cgroup of version 2")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where to run: a workload's name, its first process on the host, and its bundle."""
+
+    name: str
+    pid: int
+    bundle: Path
 
 
-def execute(
-    name: str,
-    request: Request,
-    *,
-    bundle: Path,
-    machine: Machine,
-    layout: HostLayout,
-    descriptors: Sequence[int],
-) -> int:
-    """Run a command in workload ``name`` and return its exit status (128 + number when a signal ended it).
-
-    Args:
-        name: the workload.
-        request: the command.
-        bundle: its config.json.
-        machine: tells where it runs.
-        layout: the machine's paths.
-        descriptors: standard input, output and error.
+def target(name: str, bundle: Path, machine: Machine) -> Target:
+    """Return where a workload runs.
 
     Raises:
-        NotRunningError: the workload is not up.
+        NotRunningError: it does not, or it is paused.
     """
     state = machine.states([workload_unit(name)]).get(workload_unit(name))
     if state is None or not state.is_active or not state.main_pid:
         raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
+    if state.paused:
+        raise NotRunningError(f"workload {name} is paused", hint=f"hostctl unpause {name}")
+    return Target(name=name, pid=state.main_pid, bundle=bundle)
+
+
+def account_in(where: Target, user: str) -> Account | None:
+    """Return the numbers of a user of the workload; None for its own.
+
+    Raises:
+        UnknownUserError: the workload's files do not name it.
+    """
+    if not user:
+        return None
+    root = os.open(f"/proc/{where.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return accounts.resolve(user, accounts.read(root, "etc/passwd"), accounts.read(root, "etc/group"))
+    finally:
+        os.close(root)
+
+
+def execute(where: Target, request: Request, *, layout: HostLayout, descriptors: Sequence[int]) -> int:
+    """Run a command in a workload and return its exit status (128 + number when a signal ended it).
+
+    Args:
+        where: the workload.
+        request: the command.
+        layout: the machine's paths.
+        descriptors: standard input, output and error; with a terminal the first is a Unix socket that its other end
+            is sent to, and the others are not used.
+
+    Raises:
+        UnknownUserError: there is no such user.
+        ExecError: the runtime made no terminal.
+    """
     folder = layout.runtime / "exec"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    cgroup = os.open(cgroup_of(state.main_pid) / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        with NamedTemporaryFile(dir=folder, prefix=f"{name}.", suffix=".json") as process:
-            process.write(process_document(bundle.read_bytes(), request))
-            process.flush()
+    document = process_document(where.bundle.read_bytes(), request, account_in(where, request.user))
+    with NamedTemporaryFile(dir=folder, prefix=f"{where.name}.", suffix=".json") as process:
+        process.write(document)
+        process.flush()
+        words = ["crun", "--cgroup-manager=disabled", "exec", "--process", process.name]
+        if request.terminal:
+            status = _on_terminal(where, words, folder, descriptors[0])
+        else:
             standard_in, standard_out, standard_error = descriptors
-            child = subprocess.Popen(
-                ["crun", "--cgroup-manager=disabled", "exec", "--process", process.name, name],
-                stdin=standard_in,
-                stdout=standard_out,
-                stderr=standard_error,
-                env=dict(ENVIRONMENT),
-                # the child must be in the cgroup before it is crun; a single write is safe between fork and exec
-                preexec_fn=lambda: os.write(cgroup, b"0"),  # noqa: PLW1509
-            )
-            status = child.wait()
+            with _inside(where, [*words, where.name], standard_in, standard_out, standard_error) as child:
+                status = child.wait()
+    return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def _inside(
+    where: Target, argv: Sequence[str], standard_in: int, standard_out: int, standard_error: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the runtime in the workload's cgroup."""
+    cgroup = os.open(cgroup_of(where.pid) / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        child = subprocess.Popen(
+            argv,
+            stdin=standard_in,
+            stdout=standard_out,
+            stderr=standard_error,
+            env=dict(ENVIRONMENT),
+            # the child must be in the cgroup before it is crun; a single write is safe between fork and exec
+            preexec_fn=lambda: os.write(cgroup, b"0"),  # noqa: PLW1509
+        )
+        yield child
     finally:
         os.close(cgroup)
-    return status if status >= 0 else 128 - status
+
+
+def _on_terminal(where: Target, words: Sequence[str], folder: Path, caller: int) -> int:
+    """Run on a terminal that the runtime makes inside the container, and hand its other end to ``caller``."""
+    with TemporaryDirectory(dir=folder) as own, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(own, "console")
+        listener.bind(str(path))
+        listener.listen(1)
+        listener.settimeout(TERMINAL_SECONDS)
+        said = Path(own, "said")
+        with said.open("wb") as output:
+            argv = [*words, "--console-socket", str(path), where.name]
+            with _inside(where, argv, subprocess.DEVNULL, output.fileno(), output.fileno()) as child:
+                master = _accept(listener, child)
+                if master is None:
+                    child.kill()
+                    child.wait()
+                    raise ExecError("the command cannot be run on a terminal", details=tail(said.read_bytes()))
+                try:
+                    with socket.socket(fileno=os.dup(caller)) as channel:
+                        channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
+                finally:
+                    os.close(master)
+                return child.wait()
+
+
+def _accept(listener: socket.socket, child: subprocess.Popen[bytes]) -> int | None:
+    """Return the master end that the runtime sends over its console socket; None if it ends before."""
+    listener.settimeout(0.1)
+    for _ in range(int(TERMINAL_SECONDS / 0.1)):
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            if child.poll() is not None:
+                return None
+            continue
+        with connection:
+            connection.settimeout(TERMINAL_SECONDS)
+            _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1)
+            return descriptors[0] if descriptors else None
+    return None

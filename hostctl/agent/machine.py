@@ -22,7 +22,10 @@ from hostctl.run import CommandError, run
 Verb = Literal["start", "stop", "restart"]
 START_TIMEOUT = 300.0  # seconds for one systemctl call that waits for jobs
 NETWORK_UNIT = "hostctl-network.service"
-PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic")
+PROPERTIES = (
+    *("LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic"),
+    *("FreezerState", "ExecMainStatus", "ExecMainCode"),
+)
 
 
 def workload_unit(name: str) -> str:
@@ -51,6 +54,9 @@ class UnitState:
     main_pid: int
     restarts: int
     active_for: float
+    paused: bool = False
+    exit_status: int = 0
+    """Of its last first process, as shells say it: 128 + number when a signal ended it."""
 
     @property
     def is_active(self) -> bool:
@@ -105,6 +111,12 @@ class Machine(Protocol):
         """Remove what a workload that is stopped has written outside of volumes."""
 
 
+def exit_status(values: Mapping[str, str]) -> int:
+    """Return the exit status of a unit's first process as shells do: 128 + number when a signal ended it."""
+    status = int(values.get("ExecMainStatus") or 0)
+    return status + 128 if values.get("ExecMainCode") in ("2", "3") else status  # waitid(2): CLD_KILLED, CLD_DUMPED
+
+
 def parse_states(output: str, names: Sequence[str], *, now: float) -> dict[str, UnitState]:
     """Return the units in the output of ``systemctl show``, by the name they were asked for, which may be an alias.
 
@@ -128,6 +140,8 @@ def parse_states(output: str, names: Sequence[str], *, now: float) -> dict[str, 
             main_pid=int(values.get("MainPID") or 0),
             restarts=int(values.get("NRestarts") or 0),
             active_for=max(0.0, now - entered) if active == "active" and entered else 0.0,
+            paused=values.get("FreezerState", "running") != "running",
+            exit_status=exit_status(values),
         )
     return states
 

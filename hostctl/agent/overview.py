@@ -23,6 +23,12 @@ class UnknownWorkloadError(HostctlError):
     exit_code = EXIT_USAGE
 
 
+class NotRunningError(HostctlError):
+    """The workload is not up, so this cannot be done to it."""
+
+    id = "workload-not-running"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadStatus:
     """One workload as a table shows it. ``up_for`` is in seconds."""
@@ -36,6 +42,18 @@ class WorkloadStatus:
     main_pid: int
     restarts: int
     up_for: float
+    paused: bool = False
+    exit_status: int = 0
+    """Of its last run, when it does not run."""
+    ports: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """Its state as Docker calls it."""
+        if self.paused:
+            return "paused"
+        words = {"active": "running", "activating": "restarting", "deactivating": "stopping", "failed": "exited"}
+        return words.get(self.state, "exited" if self.state == "inactive" else self.state)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +90,9 @@ def releases(labels: Iterable[str], running: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def workload_status(name: str, stored: Stored, state: UnitState | None, health: str) -> WorkloadStatus:
+def workload_status(
+    name: str, stored: Stored, state: UnitState | None, health: str, ports: tuple[str, ...] = ()
+) -> WorkloadStatus:
     """Return one workload's row; one that is started by a schedule or by a connection is ``waiting`` in between."""
     pin = stored.record.images.get(name)
     shown = state.active if state else "missing"
@@ -90,7 +110,22 @@ def workload_status(name: str, stored: Stored, state: UnitState | None, health: 
         main_pid=state.main_pid if state else 0,
         restarts=state.restarts if state else 0,
         up_for=round(state.active_for, 1) if state else 0.0,
+        paused=state.paused if state else False,
+        exit_status=state.exit_status if state and not state.is_active else 0,
+        ports=ports,
     )
+
+
+def published(stored: Stored) -> Mapping[str, tuple[str, ...]]:
+    """Return the published ports of each workload, as they are declared: [ADDRESS:]HOST:CONTAINER[/udp]."""
+    try:
+        document = json.loads((stored.path / "network.json").read_bytes())
+        return {
+            str(name): tuple(str(port) for port in each.get("ports", ()))
+            for name, each in document.get("workloads", {}).items()
+        }
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def list_workloads(layout: HostLayout, machine: Machine) -> tuple[WorkloadStatus, ...]:
@@ -100,8 +135,12 @@ def list_workloads(layout: HostLayout, machine: Machine) -> tuple[WorkloadStatus
         return ()
     names = sorted(stored.record.images)
     states = machine.states([workload_unit(name) for name in names])
+    ports = published(stored)
     return tuple(
-        workload_status(name, stored, states.get(workload_unit(name)), machine.workload_health(name)) for name in names
+        workload_status(
+            name, stored, states.get(workload_unit(name)), machine.workload_health(name), ports.get(name, ())
+        )
+        for name in names
     )
 
 
@@ -154,19 +193,25 @@ def inspect(name: str, layout: HostLayout, machine: Machine) -> Mapping[str, obj
         UnknownWorkloadError: it is not declared.
     """
     stored = require(name, layout)
-    from hostctl.config.dump import plain  # noqa: PLC0415 - only here, start-up counts
+    from hostctl.agent import inspection, network_view, unit_control  # noqa: PLC0415 - only here, start-up counts
+    from hostctl.config.dump import plain  # noqa: PLC0415 - as above
     from hostctl.config.load import parse_host  # noqa: PLC0415 - as above
 
     declaration = parse_host(stored.declaration, "host.yaml")
     declared = {str(key): workload for key, workload in declaration.workloads.items()}[name]
-    state = machine.states([workload_unit(name)]).get(workload_unit(name))
-    bundle = stored.path / "bundles" / name / "config.json"
+    unit = workload_unit(name)
+    state = machine.states([unit]).get(unit)
+    file = stored.path / "bundles" / name / "config.json"
+    bundle = json.loads(file.read_bytes()) if file.is_file() else None
+    status = workload_status(name, stored, state, machine.workload_health(name), published(stored).get(name, ()))
+    shown = unit_control.show([unit], inspection.PROPERTIES)[0] if state else {}
     return {
-        "status": asdict(workload_status(name, stored, state, machine.workload_health(name))),
-        "unit": workload_unit(name),
+        **inspection.describe(status, bundle or {}, shown, network_view.read(stored)),
+        "status": asdict(status),
+        "unit": unit,
         "generation": stored.record.number,
         "declared": plain(declared, full=True),
-        "bundle": json.loads(bundle.read_bytes()) if bundle.is_file() else None,
+        "bundle": bundle,
     }
 
 

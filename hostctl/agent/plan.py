@@ -21,6 +21,8 @@ Area = Literal[
     "file",
     "sysctl",
     "update",
+    "metrics",
+    "run",
     "health",
     "registry",
     "volume",
@@ -126,12 +128,16 @@ def plan(
         *_mapping("sysctl", old.sysctl, new.sysctl),
         *_mapping("network", old.network, new.network),
         *_single("update", old.update, new.update),
+        *_single("metrics", old.metrics, new.metrics),
         *_mapping("health", old.health, new.health),
         *_mapping("registry", old.registries, new.registries),
         *_mapping("volume", old.volumes, new.volumes),
         *_mapping("config", old.configs, new.configs),
         *_mapping("secret", old.secrets, new.secrets),
     ]
+    if old.allow_run != new.allow_run:
+        said = "workloads that are not declared may be run" if new.allow_run else "only what is declared runs"
+        actions.append(Action(kind="change", area="run", subject="allow_run", reason=said))
     containers = _mapping("workload", old.workloads, new.workloads)
     containers += _by_configs(old, new, {action.subject for action in containers})
     if not first and old_release != new_release:

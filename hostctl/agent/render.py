@@ -18,6 +18,8 @@ WIRED = "en* eth*"
 MADE_BY = "# Rendered by hostctl from host.yaml; changes go there.\n"
 UPDATE_SERVICE = "hostctl-update.service"
 UPDATE_TIMER = "hostctl-update.timer"
+METRICS_SOCKET = "hostctl-metrics.socket"
+METRICS_SERVICE = "hostctl-metrics.service"
 
 
 def allocate_uids(names: Iterable[str], former: Mapping[str, int]) -> dict[str, int]:
@@ -116,6 +118,12 @@ def host(declaration: HostDeclaration, *, machine_id: str, uids: Mapping[str, in
     if declaration.update is not None and declaration.update.unattended:
         base[f"systemd/system/timers.target.wants/{UPDATE_TIMER}"] = Link(
             target=f"/usr/lib/systemd/system/{UPDATE_TIMER}"
+        )
+    if declaration.metrics is not None:
+        listens = f"{MADE_BY}[Socket]\nListenStream={declaration.metrics.listen}\n"
+        base[f"systemd/system/{METRICS_SOCKET}.d/10-hostctl.conf"] = text(listens)
+        base[f"systemd/system/sockets.target.wants/{METRICS_SOCKET}"] = Link(
+            target=f"/usr/lib/systemd/system/{METRICS_SOCKET}"
         )
     files = {path.below_etc: text(entry.content, int(entry.mode)) for path, entry in declaration.files.items()}
     return merge(base, users(declaration, uids), network(declaration), files)

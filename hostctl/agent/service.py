@@ -1,7 +1,8 @@
 """``hostd``: the methods of org.hostctl.Host1, each a thin call of what the rest of the package decides and does.
 
-Every method returns a JSON document. Reading is for everybody, changing for root. The agent holds no state of its own:
-killing it harms nothing, a generation that it was trying is taken back when it starts again.
+Every method returns a JSON document. Reading is for everybody, changing for root and the declared users with sudo. The
+agent holds no state of its own: killing it harms nothing, a generation that it was trying is taken back when it starts
+again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import bus, generation, overview
+from hostctl.agent import (
+    bus,
+    control,
+    event_log,
+    generation,
+    limits,
+    overview,
+    reach,
+    transient_methods,
+    volume_methods,
+)
 from hostctl.agent.apply import Context, Notify, Outcome
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.machine import SystemdMachine, Verb, release_version, workload_unit
+from hostctl.agent.machine import SystemdMachine, release_version, workload_unit
 from hostctl.agent.plan import Action
+from hostctl.agent.plan import workloads as workloads_of
 from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import HostWorkloads
 from hostctl.config.load import parse_host
@@ -85,42 +97,15 @@ class HostService:
     def apply(self, call: Call) -> str:
         """Apply a declaration: arguments are its text and its name. Returns the fields of :class:`apply.Outcome`."""
         text, name = call.arguments
-        wanted = context(self._layout, notify=call.notify)
-        return json.dumps(outcome_document(transaction.apply(text, name, wanted)))
+        return json.dumps(outcome_document(self._apply(text, name, call.notify)))
 
-    def _unit(self, call: Call, verb: Verb) -> str:
-        name = call.arguments[0]
-        overview.require(name, self._layout)
-        self._machine.units(verb, [workload_unit(name)])
-        return json.dumps({"workload": name, "done": verb})
-
-    def start(self, call: Call) -> str:
-        """Start a workload."""
-        return self._unit(call, "start")
-
-    def stop(self, call: Call) -> str:
-        """Stop a workload until the next start or boot."""
-        return self._unit(call, "stop")
-
-    def restart(self, call: Call) -> str:
-        """Restart a workload."""
-        return self._unit(call, "restart")
-
-    def exec(self, call: Call) -> str:
-        """Run a command in a workload: arguments are its name, an execution.Request as JSON, and its three files."""
-        from hostctl.agent import execution  # noqa: PLC0415 - only for this method
-
-        name, request = call.arguments
-        stored = overview.require(name, self._layout)
-        status = execution.execute(
-            name,
-            execution.decode(request),
-            bundle=stored.path / "bundles" / name / "config.json",
-            machine=self._machine,
-            layout=self._layout,
-            descriptors=call.descriptors,
-        )
-        return json.dumps({"status": status})
+    def _apply(self, text: str, name: str, notify: Notify) -> Outcome:
+        outcome = transaction.apply(text, name, context(self._layout, notify=notify))
+        changed = workloads_of(outcome.actions, "change", "remove")
+        limits.forget([workload_unit(each) for each in changed], self._layout.root)
+        if outcome.actions:
+            event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
+        return outcome
 
     def methods(self) -> tuple[Method, ...]:
         """Return the interface."""
@@ -130,11 +115,20 @@ class HostService:
             Method(name="Inspect", handler=self.inspect, strings=1, root_only=True),
             Method(name="Plan", handler=self.plan, strings=2, root_only=True),
             Method(name="Apply", handler=self.apply, strings=2, root_only=True),
-            Method(name="Start", handler=self.start, strings=1, root_only=True),
-            Method(name="Stop", handler=self.stop, strings=1, root_only=True),
-            Method(name="Restart", handler=self.restart, strings=1, root_only=True),
-            Method(name="Exec", handler=self.exec, strings=2, descriptors=3, root_only=True),
+            *reach.WorkloadReach(self._layout, self._machine).methods(),
+            *control.WorkloadControl(self._layout, self._machine).methods(),
+            *transient_methods.TransientService(self._layout, self._apply).methods(),
+            *volume_methods.VolumeService(self._layout, self._machine).methods(),
         )
+
+
+def administrators(layout: HostLayout) -> frozenset[int]:
+    """Return the user ids of the declared users that may become root without a password."""
+    stored = generation.current(layout)
+    if stored is None:
+        return frozenset()
+    declared = parse_host(stored.declaration, f"generation {stored.record.number}").users
+    return frozenset(stored.record.uids[str(name)] for name, user in declared.items() if user.sudo)
 
 
 def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDLE) -> None:
@@ -148,4 +142,4 @@ def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDL
     if transaction.read_pending(layout) is not None:
         with transaction.lock(layout):
             transaction.resolve(context(layout))
-    bus.serve(HostService(layout).methods(), address=address, idle=idle)
+    bus.serve(HostService(layout).methods(), address=address, idle=idle, administrators=lambda: administrators(layout))

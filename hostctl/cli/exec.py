@@ -1,4 +1,4 @@
-"""``hostctl exec``: a command inside a workload, through the agent, on this terminal."""
+"""``hostctl exec``: a command inside a workload, through the agent, on these files or on a terminal."""
 
 from __future__ import annotations
 
@@ -8,52 +8,62 @@ import sys
 
 from hostctl.agent import client
 from hostctl.agent.execution import Request
-from hostctl.config.values import WorkloadUser
 from hostctl.errors import UsageError
 
 EXAMPLES = """examples:
-  hostctl exec site -- /bin/sh
-  hostctl exec --user 1000 site -- id
+  hostctl exec -it site -- /bin/sh
+  hostctl exec --user www-data site id
+  hostctl exec -w /srv -e LEVEL=debug site -- ./report
   tar c data | hostctl exec site -- tar x -C /srv
 
-The exit status is that of the command.
+The exit status is that of the command; options of ours stand before the name. Standard input always goes to the
+command, and there is a terminal when input and output are one: -i and -t say no more than that, -T prevents it.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("-u", "--user", metavar="UID[:GID]", help="numbers; the container's own by default")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on, as is always done")
+    terminal = parser.add_mutually_exclusive_group()
+    terminal.add_argument("-t", "--tty", action="store_true", help="on a terminal; an error if there is none")
+    terminal.add_argument("-T", "--no-tty", action="store_true", help="never on a terminal")
+    parser.add_argument(
+        "-u", "--user", metavar="USER[:GROUP]", default="", help="by the workload's own names, or numbers"
+    )
     parser.add_argument("-e", "--env", metavar="NAME=VALUE", action="append", default=[], help="set a variable")
+    parser.add_argument("-w", "--workdir", metavar="PATH", default="", help="where to run it")
     parser.add_argument("workload", help="its name")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="what to run")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND …", help="what to run")
 
 
 def request(arguments: argparse.Namespace, *, terminal: bool) -> Request:
     """Return what to ask of the agent.
 
+    Args:
+        arguments: of the command line.
+        terminal: whether standard input and output are one.
+
     Raises:
-        UsageError: no command, or a user that is not numbers.
+        UsageError: no command, or a terminal is wanted and there is none.
     """
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not words:
         raise UsageError("no command was given", hint="hostctl exec NAME -- COMMAND …")
-    user = None
-    if arguments.user is not None:
-        try:
-            user = WorkloadUser.parse(arguments.user)
-        except ValueError as error:
-            raise UsageError(f"--user {arguments.user}: {error}") from error
-    return Request(
-        argv=tuple(words),
-        terminal=terminal,
-        uid=user.uid if user else None,
-        gid=user.gid if user else None,
-        env=tuple(arguments.env),
-    )
+    if arguments.tty and not terminal:
+        raise UsageError("--tty: standard input and output are no terminal")
+    env = list(arguments.env)
+    wanted = terminal and not arguments.no_tty
+    if wanted and not any(entry.startswith("TERM=") for entry in env):
+        env.append(f"TERM={os.environ.get('TERM', 'xterm')}")
+    return Request(argv=tuple(words), terminal=wanted, user=arguments.user, workdir=arguments.workdir, env=tuple(env))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its status."""
-    terminal = os.isatty(0) and os.isatty(1)
+    wanted = request(arguments, terminal=os.isatty(0) and os.isatty(1))
     sys.stdout.flush()
-    return client.execute(arguments.workload, request(arguments, terminal=terminal), (0, 1, 2))
+    if not wanted.terminal:
+        return client.execute(arguments.workload, wanted, (0, 1, 2))
+    from hostctl.cli import terminal  # noqa: PLC0415 - only for people
+
+    return terminal.run(lambda files: client.execute(arguments.workload, wanted, files))

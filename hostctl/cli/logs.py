@@ -1,57 +1,117 @@
-"""``hostctl logs``: the journal of a workload. Replaces itself by journalctl."""
+"""``hostctl logs``: what workloads print, from the journal. Replaces itself by journalctl."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Sequence
 
 from hostctl.agent.machine import workload_unit
 from hostctl.agent.overview import require
+from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
 from hostctl.run import CommandNotFoundError
 
 EXAMPLES = """examples:
   hostctl logs site
   hostctl logs site -n 100 --follow
+  hostctl logs web app --since 10m -t     of several, in the order of time
+  hostctl logs site --since "2026-11-26 08:00" --until "09:00" --priority err
   hostctl logs site --since "10 min ago" --json
+
+Times are those of journalctl, or as Docker has them: 10m, 1h30m, 2026-11-26T08:00:00Z. A program gives a line its
+priority by <3> in front of it (sd-daemon(3)); --all-messages adds what systemd and the runtime say of the workload.
 """
+PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+_AGO = re.compile(r"(?:[0-9]+[smhd])+")
+_ISO = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9:]{5,8})(?:\.[0-9]+)?(Z?)")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("workload", help="its name")
+    parser.add_argument("workload", nargs="+", help="names")
     parser.add_argument("-f", "--follow", action="store_true", help="keep printing what comes")
-    parser.add_argument("-n", "--lines", type=int, metavar="N", help="only the last N lines")
-    parser.add_argument("--since", metavar="TIME", help="only from this time on, as journalctl takes it")
+    parser.add_argument("-n", "--lines", "--tail", metavar="N", help="only the last N lines, or all")
+    parser.add_argument("--since", metavar="TIME", help="only from this time on")
+    parser.add_argument("--until", metavar="TIME", help="only up to this time")
+    parser.add_argument("-t", "--timestamps", action="store_true", help="the time before each line")
+    parser.add_argument("-p", "--priority", choices=PRIORITIES, help="only lines of this priority and more urgent ones")
+    parser.add_argument("--all-messages", action="store_true", help="also what systemd says of the workload")
     parser.add_argument("--json", action="store_true", help="one JSON document a line, with all the journal's fields")
 
 
+def moment(text: str) -> str:
+    """Return a time as journalctl takes it, from what it or Docker takes."""
+    if _AGO.fullmatch(text):
+        return f"-{text}"
+    found = _ISO.fullmatch(text)
+    return f"{found[1]} {found[2]}{' UTC' if found[3] else ''}" if found else text
+
+
 def command(
-    workload: str, *, follow: bool = False, lines: int | None = None, since: str | None = None, as_json: bool = False
+    workloads: Sequence[str],
+    *,
+    follow: bool = False,
+    lines: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    timestamps: bool = False,
+    priority: str | None = None,
+    all_messages: bool = False,
+    as_json: bool = False,
 ) -> list[str]:
-    """Return the arguments of journalctl(1)."""
-    words = ["journalctl", "--no-pager", f"--unit={workload_unit(workload)}"]
-    words.append("--output=json" if as_json else "--output=short-iso")
-    if follow:
-        words.append("--follow")
-    if lines is not None:
-        words.append(f"--lines={max(0, lines)}")
-    if since is not None:
-        words.append(f"--since={since}")
-    return words
+    """Return the arguments of journalctl(1).
+
+    Raises:
+        UsageError: ``lines`` is no number.
+    """
+    if lines is not None and lines != "all" and not (lines.isascii() and lines.isdigit()):
+        raise UsageError(f"--lines {lines}: a number, or all")
+    words = ["journalctl", "--no-pager", "--quiet"]
+    if as_json:
+        words.append("--output=json")
+    elif timestamps or len(workloads) > 1 or all_messages:
+        words += ["--output=short-iso-precise" if timestamps else "--output=short-iso", "--no-hostname"]
+    else:
+        words.append("--output=cat")
+    words += ["--follow"] if follow else []
+    if lines is not None or follow:
+        words.append(f"--lines={lines or 'all'}")
+    words += [f"--since={moment(since)}"] if since is not None else []
+    words += [f"--until={moment(until)}"] if until is not None else []
+    words += [f"--priority={priority}"] if priority is not None else []
+    units = [workload_unit(name) for name in workloads]
+    return words + (
+        [f"--unit={unit}" for unit in units] if all_messages else [f"_SYSTEMD_UNIT={unit}" for unit in units]
+    )
+
+
+def become(words: Sequence[str]) -> int:
+    """Replace this process by journalctl, which then owns the terminal.
+
+    Raises:
+        CommandNotFoundError: it is not installed.
+    """
+    try:
+        os.execvp(words[0], list(words))  # noqa: S606 - an argument list, no shell
+    except FileNotFoundError as error:
+        raise CommandNotFoundError("journalctl is not installed") from error
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Become journalctl."""
-    require(arguments.workload, HostLayout())
+    for name in arguments.workload:
+        require(name, HostLayout())
     words = command(
         arguments.workload,
         follow=arguments.follow,
         lines=arguments.lines,
         since=arguments.since,
+        until=arguments.until,
+        timestamps=arguments.timestamps,
+        priority=arguments.priority,
+        all_messages=arguments.all_messages,
         as_json=arguments.json,
     )
-    try:
-        os.execvp(words[0], words)  # noqa: S606 - an argument list, no shell; journalctl then owns the terminal
-    except FileNotFoundError as error:
-        raise CommandNotFoundError("journalctl is not installed") from error
+    return become(words)

@@ -1,28 +1,48 @@
-"""``hostctl start``, ``stop`` and ``restart`` of a workload, through the agent."""
+"""``hostctl start``, ``stop``, ``restart``, ``kill``, ``pause`` and ``unpause`` of workloads, through the agent."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
 from hostctl.agent import client
+from hostctl.cli import many
 
 EXAMPLES = """examples:
+  hostctl start web app
   hostctl restart site
-  hostctl stop site           until the next start or boot
+  hostctl stop web app        until the next start or boot
+  hostctl stop -t 5 site      what is not down after 5 seconds is killed
+  hostctl kill -s HUP site
+  hostctl pause site          nothing of it runs, its memory stays, its health is not checked
+  hostctl unpause site
+
+Several are handled at once, and one that fails stops no other. A workload that is killed is started again when its
+declaration says so (`restart:`); `hostctl stop` keeps it down.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the arguments, which depend on the verb that the parser is for."""
+    verb = parser.prog.rpartition(" ")[2]
+    if verb in ("stop", "restart"):
+        text = "then it is killed; what is declared is the most, and the default"
+        parser.add_argument("-t", "--time", type=float, metavar="SECONDS", help=text)
+    if verb == "kill":
+        parser.add_argument("-s", "--signal", default="KILL", metavar="SIGNAL", help="name or number (default: KILL)")
     parser.add_argument("workload", nargs="+", help="names")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
+def rest_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return what the agent's method takes after the name."""
+    if arguments.verb in ("stop", "restart"):
+        return ("" if arguments.time is None else str(arguments.time),)
+    return (arguments.signal,) if arguments.verb == "kill" else ()
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Let the agent do it, one workload after the other."""
-    for name in arguments.workload:
-        client.unit(arguments.verb, name)
-    if arguments.json:
-        print(json.dumps({"done": arguments.verb, "workloads": arguments.workload}))
-    return 0
+    """Let the agent do it."""
+    rest = rest_of(arguments)
+    return many.each(
+        arguments.workload, lambda name: client.control(arguments.verb, name, *rest), as_json=arguments.json
+    )

@@ -27,7 +27,7 @@ def plain(value: object, *, full: bool = False) -> Plain:
         return _record(value, full=full)
     if isinstance(value, Mapping):
         return {str(key): plain(item, full=full) for key, item in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [plain(item, full=full) for item in value]
     if isinstance(value, Cpus):
         return int(value) if value.is_integer() else float(value)

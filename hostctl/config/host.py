@@ -13,6 +13,7 @@ from typing import Literal
 
 from hostctl.config.contents import check_profile, parse_environment
 from hostctl.config.values import (
+    BindAddress,
     Duration,
     EtcPath,
     FileMode,
@@ -200,6 +201,14 @@ class Registry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Metrics:
+    """Where Prometheus finds the host's metrics, as plain HTTP at /metrics. Nothing runs while nobody asks."""
+
+    listen: BindAddress
+    """Address and TCP port. Whoever reaches it can read the names, images and use of all workloads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostDeclaration:
     """A machine: name, users, network, time, files, kernel settings, update policy, health and workloads."""
 
@@ -219,6 +228,8 @@ class HostDeclaration:
     """Kernel settings."""
     update: UpdatePolicy | None = None
     """Where new releases come from."""
+    metrics: Metrics | None = None
+    """Where metrics are to be had; nowhere by default."""
     health: Mapping[Name, HealthCheck] = field(default_factory=dict)
     """Checks of the whole machine, by name."""
     registries: Mapping[RegistryHost, Registry] = field(default_factory=dict)
@@ -231,6 +242,8 @@ class HostDeclaration:
     """Texts for workloads, by name."""
     secrets: Mapping[Name, Secret] = field(default_factory=dict)
     """Secrets of workloads, by name."""
+    allow_run: bool = False
+    """`hostctl run` may add workloads that are not declared here, until the next host.yaml is applied."""
 
     def __post_init__(self) -> None:
         """Refuse references to what is not declared, host ports published twice, files inside files, torn settings."""

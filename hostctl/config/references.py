@@ -43,6 +43,27 @@ class IpAddress(Text):
             raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}") from None
 
 
+class BindAddress(Text):
+    """An address of this machine with a TCP port, as in 127.0.0.1:9600 or [::]:9600."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"([0-9.]{7,15}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}"
+    EXPECTED: ClassVar[str] = "an IP address and a port, as in 127.0.0.1:9600 or [::]:9600"
+    EXAMPLE: ClassVar[str] = "127.0.0.1:9600"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Return the shortest form."""
+        host, _, port = text.rpartition(":")
+        try:
+            address = ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}") from None
+        if (address.version == 6) != host.startswith("["):
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
+        return f"[{address}]:{_port(port)}" if address.version == 6 else f"{address}:{_port(port)}"
+
+
 class InterfaceAddress(Text):
     """An address of an interface with its prefix length, as in 192.0.2.10/24."""
 

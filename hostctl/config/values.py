@@ -30,6 +30,7 @@ from hostctl.config.names import (
 )
 from hostctl.config.quantities import ByteSize, Cpus, Duration, FileMode
 from hostctl.config.references import (
+    BindAddress,
     ConfigMount,
     HttpUrl,
     ImageReference,
@@ -68,6 +69,7 @@ __all__ = [
     "InterfaceAddress",
     "InterfaceMatch",
     "IpAddress",
+    "BindAddress",
     "LockGroup",
     "Name",
     "PackageName",

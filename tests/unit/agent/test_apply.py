@@ -182,6 +182,20 @@ def test_an_immediate_update_policy_starts_the_timer_and_keeps_it(layout: HostLa
     assert not (layout.generations / str(stored.generation) / wants).is_symlink()
 
 
+def test_metrics_are_listened_for_where_they_are_declared(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    stored = transaction.apply(BASE + "metrics: {listen: '[0::1]:9600'}\n", "host.yaml", context(layout, machine))
+    units = layout.generations / str(stored.generation) / "etc/systemd/system"
+    assert machine.log[-1] == "start hostctl-metrics.socket"
+    assert "ListenStream=[::1]:9600\n" in (units / "hostctl-metrics.socket.d/10-hostctl.conf").read_text()
+    assert (units / "sockets.target.wants/hostctl-metrics.socket").is_symlink()
+    machine.log.clear()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert "stop hostctl-metrics.socket" in machine.log
+    assert "start hostctl-metrics.socket" not in machine.log
+
+
 def test_only_what_changed_is_restarted(layout: HostLayout) -> None:
     machine = FakeMachine()
     transaction.apply(BASE, "host.yaml", context(layout, machine))

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -56,6 +57,13 @@ def write(call: bus.Call) -> str:
     return str(len(call.descriptors))
 
 
+def describe(call: bus.Call) -> str:
+    """Say "it" & more,
+    as it is.
+    """
+    return ""
+
+
 METHODS = (
     bus.Method(name="Echo", handler=echo, strings=2),
     bus.Method(name="Fail", handler=fail, strings=1, root_only=True),
@@ -84,7 +92,8 @@ def address(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def agent(address: str) -> Iterator[str]:
     """Serve METHODS on the bus; the server ends by being idle."""
-    server = threading.Thread(target=bus.serve, args=(METHODS,), kwargs={"address": address, "idle": 0.2})
+    options = {"address": address, "idle": 1.0, "administrators": lambda: frozenset({1})}
+    server = threading.Thread(target=bus.serve, args=(METHODS,), kwargs=options)
     server.start()
     while True:
         try:
@@ -134,7 +143,10 @@ def test_wrong_calls_are_refused(agent: str, member: str, arguments: tuple[str, 
         bus.call(member, *arguments, address=agent)
 
 
-def test_only_root_may_call_what_changes_things(agent: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("uid", "answer"), [(65534, "agent-denied"), (1, "kettle-empty")])
+def test_only_root_and_administrators_may_call_what_changes_things(
+    agent: str, tmp_path: Path, uid: int, answer: str
+) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
             folder.chmod(0o755)
@@ -142,7 +154,7 @@ def test_only_root_may_call_what_changes_things(agent: str, tmp_path: Path) -> N
     child = os.fork()
     if child == 0:
         os.setresgid(65534, 65534, 65534)
-        os.setresuid(65534, 65534, 65534)
+        os.setresuid(uid, uid, uid)
         try:
             said = bus.call("Fail", "tea", address=agent)
         except HostctlError as error:
@@ -152,7 +164,16 @@ def test_only_root_may_call_what_changes_things(agent: str, tmp_path: Path) -> N
     os.close(write_end)
     os.waitpid(child, 0)
     with os.fdopen(read) as file:
-        assert file.read() == "agent-denied"
+        assert file.read() == answer
+
+
+def test_introspection_documents_what_a_method_takes_and_for_whom() -> None:
+    described = bus.Method(name="Echo", handler=describe, strings=2, takes=("first",), root_only=True)
+    xml = ElementTree.fromstring(bus.introspection((described,)).partition("\n<node>")[2].join(["<node>", ""]))  # noqa: S314 - ours
+    (method,) = xml.iter("method")
+    (note,) = method.iter("annotation")
+    assert note.get("value") == 'Say "it" & more, as it is. For root and users with sudo.'
+    assert [argument.get("name") for argument in method.iter("arg")] == ["first", None, "json"]
 
 
 def test_no_bus_says_so_and_exits_69(tmp_path: Path) -> None:

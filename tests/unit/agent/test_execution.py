@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from hostctl.agent import execution
-from hostctl.agent.execution import ExecRequestError, NotRunningError, Request
+from hostctl.agent.execution import ExecRequestError, Request
+from hostctl.workload.accounts import Account
 
 BUNDLE = json.dumps(
     {
@@ -40,14 +40,23 @@ def test_the_containers_own_settings_hold() -> None:
     assert process["noNewPrivileges"] is True
 
 
-def test_variables_and_user_are_replaced() -> None:
-    process = document(Request(argv=("id",), uid=1000, gid=None, env=("MODE=debug", "X=1")))
+def test_variables_folder_and_user_are_replaced() -> None:
+    request = Request(argv=("id",), workdir="/var", env=("MODE=debug", "X=1"))
+    account = Account(uid=1000, gid=7, groups=(4,))
+    process = json.loads(execution.process_document(BUNDLE, request, account))
     assert process["env"] == ["PATH=/bin", "MODE=debug", "X=1"]
-    assert process["user"] == {"uid": 1000, "gid": 0}
+    assert process["cwd"] == "/var"
+    assert process["user"] == {"uid": 1000, "gid": 7, "additionalGids": [4]}
+    assert process["capabilities"] == {"bounding": ["CAP_CHOWN"]}
+
+
+def test_root_of_the_workload_has_what_its_bounding_set_allows_and_no_more() -> None:
+    process = json.loads(execution.process_document(BUNDLE, Request(argv=("id",)), Account(uid=0, gid=0)))
+    assert process["capabilities"] == {kind: ["CAP_CHOWN"] for kind in ("bounding", "effective", "permitted")}
 
 
 def test_a_request_comes_back_as_it_was_sent() -> None:
-    request = Request(argv=("sh", "-c", "echo $A"), terminal=True, uid=0, gid=5, env=("A=b=c",))
+    request = Request(argv=("sh", "-c", "echo $A"), terminal=True, user="www-data:5", workdir="/srv", env=("A=b=c",))
     assert execution.decode(execution.encode(request)) == request
 
 
@@ -56,16 +65,19 @@ def test_a_request_comes_back_as_it_was_sent() -> None:
     [
         {"argv": []},
         {"argv": [""]},
-        {"uid": -1},
-        {"uid": 65536},
-        {"uid": "root"},
-        {"gid": "0x"},
+        {"argv": ["a\0b"]},
+        {"argv": ["x" * (1 << 20)]},
+        {"user": "a\0b"},
+        {"workdir": "srv"},
+        {"workdir": "/srv/../../etc"},
+        {"workdir": "/proc/self/fd/7"},
+        {"workdir": "/./proc/1/root"},
         {"env": ["=x"]},
         {"env": ["A"]},
     ],
 )
 def test_what_is_not_a_request_is_refused(changes: dict[str, object]) -> None:
-    good = {"argv": ["id"], "terminal": False, "uid": None, "gid": None, "env": []}
+    good: dict[str, object] = {"argv": ["id"], "terminal": False, "user": "", "workdir": "", "env": []}
     execution.decode(json.dumps(good))
     with pytest.raises(ExecRequestError):
         execution.decode(json.dumps({**good, **changes}))
@@ -75,13 +87,3 @@ def test_what_is_not_a_request_is_refused(changes: dict[str, object]) -> None:
 def test_no_document_is_refused(text: str) -> None:
     with pytest.raises(ExecRequestError):
         execution.decode(text)
-
-
-def test_the_cgroup_is_that_of_version_2(tmp_path: Path) -> None:
-    (tmp_path / "proc/7").mkdir(parents=True)
-    (tmp_path / "proc/7/cgroup").write_text("1:cpu:/x\n0::/system.slice/workload-site.service\n")
-    expected = tmp_path / "sys/fs/cgroup/system.slice/workload-site.service"
-    assert execution.cgroup_of(7, tmp_path) == expected
-    (tmp_path / "proc/7/cgroup").write_text("1:cpu:/x\n")
-    with pytest.raises(NotRunningError):
-        execution.cgroup_of(7, tmp_path)

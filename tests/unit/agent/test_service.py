@@ -84,7 +84,7 @@ def test_failures_come_with_the_ids_of_their_errors(address: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="these methods are for root")
 def test_what_changes_things_says_what_is_wrong(address: str, layout: HostLayout) -> None:
-    assert refused("Stop", "nope", address=address) == "unknown-workload"
+    assert refused("Stop", "nope", "", address=address) == "unknown-workload"
     with pytest.raises(HostctlError) as caught:
         client.execute("nope", execution.Request(argv=("id",)), (0, 1, 2), address=address)
     assert caught.value.id == "unknown-workload"
@@ -95,5 +95,17 @@ def test_what_changes_things_says_what_is_wrong(address: str, layout: HostLayout
 
 def test_introspection_names_every_method(layout: HostLayout) -> None:
     xml = bus.introspection(service.HostService(layout).methods())
-    for name in ("Status", "Plan", "Apply", "ListWorkloads", "Inspect", "Start", "Stop", "Restart", "Exec"):
+    for name in (
+        "Status",
+        "Plan",
+        "Apply",
+        "ListWorkloads",
+        "Inspect",
+        "Start",
+        "Stop",
+        "Restart",
+        "Exec",
+        "Kill",
+        "Pause",
+    ):
         assert f'<method name="{name}">' in xml

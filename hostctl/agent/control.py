@@ -1,0 +1,154 @@
+"""The agent's methods that act on running workloads. What they leave in the journal is what ``hostctl events`` shows.
+
+Each is a thin call; who may call is decided before, by :mod:`hostctl.agent.bus`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from hostctl.agent import event_log, limits, overview, unit_control
+from hostctl.agent.bus import Call, Method
+from hostctl.agent.machine import Machine, UnitState, Verb, starter_units, workload_unit
+from hostctl.agent.overview import NotRunningError
+from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.layout import HostLayout
+
+MAX_STOP_SECONDS = 3600.0
+
+
+class TimeLimitError(HostctlError):
+    """A time is none that can be waited."""
+
+    id = "time-invalid"
+    exit_code = EXIT_USAGE
+
+
+class WorkloadControl:
+    """Starts, stops, signals and freezes the workloads of the machine below a layout."""
+
+    def __init__(self, layout: HostLayout, machine: Machine) -> None:
+        self._layout = layout
+        self._machine = machine
+
+    def _declared(self, name: str) -> str:
+        """Return the unit of a workload that is declared."""
+        overview.require(name, self._layout)
+        return workload_unit(name)
+
+    def _up(self, name: str) -> UnitState:
+        unit = self._declared(name)
+        state = self._machine.states([unit]).get(unit)
+        if state is None or not state.is_active or not state.main_pid:
+            raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
+        return state
+
+    def start(self, call: Call) -> str:
+        """Start a workload, and what starts it in its own time, a schedule or sockets."""
+        name = call.arguments[0]
+        unit = self._declared(name)
+        self._machine.units("start", [*self._machine.states(starter_units(name)), unit])
+        return _done(name, "start")
+
+    def _end(self, call: Call, verb: Verb) -> str:
+        name, within = call.arguments
+        unit = self._declared(name)
+        limit = None if within == "" else seconds(within)
+        state = self._machine.states([unit]).get(unit)
+        if state is not None and state.paused:  # frozen, it could not answer the request to end
+            unit_control.thaw(unit)
+        if limit is None:
+            self._machine.units(verb, [unit])
+        else:
+            unit_control.stop_within(verb, unit, limit)
+        return _done(name, verb)
+
+    def stop(self, call: Call) -> str:
+        """Stop a workload until the next start or boot; what is not down after the seconds, if given, is killed.
+
+        Its schedule or sockets are stopped too.
+        """
+        name = call.arguments[0]
+        self._declared(name)
+        self._machine.units("stop", list(self._machine.states(starter_units(name))))
+        return self._end(call, "stop")
+
+    def restart(self, call: Call) -> str:
+        """Restart a workload; what is not down after the seconds, if given, is killed."""
+        return self._end(call, "restart")
+
+    def kill(self, call: Call) -> str:
+        """Send a signal, by name or number, to the first process of a workload, whose init passes it on."""
+        name, text = call.arguments
+        signal = unit_control.signal_name(text)
+        unit_control.kill(self._up(name).name, signal)
+        event_log.write("kill", name, signal=signal)
+        return _done(name, "kill")
+
+    def pause(self, call: Call) -> str:
+        """Let nothing of a workload run until it is unpaused; it is not checked meanwhile."""
+        name = call.arguments[0]
+        unit = self._up(name).name
+        checks = [f"workload-{name}.health.timer", f"workload-{name}.health.service"]
+        self._machine.units("stop", list(self._machine.states(checks)))
+        unit_control.freeze(unit)
+        event_log.write("pause", name)
+        return _done(name, "pause")
+
+    def unpause(self, call: Call) -> str:
+        """Let a paused workload run on."""
+        name = call.arguments[0]
+        unit_control.thaw(self._up(name).name)
+        self._machine.units("start", list(self._machine.states([f"workload-{name}.health.timer"])))
+        event_log.write("unpause", name)
+        return _done(name, "unpause")
+
+    def set_limits(self, call: Call) -> str:
+        """Change limits of a workload until it is declared anew: an object with memory, cpus, pids, as in host.yaml."""
+        name, text = call.arguments
+        unit = self._declared(name)
+        try:
+            wanted = {str(key): str(value) for key, value in json.loads(text).items()}
+        except (ValueError, AttributeError) as error:
+            raise limits.LimitError("the limits are no object", details=repr(error)) from error
+        limits.change(unit, limits.settings(wanted))
+        event_log.write("limit", name, **wanted)
+        return _done(name, "limit")
+
+    def reset_limits(self, call: Call) -> str:
+        """Let the declared limits of a workload hold again."""
+        name = call.arguments[0]
+        limits.forget([self._declared(name)], self._layout.root)
+        return _done(name, "reset")
+
+    def methods(self) -> tuple[Method, ...]:
+        """Return this part of the interface."""
+        return (
+            Method(name="Start", handler=self.start, strings=1, root_only=True, takes=("name",)),
+            Method(name="Stop", handler=self.stop, strings=2, root_only=True, takes=("name", "seconds")),
+            Method(name="Restart", handler=self.restart, strings=2, root_only=True, takes=("name", "seconds")),
+            Method(name="Kill", handler=self.kill, strings=2, root_only=True, takes=("name", "signal")),
+            Method(name="Pause", handler=self.pause, strings=1, root_only=True, takes=("name",)),
+            Method(name="SetLimits", handler=self.set_limits, strings=2, root_only=True, takes=("name", "limits")),
+            Method(name="ResetLimits", handler=self.reset_limits, strings=1, root_only=True, takes=("name",)),
+            Method(name="Unpause", handler=self.unpause, strings=1, root_only=True, takes=("name",)),
+        )
+
+
+def _done(name: str, verb: str) -> str:
+    return json.dumps({"workload": name, "done": verb})
+
+
+def seconds(text: str) -> float:
+    """Return a time to wait, from 0 to an hour.
+
+    Raises:
+        TimeLimitError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MAX_STOP_SECONDS:
+        raise TimeLimitError(f"{text!r} is no time from 0 to {MAX_STOP_SECONDS:.0f} seconds")
+    return value

@@ -1,0 +1,96 @@
+"""The networks of the generation in force, as a reader of its ``network.json``: who is on which, with which address.
+
+Reads what is there and no more: what a network may be is decided by :mod:`hostctl.network`. Formats 1 and 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostctl.agent.generation import Stored
+
+ONLY = "private"
+"""What the one network of format 1 is called, as in a workload's ``network:``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A workload's addresses on one network."""
+
+    address: str
+    address6: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkView:
+    """One network; what it has not is empty."""
+
+    name: str
+    driver: str
+    subnet: str
+    gateway: str
+    subnet6: str = ""
+    internal: bool = False
+    mtu: int | None = None
+    workloads: Mapping[str, Place] = field(default_factory=dict)
+
+
+def networks(document: Mapping[str, Any]) -> tuple[NetworkView, ...]:
+    """Return the networks of a plan, by name.
+
+    Args:
+        document: network.json.
+    """
+    if not document:
+        return ()
+    workloads = document.get("workloads", {})
+    if "networks" not in document:
+        on = {str(name): Place(address=str(each["address"])) for name, each in sorted(workloads.items())}
+        return (
+            NetworkView(
+                name=ONLY,
+                driver="bridge",
+                subnet=str(document["subnet"]),
+                gateway=str(document["gateway"]),
+                workloads=on,
+            ),
+        )
+    found = []
+    for name, each in sorted(document["networks"].items()):
+        on = {
+            str(workload): Place(
+                address=str(place["address"]),
+                address6=str(place.get("address6") or ""),
+                aliases=tuple(str(alias) for alias in place.get("aliases", ())),
+            )
+            for workload, settings in sorted(workloads.items())
+            for place in settings["attachments"]
+            if place["network"] == name
+        }
+        found.append(
+            NetworkView(
+                name=str(name),
+                driver=str(each.get("driver", "bridge")),
+                subnet=str(each["subnet"]),
+                gateway=str(each.get("gateway") or ""),
+                subnet6=str(each.get("subnet6") or ""),
+                internal=bool(each.get("internal", False)),
+                mtu=each.get("mtu"),
+                workloads=on,
+            )
+        )
+    return tuple(found)
+
+
+def read(stored: Stored | None) -> tuple[NetworkView, ...]:
+    """Return the networks of a generation; none if its plan cannot be read."""
+    if stored is None:
+        return ()
+    try:
+        return networks(json.loads((stored.path / "network.json").read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()

@@ -1,0 +1,109 @@
+"""Workloads that are run without being in host.yaml, where the declaration allows it. Pure.
+
+One is added to the declaration in force, which makes a generation as any change does, so it has the same checks, limits
+and confinement as a declared one. Its name begins with ``run-``, which no declaration may be changed by otherwise. It
+is there until it is removed or a host.yaml is applied, which knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+
+from hostctl.config.dump import plain, to_yaml
+from hostctl.config.host import HostDeclaration
+from hostctl.config.load import parse_host
+from hostctl.errors import EXIT_USAGE, HostctlError
+
+PREFIX = "run-"
+SETTINGS = frozenset(
+    {
+        *("image", "command", "args", "env", "ports", "volumes", "memory", "cpus", "pids", "restart", "read_only"),
+        *("user", "network"),
+    }
+)
+
+
+class RunNotAllowedError(HostctlError):
+    """The declaration does not allow workloads that are not in it."""
+
+    id = "run-not-allowed"
+
+
+class RunRequestError(HostctlError):
+    """What is to be run cannot be."""
+
+    id = "run-invalid"
+    exit_code = EXIT_USAGE
+
+
+def full_name(name: str) -> str:
+    """Return the name of the workload: with the prefix, made up if there is none."""
+    name = name or secrets.token_hex(4)
+    return name if name.startswith(PREFIX) else f"{PREFIX}{name}"
+
+
+def transients(declaration: HostDeclaration) -> tuple[str, ...]:
+    """Return the names of the workloads that were run."""
+    return tuple(str(name) for name in declaration.workloads if str(name).startswith(PREFIX))
+
+
+def add(text: str, name: str, request: str) -> str:
+    """Return the declaration with one workload more.
+
+    Args:
+        text: the declaration in force.
+        name: of the workload, with the prefix.
+        request: a JSON object with settings of a workload, of which only those in :data:`SETTINGS` may be set.
+
+    Raises:
+        RunNotAllowedError: ``allow_run`` is not set.
+        RunRequestError: there is such a workload, or the request is none.
+        DeclarationError: a setting is wrong.
+    """
+    declaration = parse_host(text, "host.yaml")
+    if not declaration.allow_run:
+        raise RunNotAllowedError(
+            "this host runs only what its host.yaml declares", hint="allow_run: true in host.yaml, if that is wanted"
+        )
+    try:
+        wanted: Mapping[str, object] = json.loads(request)
+        unknown = sorted(set(wanted) - SETTINGS)
+    except (ValueError, TypeError) as error:
+        raise RunRequestError("the request is none", details=repr(error)) from error
+    if unknown or "image" not in wanted:
+        raise RunRequestError(f"{', '.join(unknown) or 'no image'}: not for a workload that is run")
+    if name in declaration.workloads:
+        raise RunRequestError(f"there is a workload {name} already", hint=f"hostctl rm {name}")
+    changed = _edited(declaration, {name: wanted}, without="")
+    parse_host(changed, "the workload to run")
+    return changed
+
+
+def remove(text: str, name: str) -> str:
+    """Return the declaration without a workload that was run.
+
+    Args:
+        text: the declaration in force.
+        name: of the workload, with the prefix or without.
+
+    Raises:
+        RunRequestError: it is declared by host.yaml, or there is none.
+    """
+    declaration = parse_host(text, "host.yaml")
+    full = full_name(name)
+    if full not in declaration.workloads:
+        if name in declaration.workloads:
+            raise RunRequestError(f"workload {name} is declared", hint="take it out of host.yaml, and apply that")
+        raise RunRequestError(f"there is no workload {full!r}")
+    return _edited(declaration, {}, without=full)
+
+
+def _edited(declaration: HostDeclaration, more: Mapping[str, object], *, without: str) -> str:
+    tree = plain(declaration)
+    assert isinstance(tree, dict)  # noqa: S101 - a declaration is a mapping
+    former = tree.get("workloads") or {}
+    assert isinstance(former, dict)  # noqa: S101 - as above
+    workloads = {name: each for name, each in former.items() if name != without}
+    return to_yaml({**tree, "workloads": {**workloads, **more}})

@@ -1,0 +1,146 @@
+"""What can be done to a running unit beyond starting and stopping it: signals, freezing, an impatient stop, its end.
+
+A thin edge to systemctl and to the kernel's process descriptors, with no decisions and no state.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Mapping, Sequence
+
+from hostctl.agent.machine import START_TIMEOUT, SystemdUnavailableError, exit_status
+from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.run import CommandError, CommandTimeoutError, run
+
+SHORT = 30.0  # seconds for a call that waits for no job
+SETTLE = 10.0  # seconds that systemd may need to notice an end that the kernel has told of
+LAST_SIGNAL = 64
+
+
+class SignalError(HostctlError):
+    """There is no such signal."""
+
+    id = "unknown-signal"
+    exit_code = EXIT_USAGE
+
+
+class StillRunningError(HostctlError):
+    """What was waited for did not end in time."""
+
+    id = "still-running"
+
+
+def signal_name(text: str) -> str:
+    """Return a signal as systemctl takes it: its name with SIG, or SIGRTMIN+n.
+
+    Args:
+        text: a name, with SIG or without, or a number.
+
+    Raises:
+        SignalError: it is none.
+    """
+    wanted = text.upper()
+    if re.fullmatch(r"[0-9]{1,2}", wanted) and 1 <= int(wanted) <= LAST_SIGNAL:
+        number = int(wanted)
+        realtime = number - signal.SIGRTMIN
+        return f"SIGRTMIN+{realtime}" if realtime >= 0 else signal.Signals(number).name
+    name = wanted if wanted.startswith("SIG") else f"SIG{wanted}"
+    offset = re.fullmatch(r"SIGRTMIN\+([0-9]{1,2})", name)
+    if (offset and int(offset[1]) <= signal.SIGRTMAX - signal.SIGRTMIN) or name in signal.Signals.__members__:
+        return name
+    raise SignalError(f"there is no signal {text!r}", hint="a name as TERM or SIGHUP, or a number from 1 to 64")
+
+
+def show(units: Sequence[str], properties: Sequence[str]) -> list[Mapping[str, str]]:
+    """Return properties of units, in their order; times are seconds since 1970, with an @ before them.
+
+    Raises:
+        SystemdUnavailableError: systemd does not answer.
+    """
+    words = ["systemctl", "show", "--timestamp=unix", f"--property={','.join(properties)}", "--", *units]
+    try:
+        done = run(words, timeout=SHORT)
+    except CommandError as error:
+        raise SystemdUnavailableError("systemd does not answer", details=error.details) from error
+    blocks = done.text.strip("\n").split("\n\n")
+    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+
+
+def kill(unit: str, name: str, *, everybody: bool = False) -> None:
+    """Send a signal to the first process of a unit, or to all of them."""
+    whom = "all" if everybody else "main"
+    run(["systemctl", "kill", f"--signal={name}", f"--kill-whom={whom}", "--", unit], timeout=SHORT)
+
+
+def freeze(unit: str) -> None:
+    """Let none of the unit's processes run; returns when the kernel has stopped the last."""
+    run(["systemctl", "freeze", "--", unit], timeout=START_TIMEOUT)
+
+
+def thaw(unit: str) -> None:
+    """Let a frozen unit's processes run again."""
+    run(["systemctl", "thaw", "--", unit], timeout=START_TIMEOUT)
+
+
+def stop_within(verb: str, unit: str, seconds: float) -> None:
+    """Stop or restart a unit; what is not down after ``seconds`` is killed.
+
+    The unit's own, declared stop timeout stays the upper bound.
+
+    Args:
+        verb: ``stop`` or ``restart``.
+        unit: its name.
+        seconds: from the request on; 0 kills at once.
+    """
+    began = time.monotonic()
+    try:
+        run(["systemctl", verb, "--", unit], timeout=max(0.1, seconds))
+    except CommandTimeoutError:  # only the waiting systemctl was ended: the job goes on
+        if show([unit], ["ActiveState"])[0].get("ActiveState") == "deactivating":
+            kill(unit, "SIGKILL", everybody=True)
+        left = START_TIMEOUT - (time.monotonic() - began)
+        # A job of the same kind is merged with the one under way, so this waits for that.
+        run(["systemctl", verb if verb == "stop" else "start", "--", unit], timeout=max(1.0, left))
+
+
+def await_end(unit: str, timeout: float | None = None) -> int:
+    """Return the exit status of a unit's first process, once that has ended; of the last one if none runs.
+
+    The kernel tells of the end (pidfd_open(2)), so nothing is asked meanwhile, and nobody needs to be root for it.
+
+    Args:
+        unit: a workload's service.
+        timeout: seconds to wait at most; none waits for ever.
+
+    Raises:
+        StillRunningError: it runs on.
+    """
+    wanted = ["MainPID", "ExecMainPID", "ExecMainCode", "ExecMainStatus"]
+    before = show([unit], wanted)[0]
+    pid = int(before.get("MainPID") or 0)
+    if not pid:
+        return exit_status(before)
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        pass
+    else:
+        try:
+            ready, _, _ = select.select([descriptor], [], [], timeout)
+        finally:
+            os.close(descriptor)
+        if not ready:
+            raise StillRunningError(f"{unit} did not end within {timeout:g} s")
+    end = time.monotonic() + SETTLE
+    while True:
+        after = show([unit], wanted)[0]
+        if after.get("ExecMainPID") != str(pid):
+            raise StillRunningError(f"{unit} ended and runs again; its status is in the journal")
+        if after.get("MainPID") != str(pid) and after.get("ExecMainCode") != "0":
+            return exit_status(after)
+        if time.monotonic() > end:
+            raise StillRunningError(f"{unit}: systemd did not notice that process {pid} ended")

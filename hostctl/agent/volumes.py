@@ -1,0 +1,288 @@
+"""Named volumes on the disk: which there are, who uses them, making, removing, saving and restoring them.
+
+A volume is the folder ``/var/lib/hostctl/volumes/NAME``; files in it have the workload's own numbers. One that the
+declaration names, or a workload mounts, is never removed. Names that begin with a dot are at work: one that a crash
+left there is removed by the next change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hostctl import durable
+from hostctl.agent import copying, event_log, generation
+from hostctl.agent.copying import Copied
+from hostctl.agent.machine import Machine, workload_unit
+from hostctl.config.load import parse_host
+from hostctl.config.names import Name
+from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.layout import HostLayout
+from hostctl.run import run
+
+SYNC_SECONDS = 600.0
+_SYS_RENAMEAT2, _AT_FDCWD, _EXCHANGE = 316, -100, 2  # x86-64; linux/fs.h RENAME_EXCHANGE
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class UnknownVolumeError(HostctlError):
+    """There is no volume of this name."""
+
+    id = "unknown-volume"
+    exit_code = EXIT_USAGE
+
+
+class VolumeInUseError(HostctlError):
+    """A volume cannot be changed while it is declared or used."""
+
+    id = "volume-in-use"
+
+
+class VolumeExistsError(HostctlError):
+    """There is such a volume already."""
+
+    id = "volume-exists"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Volume:
+    """One volume. ``bytes`` is what its files take on the disk, -1 if that was not asked for."""
+
+    name: str
+    path: str
+    declared: bool
+    changed: str
+    """When an entry of its folder last came or went, UTC, ISO 8601."""
+    owner: str
+    workloads: tuple[str, ...]
+    running: tuple[str, ...]
+    """Those of ``workloads`` that run."""
+    bytes: int = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Use:
+    """What the generation in force says of volumes: which are declared, and who mounts which."""
+
+    declared: frozenset[str]
+    mounts: Mapping[str, tuple[str, ...]]
+
+
+def use(layout: HostLayout) -> Use:
+    """Return who uses what, from the declaration in force and the bundles made of it."""
+    stored = generation.current(layout)
+    if stored is None:
+        return Use(declared=frozenset(), mounts={})
+    declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+    mounts: dict[str, tuple[str, ...]] = {}
+    for workload in sorted(stored.record.images):
+        for name in sorted(mounted_in(stored.path / "bundles" / workload / "config.json", layout)):
+            mounts[name] = (*mounts.get(name, ()), workload)
+    return Use(declared=frozenset(str(name) for name in declaration.volumes), mounts=mounts)
+
+
+def mounted_in(bundle: Path, layout: HostLayout) -> set[str]:
+    """Return the volumes that a bundle mounts, whole or in part."""
+    try:
+        document = json.loads(bundle.read_bytes())
+    except FileNotFoundError:
+        return set()
+    folder = f"/{layout.volumes.relative_to(layout.root)}/"
+    sources = [str(mount.get("source", "")) for mount in document.get("mounts", [])]
+    return {source.removeprefix(folder).split("/")[0] for source in sources if source.startswith(folder)}
+
+
+class Volumes:
+    """The volumes of the machine below a layout."""
+
+    def __init__(self, layout: HostLayout, machine: Machine) -> None:
+        self._layout = layout
+        self._machine = machine
+
+    def _path(self, name: str) -> Path:
+        try:
+            return self._layout.volumes / Name.parse(name)
+        except ValueError as error:
+            raise UnknownVolumeError(f"{name!r} is no name of a volume", details=str(error)) from error
+
+    def list(self, *, sizes: bool = False) -> tuple[Volume, ...]:
+        """Return all volumes, by name."""
+        folder = self._layout.volumes
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        used = use(self._layout)
+        return tuple(self._volume(name, used, sizes=sizes) for name in names if not name.startswith("."))
+
+    def get(self, name: str) -> Volume:
+        """Return one volume with its size.
+
+        Raises:
+            UnknownVolumeError: there is none.
+        """
+        if not self._path(name).is_dir():
+            raise UnknownVolumeError(f"there is no volume {name!r}", hint="hostctl volume ls")
+        return self._volume(name, use(self._layout), sizes=True)
+
+    def _volume(self, name: str, used: Use, *, sizes: bool) -> Volume:
+        path = self._path(name)
+        found = path.stat()
+        workloads = used.mounts.get(name, ())
+        states = self._machine.states([workload_unit(each) for each in workloads])
+        running = tuple(each for each in workloads if _runs(states, each))
+        return Volume(
+            name=name,
+            path=str(path),
+            declared=name in used.declared,
+            changed=datetime.fromtimestamp(found.st_mtime, UTC).isoformat(timespec="seconds"),
+            owner=f"{found.st_uid}:{found.st_gid}",
+            workloads=workloads,
+            running=running,
+            bytes=_size(path) if sizes else -1,
+        )
+
+    def create(self, name: str, owner: tuple[int, int] = (0, 0)) -> Volume:
+        """Make an empty volume for a user of workloads.
+
+        Raises:
+            VolumeExistsError: there is one.
+        """
+        path = self._path(name)
+        try:
+            path.mkdir(mode=0o755)
+        except FileExistsError:
+            raise VolumeExistsError(f"there is a volume {name!r} already") from None
+        os.chown(path, *owner)
+        durable.sync_directory(path.parent)
+        event_log.write("create", name, kind="volume")
+        return self.get(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a volume with all that is in it.
+
+        Raises:
+            VolumeInUseError: it is declared, or a workload mounts it.
+        """
+        volume = self.get(name)
+        if volume.declared or volume.workloads:
+            why = f"workload {volume.workloads[0]} mounts it" if volume.workloads else "it is declared"
+            raise VolumeInUseError(f"volume {name} is in use: {why}", hint="take it out of host.yaml first")
+        self.clean()
+        doomed = self._beside(name)
+        self._path(name).rename(doomed)
+        durable.sync_directory(doomed.parent)
+        shutil.rmtree(doomed)
+        event_log.write("remove", name, kind="volume")
+
+    def prune(self) -> tuple[Volume, ...]:
+        """Remove every volume that is neither declared nor mounted, and return those."""
+        removed = tuple(volume for volume in self.list(sizes=True) if not volume.declared and not volume.workloads)
+        for volume in removed:
+            self.remove(volume.name)
+        self.clean()
+        return removed
+
+    def clean(self) -> None:
+        """Remove what a crash left half done."""
+        for path in self._layout.volumes.glob(".*"):
+            shutil.rmtree(path)
+
+    def _beside(self, name: str) -> Path:
+        return self._layout.volumes / f".{name}.{secrets.token_hex(4)}"
+
+    def save(self, name: str, descriptor: int, *, live: bool) -> Copied:
+        """Write a volume to a file as a tar stream.
+
+        Raises:
+            VolumeInUseError: a workload that mounts it runs, and ``live`` is not set.
+        """
+        volume = self.get(name)
+        if volume.running and not live:
+            raise VolumeInUseError(
+                f"volume {name} is in use: workload {volume.running[0]} runs and may write meanwhile",
+                hint=f"hostctl stop {' '.join(volume.running)}, or --live, which saves files as they are at the moment",
+            )
+        copied = copying.copy("pack", 0, "/", descriptor, folder=self._path(name))
+        event_log.write("backup", name, kind="volume", files=str(copied.files))
+        return copied
+
+    def restore(self, name: str, descriptor: int, whole: Callable[[], None], *, live: bool) -> Copied:
+        """Make a volume what a tar stream says, in one step: it is unpacked beside it, and they are exchanged.
+
+        Args:
+            name: the volume, which need not be there yet.
+            descriptor: the stream.
+            whole: called when it has ended and nothing is in force yet; raises if it was not all of it.
+            live: stop the workloads that mount it for the exchange, instead of refusing.
+
+        Raises:
+            VolumeInUseError: a workload that mounts it runs, and ``live`` is not set.
+            CopyError: the stream is none, or not whole; the volume is as it was.
+        """
+        path = self._path(name)
+        running = self.get(name).running if path.is_dir() else ()
+        if running and not live:
+            raise VolumeInUseError(
+                f"volume {name} is in use: workload {running[0]} runs",
+                hint=f"hostctl stop {' '.join(running)}, or --live, which stops them for the exchange",
+            )
+        self.clean()
+        staged = self._beside(name)
+        staged.mkdir(mode=0o755)
+        try:
+            copied = copying.copy("unpack", 0, "/", descriptor, ["keep-owner"], folder=staged)
+            whole()
+            run(["sync", "--file-system", staged], timeout=SYNC_SECONDS)
+            with self._stopped(running):
+                if path.is_dir():
+                    _exchange(staged, path)
+                else:
+                    staged.rename(path)
+                durable.sync_directory(path.parent)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        event_log.write("restore", name, kind="volume", files=str(copied.files))
+        return copied
+
+    @contextmanager
+    def _stopped(self, workloads: tuple[str, ...]) -> Iterator[None]:
+        units = [workload_unit(name) for name in workloads]
+        self._machine.units("stop", units)
+        try:
+            yield
+        finally:
+            self._machine.units("start", units)
+
+
+def _runs(states: Mapping[str, object], workload: str) -> bool:
+    state = states.get(workload_unit(workload))
+    return bool(getattr(state, "main_pid", 0))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes that a tree takes on the disk; a file with several names counts once."""
+    total, seen = 0, set()
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            try:
+                found = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - a million Paths are slow
+            except FileNotFoundError:
+                continue
+            if (found.st_dev, found.st_ino) not in seen:
+                if found.st_nlink > 1:
+                    seen.add((found.st_dev, found.st_ino))
+                total += found.st_blocks * 512
+    return total
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two folders in one step (renameat2(2))."""
+    if _LIBC.syscall(_SYS_RENAMEAT2, _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(second))

@@ -1,0 +1,70 @@
+"""``hostctl attach``: the output of a workload as it comes, until it ends.
+
+A workload has no standard input: systemd gives it none, and nothing of ours stays beside it that could. So there is
+nothing to type into, and Ctrl-C detaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from contextlib import suppress
+
+from hostctl.agent import unit_control
+from hostctl.agent.machine import SystemdMachine, workload_unit
+from hostctl.agent.overview import NotRunningError, require
+from hostctl.cli.logs import command
+from hostctl.layout import HostLayout
+from hostctl.run import CommandNotFoundError
+
+EXAMPLES = """examples:
+  hostctl attach site         Ctrl-C detaches; the workload runs on
+
+Workloads have no standard input, so what is typed goes nowhere: `hostctl exec -it site -- sh` is for that. The exit
+status is that of the workload.
+"""
+LAST_LINES = 2.0  # seconds that the journal may be behind an end
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--no-stdin", action="store_true", help="as it always is")
+    parser.add_argument("workload", help="its name")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show what comes, and return the workload's status."""
+    layout = HostLayout()
+    require(arguments.workload, layout)
+    unit = workload_unit(arguments.workload)
+    state = SystemdMachine(layout).states([unit]).get(unit)
+    if state is None or not state.main_pid:
+        raise NotRunningError(
+            f"workload {arguments.workload} is not running", hint=f"hostctl start {arguments.workload}"
+        )
+    return follow(arguments.workload, lines="0")
+
+
+def follow(workload: str, *, lines: str) -> int:
+    """Show what a workload prints until it ends, and return its exit status.
+
+    Args:
+        workload: its name.
+        lines: how many of those before, or ``all``.
+
+    Raises:
+        CommandNotFoundError: journalctl is not installed.
+    """
+    try:
+        words = command([workload], follow=True, lines=lines)
+        follower = subprocess.Popen(words, stdin=subprocess.DEVNULL)  # on this terminal, so not through run()
+    except FileNotFoundError as error:
+        raise CommandNotFoundError("journalctl is not installed") from error
+    try:
+        status = unit_control.await_end(workload_unit(workload))
+        with suppress(subprocess.TimeoutExpired):
+            follower.wait(LAST_LINES)
+    finally:
+        follower.terminate()
+        follower.wait()
+    return status

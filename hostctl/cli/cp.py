@@ -1,0 +1,169 @@
+"""``hostctl cp``: files into and out of a running workload.
+
+The workload's side is read and written inside its own user namespace, this side is written below the named folder
+only: a link in an archive is never followed, and no right of a file (set-user-id, capabilities) comes to the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from hostctl.agent import client
+from hostctl.agent.copying import Copied, CopyError
+from hostctl.errors import UsageError
+from hostctl.workload.transfer import Packer, TransferError, Unpacker, place
+
+EXAMPLES = """examples:
+  hostctl cp site:/etc/nginx/nginx.conf .
+  hostctl cp index.html site:/srv/
+  hostctl cp site:/var/log/. logs      what is in the folder, without the folder
+  hostctl cp site:/srv - | tar t       a tar archive to standard output, or from standard input
+
+Names are as with cp: into a folder that exists, else under the last name of the target. What is copied in belongs to
+the workload's root user, what is copied out to you; -a keeps owners, in the workload's numbers. The workload must run.
+Devices and sockets are left out.
+"""
+
+Left = TypeVar("Left")
+Right = TypeVar("Right")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("-a", "--archive", action="store_true", help="keep owners")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of what was left out")
+    parser.add_argument("source", metavar="SOURCE", help="WORKLOAD:PATH, a path here, or -")
+    parser.add_argument("target", metavar="TARGET", help="a path here, WORKLOAD:PATH, or -")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """One side: a workload and a path in it, or a path here; ``-`` is a stream."""
+
+    workload: str
+    path: str
+
+
+def side(text: str) -> Place:
+    """Return what a word of the command line names. A path here that has a colon begins with ``/`` or ``.``."""
+    name, colon, path = text.partition(":")
+    if not colon or text.startswith(("/", ".")) or "/" in name:
+        return Place(workload="", path=text)
+    return Place(workload=name, path=path or "/")
+
+
+def _owner(*, keep: bool) -> tuple[int, int] | None:
+    return None if keep and os.geteuid() == 0 else (os.geteuid(), os.getegid())
+
+
+def piped(left: Callable[[int], Left], right: Callable[[int], Right]) -> tuple[Left, Right]:
+    """Let one side write to a pipe while the other reads from it, and return what both return.
+
+    The writer's failure counts more, unless it only is that the reader has gone.
+    """
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+
+        def write() -> Left:
+            try:
+                return left(writer)
+            finally:
+                os.close(writer)
+
+        writing = pool.submit(write)
+        try:
+            found = right(reader)
+        except Exception:
+            os.close(reader)
+            error = writing.exception()
+            if error is not None and "roken pipe" not in str(error):
+                raise error from None
+            raise
+        os.close(reader)
+        return writing.result(), found
+
+
+def copy_out(workload: str, path: str, target: str, *, archive: bool) -> Copied:
+    """Copy out of a workload to a path here."""
+    folder, rename = _local_place(target, contents=path.endswith("/."))
+    unpacker = Unpacker(folder, owner=_owner(keep=archive), rename=rename, harmless=True)
+
+    def read(descriptor: int) -> None:
+        with os.fdopen(os.dup(descriptor), "rb") as stream:
+            unpacker.unpack(stream)
+
+    try:
+        return piped(lambda descriptor: client.copy("CopyOut", workload, path, "", descriptor), read)[0]
+    finally:
+        os.close(folder)
+
+
+def _local_place(target: str, *, contents: bool) -> tuple[int, str | None]:
+    """Return the open folder here that entries go into, and what their first name becomes."""
+    path = Path(target)
+    if contents and not path.exists():
+        path.mkdir()
+    here = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        absolute = str(Path.cwd() / path)
+        return place(here, f"{absolute}/" if target.endswith("/") else absolute)
+    finally:
+        os.close(here)
+
+
+def copy_in(source: str, workload: str, path: str, *, archive: bool) -> Copied:
+    """Copy a path here into a workload."""
+    contents = source.endswith("/.") or Path(source).name == ""
+    if contents and not Path(source).is_dir():
+        raise UsageError(f"{source}: no such folder")
+
+    def write(descriptor: int) -> None:
+        with os.fdopen(os.dup(descriptor), "wb") as stream:
+            _pack(source, stream, contents=contents)
+
+    options = "keep-owner" if archive else ""
+    return piped(write, lambda descriptor: client.copy("CopyIn", workload, path, options, descriptor))[1]
+
+
+def _pack(source: str, stream: BinaryIO, *, contents: bool) -> None:
+    absolute = Path(os.path.abspath(source))  # noqa: PTH100 - resolve() would follow the last link
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        packer = Packer(stream)
+        packer.add(root, str(absolute), "." if contents else absolute.name)
+        packer.close()
+    finally:
+        os.close(root)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copy."""
+    source, target = side(arguments.source), side(arguments.target)
+    if bool(source.workload) == bool(target.workload):
+        raise UsageError("one of source and target is WORKLOAD:PATH, the other is not")
+    try:
+        if source.workload:
+            if target.path == "-":
+                sys.stdout.flush()
+                copied = client.copy("CopyOut", source.workload, source.path, "", 1)
+            else:
+                copied = copy_out(source.workload, source.path, target.path, archive=arguments.archive)
+        elif source.path == "-":
+            options = "keep-owner" if arguments.archive else ""
+            copied = client.copy("CopyIn", target.workload, target.path, options, 0)
+        else:
+            copied = copy_in(source.path, target.workload, target.path, archive=arguments.archive)
+    except TransferError as error:
+        raise CopyError(str(error)) from error
+    except OSError as error:
+        raise CopyError(f"{error.filename or arguments.source}: {error.strerror}") from error
+    if copied.skipped and not arguments.quiet:
+        print(f"left out: {', '.join(copied.skipped[:10])}", file=sys.stderr)
+    return 0

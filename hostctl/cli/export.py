@@ -1,0 +1,45 @@
+"""``hostctl export``: a workload's root file system as a tar archive, without what is mounted into it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from hostctl.agent import client
+from hostctl.errors import UsageError
+
+EXAMPLES = """examples:
+  hostctl export site -o site.tar
+  hostctl export site | tar t
+
+Owners are the workload's own numbers. A file is written beside its place and renamed, so it is whole or not there.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here (default: standard output)")
+    parser.add_argument("workload", help="its name")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the archive."""
+    if arguments.output is None:
+        if os.isatty(1):
+            raise UsageError("an archive is nothing for a terminal", hint="-o FILE, or a pipe")
+        sys.stdout.flush()
+        client.copy("CopyOut", arguments.workload, "/", "whole", 1)
+        return 0
+    output: Path = arguments.output
+    passing = output.with_name(f".{output.name}.part")
+    try:
+        with passing.open("wb") as file:
+            client.copy("CopyOut", arguments.workload, "/", "whole", file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
+        passing.rename(output)
+    finally:
+        passing.unlink(missing_ok=True)
+    return 0

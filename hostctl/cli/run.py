@@ -1,0 +1,99 @@
+"""``hostctl run``: a workload that is not in host.yaml, where that allows it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from hostctl.agent import bus
+from hostctl.cli.attach import follow
+from hostctl.errors import UsageError
+from hostctl.progress import Progress
+
+EXAMPLES = """examples:
+  hostctl run --rm registry.example/tool:1 report --all
+  hostctl run -d --name cache -p 6379:6379 --memory 64M registry.example/redis:7
+  hostctl logs run-cache
+  hostctl rm cache
+
+host.yaml must have `allow_run: true`. The workload's name begins with run-. It is confined and limited as a declared
+one, and there until `hostctl rm`, or until a host.yaml is applied. Without -d its output is shown until it ends, and
+the exit status is its own; --rm removes it then. Volumes must be declared.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("-d", "--detach", action="store_true", help="print its name and let it run")
+    parser.add_argument("--rm", action="store_true", help="remove it when it has ended")
+    parser.add_argument("--name", default="", metavar="NAME", help="after run-; made up by default")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
+    parser.add_argument("-p", "--publish", action="append", default=[], metavar="HOST:PORT", help="publish a port")
+    parser.add_argument("-v", "--volume", action="append", default=[], metavar="NAME:/PATH", help="mount a volume")
+    parser.add_argument("--network", metavar="NETWORK", help="as in host.yaml")
+    parser.add_argument("--memory", "-m", metavar="SIZE", help="most memory")
+    parser.add_argument("--cpus", metavar="N", help="processor time in cores")
+    parser.add_argument("--pids", "--pids-limit", metavar="N", help="most processes")
+    parser.add_argument("-u", "--user", metavar="UID[:GID]", help="numbers")
+    parser.add_argument("--read-only", action="store_true", help="the root file system cannot be written")
+    parser.add_argument("--restart", default="no", choices=("no", "on-failure", "always"), help="default: no")
+    parser.add_argument("--entrypoint", metavar="PROGRAM", help="instead of the image's")
+    parser.add_argument("image", help="registry/name:tag or registry/name@sha256:…")
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="instead of the image's command")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the workload's settings as host.yaml has them.
+
+    Raises:
+        UsageError: a variable without a value, or options that cannot be together.
+    """
+    if arguments.detach and arguments.rm:
+        raise UsageError("--rm waits for the end, --detach does not")
+    if not arguments.detach and arguments.restart != "no":
+        raise UsageError("--restart needs --detach: there is no end to wait for")
+    if any("=" not in entry[1:] for entry in arguments.env):
+        raise UsageError("--env: NAME=VALUE")
+    wanted = {
+        "image": arguments.image,
+        "command": [arguments.entrypoint] if arguments.entrypoint else None,
+        "args": arguments.args or None,
+        "env": dict(entry.split("=", 1) for entry in arguments.env) or None,
+        "ports": arguments.publish or None,
+        "volumes": arguments.volume or None,
+        "network": arguments.network,
+        "memory": arguments.memory,
+        "cpus": arguments.cpus,
+        "pids": arguments.pids,
+        "user": arguments.user,
+        "read_only": arguments.read_only or None,
+        "restart": arguments.restart,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _numbers(wanted: dict[str, object]) -> dict[str, object]:
+    """Return the settings with numbers as numbers where they are some: the declaration says what is wrong otherwise."""
+    made = dict(wanted)
+    for name, kind in (("pids", int), ("cpus", float)):
+        try:
+            made[name] = kind(str(wanted[name]))
+        except (KeyError, ValueError):
+            continue
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it, and unless detached wait for its end."""
+    wanted = _numbers(settings(arguments))
+    progress = Progress(quiet=not arguments.detach)
+    answer = json.loads(bus.call("Run", arguments.name, json.dumps(wanted), on_progress=progress.line))
+    name = str(answer["workload"])
+    if arguments.detach:
+        print(name)
+        return 0
+    try:
+        return follow(name, lines="all")
+    finally:
+        if arguments.rm:
+            bus.call("Remove", name)

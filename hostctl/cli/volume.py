@@ -1,0 +1,235 @@
+"""``hostctl volume``: volumes, through the agent. Backups are made and read as streams, whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from hostctl.agent import bus
+from hostctl.agent.copying import CopyError
+from hostctl.cli import formats, many
+from hostctl.cli.stats import size
+from hostctl.cli.tables import table
+from hostctl.errors import UsageError
+
+EXAMPLES = """examples:
+  hostctl volume ls --size
+  hostctl volume inspect content
+  hostctl volume create scratch
+  hostctl volume rm scratch
+  hostctl volume prune
+  hostctl volume backup content -o content.tar.zst
+  hostctl volume restore content -i content.tar.zst --sha256 9f86…
+
+A backup is a tar archive with the workload's own numbers as owners, one zstd frame with a checksum; its SHA-256 is
+printed. Restoring unpacks beside the volume and exchanges both in one step. Either refuses while a workload that mounts
+the volume runs: with --live a backup takes files as they are, and a restore stops those workloads for the exchange.
+rm and prune never remove a volume that is declared or mounted.
+"""
+CHUNK = 1 << 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("ls", help="list volumes")
+    listing.add_argument("-q", "--quiet", action="store_true", help="names only")
+    listing.add_argument("--size", action="store_true", help="with what they take on the disk, which takes time")
+    listing.add_argument("--format", metavar="TEMPLATE", help="print each by a template, as in `hostctl ps`")
+    looking = actions.add_parser("inspect", help="everything known of volumes")
+    looking.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it")
+    making = actions.add_parser("create", help="make empty volumes")
+    removing = actions.add_parser("rm", help="remove volumes that nobody declares or mounts")
+    for action in (looking, making, removing):
+        action.add_argument("volume", nargs="+", help="names")
+    pruning = actions.add_parser("prune", help="remove all volumes that nobody declares or mounts")
+    pruning.add_argument("-f", "--force", action="store_true", help="without asking")
+    saving = actions.add_parser("backup", help="write a volume to a file")
+    saving.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here (default: standard output)")
+    restoring = actions.add_parser("restore", help="make a volume what a backup says")
+    restoring.add_argument("-i", "--input", type=Path, metavar="FILE", help="the backup (default: standard input)")
+    restoring.add_argument("--sha256", metavar="HEX", help="refuse a file with another SHA-256; needs --input")
+    for action in (saving, restoring):
+        action.add_argument("--live", action="store_true", help="also while a workload that mounts it runs")
+        action.add_argument("volume", help="its name")
+    for action in (listing, looking, making, removing, pruning, saving, restoring):
+        action.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def text(rows: list[dict[str, object]]) -> str:
+    """Return what a terminal shows of volumes."""
+    cells = []
+    for row in rows:
+        users = row["workloads"]
+        shown = ", ".join(str(name) for name in users) if isinstance(users, list) else ""
+        count = row["bytes"]
+        taken = size(count) if isinstance(count, int) and count >= 0 else "-"
+        cells.append((str(row["name"]), "yes" if row["declared"] else "no", shown or "-", str(row["owner"]), taken))
+    return table(("NAME", "DECLARED", "WORKLOADS", "OWNER", "SIZE"), cells)
+
+
+class Hashing:
+    """Passes bytes on and adds them up."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink, self._sum = sink, hashlib.sha256()
+        self.bytes = 0
+
+    def copy(self, source: BinaryIO) -> None:
+        """Take all of ``source``."""
+        while data := source.read(CHUNK):
+            self._sum.update(data)
+            self.bytes += len(data)
+            self._sink.write(data)
+
+    @property
+    def hex(self) -> str:
+        """The SHA-256 of what was passed on."""
+        return self._sum.hexdigest()
+
+
+def backup(name: str, output: Path | None, options: str) -> dict[str, object]:
+    """Write a backup; a file appears when it is whole."""
+    from hostctl.cli.cp import piped  # noqa: PLC0415 - only for streams
+
+    def save(descriptor: int) -> dict[str, object]:
+        found: dict[str, object] = json.loads(bus.call("BackupVolume", name, options, descriptors=(descriptor,)))
+        return found
+
+    def written(sink: BinaryIO) -> dict[str, object]:
+        hashing = Hashing(sink)
+
+        def read(descriptor: int) -> None:
+            with os.fdopen(os.dup(descriptor), "rb") as source:
+                hashing.copy(source)
+
+        saved, _ = piped(save, read)
+        sink.flush()
+        return {"volume": name, "sha256": hashing.hex, "bytes": hashing.bytes, **saved}
+
+    if output is None:
+        if os.isatty(1):
+            raise UsageError("an archive is nothing for a terminal", hint="-o FILE, or a pipe")
+        return written(sys.stdout.buffer)
+    return _whole(output, written)
+
+
+def _whole(output: Path, write: Callable[[BinaryIO], dict[str, object]]) -> dict[str, object]:
+    passing = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    try:
+        with passing.open("xb") as file:
+            passing.chmod(0o600)
+            done = write(file)
+            os.fsync(file.fileno())
+        passing.rename(output)
+    finally:
+        passing.unlink(missing_ok=True)
+    return done
+
+
+def restore(name: str, source: Path | None, sha256: str | None, options: str) -> dict[str, object]:
+    """Restore from a file or standard input; a file with another sum than ``sha256`` is refused before it is read."""
+    if source is None:
+        if sha256 is not None:
+            raise UsageError("--sha256 needs --input: a stream cannot be checked before it is read")
+        found: dict[str, object] = json.loads(bus.call("RestoreVolume", name, options, descriptors=(0,)))
+        return {"volume": name, **found}
+    with source.open("rb") as file:
+        if sha256 is not None:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+            if actual != sha256.lower():
+                raise CopyError(f"{source}: its SHA-256 is {actual}", hint="the file is not the backup that was meant")
+            file.seek(0)
+        found = json.loads(bus.call("RestoreVolume", name, options, descriptors=(file.fileno(),)))
+    return {"volume": name, **found}
+
+
+def _asked(names: list[str]) -> bool:
+    if not os.isatty(0):
+        raise UsageError("nothing is removed without being asked for", hint="--force")
+    return input(f"remove {', '.join(names)} with all that is in them? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    if not arguments.force:
+        rows = json.loads(bus.call("ListVolumes", ""))
+        doomed = [row["name"] for row in rows if not row["declared"] and not row["workloads"]]
+        if not doomed or not _asked(doomed):
+            return 0
+    removed = json.loads(bus.call("PruneVolumes"))
+    if arguments.json:
+        print(json.dumps(removed))
+    else:
+        print("".join(f"{row['name']}\n" for row in removed), end="")
+        print(f"{size(sum(row['bytes'] for row in removed))} freed")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    rows = json.loads(bus.call("ListVolumes", "sizes" if arguments.size else ""))
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    elif arguments.format is not None:
+        print(formats.render(arguments.format, [docker(row) for row in rows]))
+    elif arguments.quiet:
+        print("".join(f"{row['name']}\n" for row in rows), end="")
+    else:
+        print(text(rows))
+    return 0
+
+
+def docker(row: dict[str, object]) -> dict[str, object]:
+    """Return a volume with Docker's keys, and ours beside them."""
+    return {"Name": row["name"], "Mountpoint": row["path"], "Driver": "local", "Scope": "local", **row}
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    found = [docker(json.loads(bus.call("InspectVolume", name))) for name in arguments.volume]
+    if arguments.format is not None:
+        print(formats.render(arguments.format, found))
+    else:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked."""
+    if arguments.action in ("create", "rm"):
+        member = "CreateVolume" if arguments.action == "create" else "RemoveVolume"
+        return many.each(arguments.volume, lambda name: _silently(member, name), as_json=arguments.json)
+    if arguments.action in ("backup", "restore"):
+        return _stream(arguments)
+    return {"ls": _list, "inspect": _inspect, "prune": _prune}[arguments.action](arguments)
+
+
+def _silently(member: str, name: str) -> None:
+    bus.call(member, name)
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    options = "live" if arguments.live else ""
+    try:
+        if arguments.action == "backup":
+            done = backup(arguments.volume, arguments.output, options)
+        else:
+            done = restore(arguments.volume, arguments.input, arguments.sha256, options)
+    except OSError as error:
+        raise CopyError(f"{error.filename or arguments.volume}: {error.strerror}") from error
+    skipped = done.get("skipped")
+    if isinstance(skipped, list) and skipped:
+        print(f"left out: {', '.join(str(name) for name in skipped[:10])}", file=sys.stderr)
+    out = sys.stderr if arguments.action == "backup" and arguments.output is None else sys.stdout
+    if arguments.json:
+        print(json.dumps(done), file=out)
+    elif arguments.action == "backup":
+        print(f"{done['sha256']}  {arguments.output or '-'}", file=out)
+    else:
+        print(f"{arguments.volume}: {done['files']} entries restored", file=out)
+    return 0

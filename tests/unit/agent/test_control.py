@@ -1,0 +1,164 @@
+"""What is done to running workloads: what is refused, and what systemd is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import control, event_log, overview, unit_control
+from hostctl.agent.bus import Call
+from hostctl.agent.control import TimeLimitError, WorkloadControl
+from hostctl.agent.machine import SystemdMachine, UnitState, exit_status, parse_states
+from hostctl.agent.overview import NotRunningError, UnknownWorkloadError
+from hostctl.agent.unit_control import SignalError
+from hostctl.errors import HostctlError
+from hostctl.layout import HostLayout
+
+RECORD = {
+    "number": 3,
+    "created": "2026-01-01T00:00:00+00:00",
+    "release": "1",
+    "declaration_sha256": "0",
+    "images": {"web": {"reference": "r.example/web:1", "digest": "sha256:0"}},
+    "uids": {},
+    "ranges": {"web": 0},
+}
+
+
+class Stopped(SystemdMachine):
+    """A machine on which no workload runs."""
+
+    def states(self, names: object) -> Mapping[str, UnitState]:
+        """Know of no unit."""
+        del names
+        return {}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> HostLayout:
+    layout = HostLayout(root=tmp_path)
+    folder = layout.generations / "3"
+    folder.mkdir(parents=True)
+    (folder / "generation.json").write_text(json.dumps(RECORD))
+    (folder / "network.json").write_text(json.dumps({"workloads": {"web": {"ports": ["8080:80", "[::1]:53:53/udp"]}}}))
+    layout.current.symlink_to("generations/3")
+    return layout
+
+
+def call(*arguments: str) -> Call:
+    return Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None)
+
+
+def test_only_declared_workloads_that_run_are_signalled_and_paused(layout: HostLayout) -> None:
+    methods = {method.name: method for method in WorkloadControl(layout, Stopped(layout)).methods()}
+    assert set(methods) == {"Start", "Stop", "Restart", "Kill", "Pause", "Unpause", "SetLimits", "ResetLimits"}
+    assert all(method.root_only and len(method.takes) == method.strings for method in methods.values())
+    for method in methods.values():
+        with pytest.raises(UnknownWorkloadError):
+            method.handler(call("nope", "9"))
+    for name in ("Kill", "Pause", "Unpause"):
+        with pytest.raises(NotRunningError):
+            methods[name].handler(call("web", "TERM"))
+    with pytest.raises(SignalError):
+        methods["Kill"].handler(call("web", "TERM; reboot"))
+    with pytest.raises(TimeLimitError):
+        methods["Stop"].handler(call("web", "-1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("TERM", "SIGTERM"), ("sighup", "SIGHUP"), ("9", "SIGKILL"), ("34", "SIGRTMIN+0"), ("rtmin+3", "SIGRTMIN+3")],
+)
+def test_signals_have_names_and_numbers(text: str, name: str) -> None:
+    assert unit_control.signal_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["", "0", "65", "-9", "NOPE", "SIGRTMIN+99", "SIGTERM ", "１"])  # noqa: RUF001
+def test_what_is_no_signal_is_refused(text: str) -> None:
+    with pytest.raises(SignalError):
+        unit_control.signal_name(text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-0.1", "3601", "nan", "inf"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(TimeLimitError):
+        control.seconds(text)
+    assert control.seconds("2.5") == 2.5
+
+
+def test_exit_statuses_are_those_of_shells() -> None:
+    assert exit_status({"ExecMainCode": "1", "ExecMainStatus": "7"}) == 7
+    assert exit_status({"ExecMainCode": "2", "ExecMainStatus": "9"}) == 137
+    assert exit_status({}) == 0
+    frozen = "LoadState=loaded\nActiveState=active\nFreezerState=frozen\nMainPID=3\nExecMainCode=0\n"
+    assert parse_states(frozen, ["u"], now=1.0)["u"].paused
+    assert not parse_states(frozen.replace("frozen", "running"), ["u"], now=1.0)["u"].paused
+
+
+def test_ports_are_read_from_the_plan(layout: HostLayout) -> None:
+    stored = overview.require("web", layout)
+    assert overview.published(stored) == {"web": ("8080:80", "[::1]:53:53/udp")}
+    (stored.path / "network.json").write_text("[]")
+    assert overview.published(stored) == {}
+
+
+JOURNAL_LINE = {
+    "__REALTIME_TIMESTAMP": "1764171749123456",
+    "_PID": "1",
+    "UNIT": "workload-web.service",
+    "MESSAGE_ID": "98e322203f7a4ed290d09fe03c09fe15",
+    "EXIT_CODE": "exited",
+    "EXIT_STATUS": "7",
+}
+
+
+def test_systemds_messages_are_events() -> None:
+    event = event_log.parse(json.dumps(JOURNAL_LINE))
+    assert event is not None
+    assert (event.type, event.action, event.name) == ("workload", "die", "web")
+    assert event.time == "2025-11-26T15:42:29.123+00:00"
+    assert event.attributes == {"exit_code": "exited", "exit_status": "7"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_PID": "77"},
+        {"UNIT": "ssh.service"},
+        {"UNIT": "workload-web.health.service"},
+        {"UNIT": ["workload-web.service"]},
+        {"MESSAGE_ID": "0"},
+        {"HOSTCTL_EVENT": "1", "_UID": "268435456", "MESSAGE_ID": "0"},
+        {"__REALTIME_TIMESTAMP": "x"},
+        {"HOSTCTL_EVENT": "1", "_UID": "0", "HOSTCTL_ATTRIBUTES": "[]"},
+    ],
+)
+def test_what_others_say_is_no_event(changes: dict[str, object]) -> None:
+    assert event_log.parse(json.dumps({**JOURNAL_LINE, **changes})) is None
+    assert event_log.parse("{") is None
+
+
+def test_fields_of_the_journal_may_hold_anything() -> None:
+    assert event_log.encode({"A": "x\ny"}) == b"A\n\x03\0\0\0\0\0\0\0x\ny\n"
+
+
+def test_the_end_of_a_process_is_told_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input(); raise SystemExit(7)"], stdin=subprocess.PIPE)
+    running = {"MainPID": str(child.pid), "ExecMainPID": str(child.pid), "ExecMainCode": "0", "ExecMainStatus": "0"}
+    ended = {**running, "MainPID": "0", "ExecMainCode": "1", "ExecMainStatus": "7"}
+
+    def show(units: object, properties: object) -> list[Mapping[str, str]]:  # stands for systemd, which is not here
+        del units, properties
+        return [running if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None else ended]
+
+    monkeypatch.setattr(unit_control, "show", show)
+    with pytest.raises(HostctlError, match="did not end within"):
+        unit_control.await_end("workload-web.service", 0.05)
+    child.communicate(b"\n")
+    assert exit_status(ended) == 7

@@ -1,0 +1,43 @@
+"""What a workload has changed, told from the layers of its overlay."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import difference
+from hostctl.agent.difference import Change
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="whiteouts are devices, and trusted attributes are root's")
+
+
+def test_added_changed_and_deleted(tmp_path: Path) -> None:
+    lower, below, upper = (tmp_path / name for name in ("lower", "below", "upper"))
+    for path in (lower / "etc", below / "srv/old", upper / "etc", upper / "srv", upper / "new"):
+        path.mkdir(parents=True)
+    for path in (lower / "etc/conf", lower / "gone", below / "srv/old/x", below / "hidden"):
+        path.write_text("x")
+    os.mknod(lower / "hidden", stat.S_IFCHR)
+    (upper / "etc/conf").write_text("y")
+    (upper / "new/file").symlink_to("/etc/passwd")
+    (upper / "hidden").write_text("anew")
+    for path in (upper / "gone", upper / "never-was"):
+        os.mknod(path, stat.S_IFCHR)
+    os.setxattr(upper / "srv", difference.OPAQUE, b"y")
+    descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (upper, lower, below)]
+    found = list(difference.changes(descriptors[0], descriptors[1:]))
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert found == [
+        Change(kind="C", path="/etc"),
+        Change(kind="C", path="/etc/conf"),
+        Change(kind="D", path="/gone"),
+        Change(kind="A", path="/hidden"),
+        Change(kind="A", path="/new"),
+        Change(kind="A", path="/new/file"),
+        Change(kind="C", path="/srv"),
+        Change(kind="D", path="/srv/old"),
+    ]

@@ -1,0 +1,211 @@
+"""Volumes: what is removed and what never is, and backups that come back whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from hostctl.agent import volume_methods
+from hostctl.agent.bus import Call
+from hostctl.agent.copying import CopyError
+from hostctl.agent.machine import SystemdMachine, UnitState, Verb
+from hostctl.agent.volume_methods import VolumeService
+from hostctl.agent.volumes import UnknownVolumeError, VolumeExistsError, VolumeInUseError, Volumes
+from hostctl.layout import HostLayout
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files in volumes belong to many users")
+DECLARATION = """\
+version: 1
+hostname: web-1
+workloads: {web: {image: "r.example/web:1", volumes: ["content:/srv"]}}
+volumes: {content: {}, spare: {}}
+"""
+
+
+class Units(SystemdMachine):
+    """A machine that notes what is done to units. ``web`` runs if it is told so."""
+
+    running = False
+
+    def __init__(self, layout: HostLayout) -> None:
+        super().__init__(layout)
+        self.done: list[tuple[str, tuple[str, ...]]] = []
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        """Note it."""
+        del block
+        self.done.append((verb, tuple(names)))
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        """Say whether it runs."""
+        pid = 42 if self.running else 0
+        return {
+            name: UnitState(name=name, active="active", sub="", result="", main_pid=pid, restarts=0, active_for=0.0)
+            for name in names
+        }
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> HostLayout:
+    layout = HostLayout(root=tmp_path)
+    folder = layout.generations / "1"
+    (folder / "bundles/web").mkdir(parents=True)
+    record = {"number": 1, "created": "", "release": "1", "declaration_sha256": "", "uids": {}, "ranges": {"web": 0}}
+    record["images"] = {"web": {"reference": "r.example/web:1", "digest": "sha256:0"}}
+    (folder / "generation.json").write_text(json.dumps(record))
+    (folder / "host.yaml").write_text(DECLARATION)
+    mounts = [{"destination": "/srv", "type": "bind", "source": "/var/lib/hostctl/volumes/content"}]
+    (folder / "bundles/web/config.json").write_text(json.dumps({"mounts": mounts}))
+    layout.current.symlink_to("generations/1")
+    for name in ("content", "old"):
+        (layout.volumes / name).mkdir(parents=True)
+        (layout.volumes / name / "file").write_text(name)
+    os.chown(layout.volumes / "content/file", 33, 34)
+    (layout.volumes / "content/link").symlink_to("/etc/shadow")
+    (layout.volumes / "content/sub").mkdir(mode=0o700)
+    return layout
+
+
+@pytest.fixture
+def machine(layout: HostLayout) -> Units:
+    return Units(layout)
+
+
+@pytest.fixture
+def volumes(layout: HostLayout, machine: Units) -> Volumes:
+    return Volumes(layout, machine)
+
+
+def tree(folder: Path) -> list[tuple[str, int, int, int, str]]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else ""
+        found.append((str(path.relative_to(folder)), status.st_mode, status.st_uid, status.st_gid, content))
+    return found
+
+
+def test_volumes_are_listed_with_who_uses_them(volumes: Volumes, machine: Units) -> None:
+    machine.running = True
+    content, old = volumes.list(sizes=True)
+    assert (content.name, content.declared, content.workloads, content.running) == ("content", True, ("web",), ("web",))
+    assert (old.name, old.declared, old.workloads) == ("old", False, ())
+    assert content.bytes > 0
+
+
+def test_what_is_used_is_never_removed(volumes: Volumes, layout: HostLayout) -> None:
+    (layout.volumes / ".left.behind").mkdir()
+    for name in ("content", "spare"):
+        if name == "spare":
+            volumes.create(name)
+        with pytest.raises(VolumeInUseError):
+            volumes.remove(name)
+    assert [volume.name for volume in volumes.prune()] == ["old"]
+    assert sorted(path.name for path in layout.volumes.iterdir()) == ["content", "spare"]
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "../content", ".hidden", "a\0b", "A", "x" * 32])
+def test_names_stay_in_their_folder(volumes: Volumes, name: str) -> None:
+    for deed in (volumes.get, volumes.remove, volumes.create):
+        with pytest.raises(UnknownVolumeError):
+            deed(name)
+
+
+def test_one_is_made_once(volumes: Volumes) -> None:
+    assert volumes.create("scratch", (5, 6)).owner == "5:6"
+    with pytest.raises(VolumeExistsError):
+        volumes.create("scratch")
+    volumes.remove("scratch")
+    with pytest.raises(UnknownVolumeError):
+        volumes.get("scratch")
+
+
+def backup(service: VolumeService, path: Path, name: str = "content", options: str = "") -> bytes:
+    with path.open("wb") as file:
+        service.backup(Call(uid=0, arguments=(name, options), descriptors=(file.fileno(),), notify=lambda text: None))
+    return path.read_bytes()
+
+
+def restore(service: VolumeService, path: Path, data: bytes, name: str = "content", options: str = "") -> None:
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        service.restore(Call(uid=0, arguments=(name, options), descriptors=(file.fileno(),), notify=lambda text: None))
+
+
+def test_a_backup_comes_back(layout: HostLayout, machine: Units, tmp_path: Path) -> None:
+    service = VolumeService(layout, machine)
+    content = layout.volumes / "content"
+    before = tree(content)
+    data = backup(service, tmp_path / "b")
+    (content / "file").write_text("spoiled")
+    (content / "new").write_text("new")
+    restore(service, tmp_path / "b", data)
+    assert tree(content) == before
+    restore(service, tmp_path / "b", data, name="another")
+    assert tree(layout.volumes / "another") == before
+    assert sorted(path.name for path in layout.volumes.iterdir()) == ["another", "content", "old"]
+    assert machine.done == [("stop", ()), ("start", ())] * 2
+
+
+def archive(uid: int = 0, name: str = "file", kind: bytes = tarfile.REGTYPE) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo(name)
+        info.uid, info.type, info.linkname = uid, kind, "x"
+        tar.addfile(info)
+    return out.getvalue()
+
+
+def compressed(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+@pytest.mark.parametrize("damage", ["cut", "early", "bit", "empty", "plain", "more", "owner", "outside", "no tar"])
+def test_a_damaged_backup_changes_nothing(damage: str, layout: HostLayout, machine: Units, tmp_path: Path) -> None:
+    service = VolumeService(layout, machine)
+    good = backup(service, tmp_path / "b")
+    bad = {
+        "cut": good[:-1],
+        "early": good[: len(good) // 2],
+        "bit": good[:-1] + bytes([good[-1] ^ 1]),
+        "empty": b"",
+        "plain": archive(),
+        "more": good + b"x",
+        "owner": compressed(archive(uid=0x10000000)),
+        "outside": compressed(archive(name="../../escape")),
+        "no tar": compressed(b"x" * 5000),
+    }[damage]
+    before = tree(layout.volumes)
+    with pytest.raises(CopyError):
+        restore(service, tmp_path / "b", bad)
+    assert tree(layout.volumes) == before
+    assert machine.done == []
+
+
+def test_neither_is_done_under_a_running_workload_unless_asked_for(
+    layout: HostLayout, machine: Units, tmp_path: Path
+) -> None:
+    service = VolumeService(layout, machine)
+    machine.running = True
+    with pytest.raises(VolumeInUseError):
+        backup(service, tmp_path / "b")
+    data = backup(service, tmp_path / "b", options="live")
+    with pytest.raises(VolumeInUseError):
+        restore(service, tmp_path / "b", data)
+    assert machine.done == []
+    restore(service, tmp_path / "b", data, options="live")
+    assert machine.done == [("stop", ("workload-web.service",)), ("start", ("workload-web.service",))]
+
+
+def test_reading_a_backup_takes_bounded_memory() -> None:
+    wide = zstandard.ZstdCompressionParameters(window_log=27, write_checksum=True)
+    frame = zstandard.ZstdCompressor(compression_params=wide)
+    with pytest.raises(zstandard.ZstdError):
+        volume_methods.decompress(io.BytesIO(frame.compress(bytes(200 << 20))), io.BytesIO())

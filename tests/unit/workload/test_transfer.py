@@ -1,0 +1,120 @@
+"""Trees as tar streams: what comes out of them and goes into them again."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from hostctl.workload import transfer
+from hostctl.workload.transfer import Packer, TransferError, Unpacker
+
+
+def opened(path: Path) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY)
+
+
+def pack(root: Path, path: str, name: str, **options: bool) -> bytes:
+    out = io.BytesIO()
+    packer = Packer(out, **options)
+    packer.add(opened(root), path, name)
+    packer.close()
+    return out.getvalue()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "srv/deep/er").mkdir(parents=True)
+    (root / "srv/file").write_bytes(b"content")
+    (root / "srv/file").chmod(0o4751)
+    (root / "srv/link").symlink_to("/etc/passwd")
+    os.link(root / "srv/file", root / "srv/deep/same")
+    os.mkfifo(root / "srv/pipe")
+    (root / "srv/deep/er/ümlaut \udcff").write_text("odd name")
+    (root / "way").symlink_to("srv")
+    os.utime(root / "srv/deep", (5, 5))
+    return root
+
+
+def test_a_tree_comes_back_as_it_was(tree: Path, tmp_path: Path) -> None:
+    data = pack(tree, "/srv", "srv")
+    target = tmp_path / "target"
+    target.mkdir()
+    unpacker = Unpacker(opened(target))
+    unpacker.unpack(io.BytesIO(data))
+    assert unpacker.files == 8
+    assert (target / "srv/file").stat().st_mode & 0o7777 == 0o4751
+    assert (target / "srv/link").readlink() == Path("/etc/passwd")
+    assert (target / "srv/deep/same").stat().st_ino == (target / "srv/file").stat().st_ino
+    assert (target / "srv/pipe").is_fifo()
+    assert (target / "srv/deep").stat().st_mtime == 5
+    assert (target / "srv/deep/er/ümlaut \udcff").read_text() == "odd name"
+    assert pack(target, "srv", "srv") == data
+    unpacker = Unpacker(opened(target))
+    unpacker.unpack(io.BytesIO(data))  # over what is there
+
+
+def test_tar_reads_what_is_packed(tree: Path) -> None:
+    listing = subprocess.run(["tar", "-t"], input=pack(tree, "srv", "."), capture_output=True, check=True).stdout
+    assert b"./deep/same\n" in listing
+
+
+def test_a_link_is_followed_on_the_way_and_never_at_the_end(tree: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(pack(tree, "way/file", "file"))) as archive:
+        assert archive.getnames() == ["file"]
+    with tarfile.open(fileobj=io.BytesIO(pack(tree, "way", "way"))) as archive:
+        assert archive.getmember("way").issym()
+
+
+def test_what_only_a_host_would_grant_is_left_out(tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    Unpacker(opened(target), harmless=True, rename="new").unpack(io.BytesIO(pack(tree, "srv/file", "file")))
+    assert (target / "new").stat().st_mode & 0o7777 == 0o751
+
+
+@pytest.mark.parametrize(
+    ("target", "made"),
+    [("there", "there/file"), ("there/", "there/file"), ("new", "new"), ("there/new", "there/new"), ("old", "old")],
+)
+def test_names_are_as_with_cp(tree: Path, tmp_path: Path, target: str, made: str) -> None:
+    root = tmp_path / "target"
+    (root / "there").mkdir(parents=True)
+    (root / "old").write_text("is replaced")
+    folder, rename = transfer.place(opened(root), target)
+    Unpacker(folder, rename=rename).unpack(io.BytesIO(pack(tree, "srv/file", "file")))
+    assert (root / made).read_bytes() == b"content"
+
+
+def test_a_folder_that_must_be_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(TransferError, match="no such folder"):
+        transfer.place(opened(tmp_path), "new/")
+    with pytest.raises(FileNotFoundError):
+        transfer.place(opened(tmp_path), "no/new")
+    with pytest.raises(TransferError):
+        transfer.split("/srv/..")
+
+
+def test_a_file_that_shrinks_keeps_the_size_of_its_header(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"abc")
+    with (tmp_path / "log").open("rb") as file:
+        source = transfer._Exactly(file, 5)
+        assert source.read(2) + source.read(2) + source.read() == b"abc\0\0"
+        assert source.read(1) == b""
+
+
+def test_folders_too_deep_in_each_other_are_refused(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_PATH)
+    for _ in range(transfer.MAX_DEPTH + 2):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_PATH, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    with pytest.raises(TransferError, match="in each other"):
+        pack(tmp_path, "/", ".")
