@@ -20,7 +20,7 @@ from hostctl_qemu.checker import Checker
 
 from hostctl.compose.lock import cache_folder
 from hostctl.errors import HostctlError
-from hostctl_lab import fault_corrupt, fault_live, fault_states
+from hostctl_lab import agent_kills, fault_corrupt, fault_live, fault_states
 from hostctl_lab.crash_boot import Judge, Retry, machine_on
 from hostctl_lab.fault_results import Results, Row, figures, report
 from hostctl_lab.fault_states import Case
@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   script/faults --cuts 200 --boots 40 --seed 1   random cuts, 40 of them booted
   script/faults --replays 2000 --boots 50        subsets of unflushed writes at every flush
   script/faults --errors --kills 5               failing writes, full file systems, QEMU killed
+  script/faults --agent-kills 1000               the agent killed while it applies, pulls, starts and stops
 """
 RESULTS = "results.jsonl"
 
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--errors", action="store_true", help="let writes fail and file systems be full")
     parser.add_argument("--odd", action="store_true", help="update scarce machines, and those with a wrong clock")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="kill QEMU N times in an update")
+    parser.add_argument("--agent-kills", type=int, default=0, metavar="N", help="kill the agent N times at its work")
     parser.add_argument("--boots", type=int, default=0, metavar="N", help="boot N states of each kind asked for")
     parser.add_argument("--retries", type=int, default=4, metavar="N", help="take the update again on every Nth boot")
     parser.add_argument("--seed", type=int, default=0, help="decides what is chosen by chance")
@@ -127,6 +129,8 @@ class Run:
 def main(argv: Sequence[str]) -> int:
     """Run and print; 0 if every invariant held, 1 if one did not, 2 if it could not be found out."""
     arguments = parser().parse_args(argv)
+    if arguments.agent_kills:
+        return agent_kills.run(lab(), arguments.agent_kills, arguments.seed, as_json=arguments.json)
     folder = arguments.folder or lab().folder / lab().state.name.replace("builds-", "run-")
     try:
         scenario = Scenario(folder) if (folder / FACTS).exists() else _record(folder)

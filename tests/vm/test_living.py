@@ -1,0 +1,360 @@
+"""Living with running workloads: looked at, signalled, paused, waited for. Effects are read from the kernel."""
+
+import json
+import time
+from collections.abc import Mapping
+
+import pytest
+from hostctl_lab import agent_kills
+from hostctl_lab.host import Host
+from hostctl_lab.registry import Registry
+
+BOX = "/usr/bin/busybox"
+PAGE = "a page from inside"
+READY_SECONDS = 60.0
+TRAP = f"trap 'echo got a hangup' HUP; while :; do {BOX} sleep 0.2; done"
+
+
+@pytest.fixture(scope="module")
+def wanted(declaration: str, ssh_folder: object) -> str:
+    """Return a declaration with a server, a program that prints, and a job that ends by itself."""
+    key = declaration.partition('ssh_keys: ["')[2].partition('"')[0]
+    with_eve = declaration.replace("users:\n", f"users:\n  eve: {{ssh_keys: ['{key}']}}\n")
+    return f"""{with_eve}\
+workloads:
+  web:
+    image: localhost/box:1
+    ports: ["8080:80"]
+    volumes: ["content:/data"]
+    memory: 64M
+    healthcheck: {{http: "http://localhost/", interval: 2s, retries: 2}}
+  talk:
+    image: localhost/box:1
+    command: [{BOX}, sh, -c, "{TRAP}"]
+  job:
+    image: localhost/box:1
+    command: [{BOX}, sh, -c, "echo '<3>it went wrong'; echo done; {BOX} sleep 4; exit 7"]
+    restart: "no"
+volumes: {{content: {{}}}}
+metrics: {{listen: "127.0.0.1:9600"}}
+"""
+
+
+def show(host: Host, workload: str, *properties: str) -> Mapping[str, str]:
+    """Return properties of a workload's unit."""
+    said = host.text("systemctl", "show", f"workload-{workload}.service", "-p", ",".join(properties))
+    return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def cgroup(host: Host, workload: str, file: str) -> str:
+    """Return a file of a workload's cgroup."""
+    return host.text("cat", f"/sys/fs/cgroup{show(host, workload, 'ControlGroup')['ControlGroup']}/{file}")
+
+
+def rows(host: Host) -> dict[str, dict[str, object]]:
+    """Return `hostctl ps` by name."""
+    return {row["name"]: row for row in json.loads(host.text("hostctl", "ps", "--json"))}
+
+
+def test_an_exit_status_is_waited_for_and_shown(host: Host, wanted: str) -> None:
+    host.apply(wanted)
+    host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
+    assert host.text("hostctl", "wait", "job") == "7"
+    host.text("hostctl", "start", "job")
+    began = time.monotonic()
+    assert host.text("hostctl", "wait", "job") == "7"
+    assert time.monotonic() - began > 1
+    assert host.fails("hostctl", "wait", "--timeout", "0.5", "web").strip().startswith("error:")
+    assert host.text("hostctl", "ps", "--filter", "name=job", "--format", "{{.Status}}") == "Exited (7)"
+    assert host.text("hostctl", "ps", "-q", "--filter", "status=running").split() == ["talk", "web"]
+    assert json.loads(host.text("hostctl", "inspect", "-f", "{{json .State.ExitCode}}", "job")) == 7
+
+
+def test_logs_are_what_was_printed(host: Host) -> None:
+    assert host.text("hostctl", "logs", "-n", "2", "job").splitlines() == ["it went wrong", "done"]
+    assert host.text("hostctl", "logs", "--priority", "err", "-n", "1", "job") == "it went wrong"
+    lines = host.text("hostctl", "logs", "-t", "--since", "1h", "job", "web").splitlines()
+    assert any("job[" in line and line.endswith("done") and line.startswith("20") for line in lines)
+    assert host.text("hostctl", "logs", "--until", "2020-01-01T00:00:00Z", "job") == ""
+
+
+def test_facts_agree_with_the_kernel(host: Host) -> None:
+    document = json.loads(host.text("hostctl", "inspect", "web"))
+    assert document["State"]["Pid"] == int(show(host, "web", "MainPID")["MainPID"])
+    assert document["HostConfig"]["Memory"] == int(cgroup(host, "web", "memory.max"))
+    assert document["Mounts"][0]["Name"] == "content"
+    assert document["NetworkSettings"]["IPAddress"] in host.text("hostctl", "exec", "web", "--", BOX, "ip", "addr")
+    assert host.text("hostctl", "port", "web", "80") == "0.0.0.0:8080"
+    processes = json.loads(host.text("hostctl", "top", "web", "--json"))
+    assert sorted(each["pid"] for each in processes) == sorted(map(int, cgroup(host, "web", "cgroup.procs").split()))
+    assert {each["user"] for each in processes} == {0}
+    (figures,) = json.loads(host.text("hostctl", "stats", "--no-stream", "--json", "web"))
+    assert figures["memory_limit"] == 64 << 20
+    assert 0 < figures["usage"]["memory"] <= int(cgroup(host, "web", "memory.peak"))
+    assert figures["usage"]["sent_bytes"] > 0
+    assert set(figures["usage"]["pressure"]) == {"cpu", "memory", "io"}
+    info = json.loads(host.text("hostctl", "info", "--json"))
+    assert info["counts"]["running"] == 2
+    assert info["versions"]["kernel"] == host.text("uname", "-r")
+    assert host.text("crun", "--version").split()[2] in host.text("hostctl", "version")
+
+
+def test_a_signal_arrives_and_a_kill_follows_the_restart_policy(host: Host) -> None:
+    host.text("hostctl", "kill", "-s", "HUP", "talk")
+    host.wait_for("it is printed", lambda: "got a hangup" in host.text("hostctl", "logs", "talk"), 30)
+    before = show(host, "talk", "InvocationID")
+    host.text("hostctl", "kill", "talk")
+    host.wait_for("it runs again", lambda: show(host, "talk", "InvocationID") != before, 30)
+    assert "is not running" in host.fails("hostctl", "kill", "job")
+    assert "no signal" in host.fails("hostctl", "kill", "-s", "nope", "talk")
+
+
+def test_a_paused_workload_does_nothing_and_is_not_restarted(host: Host) -> None:
+    before = show(host, "web", "InvocationID")
+    host.text("hostctl", "pause", "web", "talk")
+    assert "frozen 1" in cgroup(host, "web", "cgroup.events")
+    assert rows(host)["web"]["paused"] is True
+    spent = cgroup(host, "talk", "cpu.stat").splitlines()[0]
+    assert host.get() == ""
+    assert cgroup(host, "talk", "cpu.stat").splitlines()[0] == spent
+    host.text("hostctl", "unpause", "web", "talk")
+    host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
+    assert show(host, "web", "InvocationID") == before
+    assert show(host, "web", "NRestarts")["NRestarts"] == "0"
+    host.wait_for("it is checked again", lambda: rows(host)["web"]["health"] == "healthy", 60)
+    host.text("hostctl", "pause", "talk")
+    host.text("hostctl", "stop", "-t", "2", "talk")
+    assert show(host, "talk", "ActiveState", "MainPID") == {"ActiveState": "inactive", "MainPID": "0"}
+    host.text("hostctl", "start", "talk")
+
+
+def test_limits_change_at_once_until_they_are_declared_anew(host: Host) -> None:
+    before = show(host, "web", "InvocationID")
+    host.text("hostctl", "limits", "web", "--memory", "96M", "--cpus", "0.5", "--pids", "77")
+    assert cgroup(host, "web", "memory.max") == str(96 << 20)
+    assert cgroup(host, "web", "cpu.max") == "50000 100000"
+    assert cgroup(host, "web", "pids.max") == "77"
+    assert json.loads(host.text("hostctl", "limits", "web", "--json"))["changed"] is True
+    host.text("hostctl", "limits", "web", "--reset")
+    assert cgroup(host, "web", "memory.max") == str(64 << 20)
+    assert show(host, "web", "InvocationID") == before
+
+
+def test_an_impatient_stop_kills(host: Host) -> None:
+    process = show(host, "talk", "MainPID")["MainPID"]
+    host.text("kill", "-STOP", process)  # now it cannot answer a polite request
+    began = time.monotonic()
+    host.text("hostctl", "stop", "-t", "1", "talk")
+    assert time.monotonic() - began < 25, "the unit's own 30 s"
+    assert show(host, "talk", "ActiveState")["ActiveState"] in ("inactive", "failed")
+    host.text("systemctl", "reset-failed", "workload-talk.service")
+    said = host.run("hostctl", "start", "talk", "nope", check=False)
+    assert said.status == 2
+    assert said.text.strip() == "talk"
+    assert b"'nope'" in said.stderr
+
+
+def on_terminal(host: Host, *words: str) -> str:
+    """Return what `hostctl exec` shows on a terminal of the host."""
+    argv = ["hostctl", "exec", *words]
+    return host.text("python3", "-c", f"import pty, sys; sys.exit(pty.spawn({argv!r}) >> 8)")
+
+
+def test_a_command_runs_as_whom_and_where_it_is_told(host: Host) -> None:
+    assert (
+        inside(host, "-w", "/srv", "-e", "GREETING=hi", "talk", "--", BOX, "sh", "-c", "pwd; echo $GREETING")
+        == "/srv\nhi"
+    )
+    assert host.run("hostctl", "exec", "talk", "--", BOX, "sh", "-c", "kill -9 $$", check=False).status == 137
+    assert host.text("hostctl", "exec", "talk", "--", BOX, "tr", "a-z", "A-Z", stdin="shout") == "SHOUT"
+    host.shell("printf 'app:x:1234:5:::\\n' >/run/passwd; printf 'video:x:44:app\\n' >/run/group")
+    host.text("hostctl", "cp", "/run/passwd", "talk:/etc/passwd")
+    host.text("hostctl", "cp", "/run/group", "talk:/etc/group")
+    assert inside(host, "-u", "app", "talk", "--", BOX, "id").startswith("uid=1234(app) gid=5 groups=44(video)")
+    assert inside(host, "-u", "77:78", "talk", "--", BOX, "id").startswith("uid=77 gid=78")
+    for nobody in ("nobody", "-1", "0x0", "1:"):
+        assert host.run("hostctl", "exec", f"--user={nobody}", "talk", "--", BOX, "id", check=False).status == 2
+    group = inside(host, "talk", "--", BOX, "cat", "/proc/self/cgroup")
+    assert host.shell("cat /sys/fs/cgroup/system.slice/workload-talk.service/pids.max") == "1024"
+    assert group == "0::/"  # the root of its own cgroup namespace, so below its own limits
+
+
+def script(host: Host, workload: str, text: str) -> str:
+    """Return what a shell script prints in a workload, whose image has no links to its one program."""
+    aliases = f'for a in mkdir rm ln mv stty cat; do alias $a="{BOX} $a"; done\n'
+    return inside(host, workload, "--", BOX, "sh", "-c", aliases + text)
+
+
+def inside(host: Host, *words: str) -> str:
+    """Return what a command prints in a workload."""
+    return host.text("hostctl", "exec", *words)
+
+
+def test_a_terminal_is_one_of_the_workloads_own(host: Host) -> None:
+    assert "/dev/pts/0" in on_terminal(host, "-t", "talk", "--", BOX, "tty")
+    assert "both" in on_terminal(host, "talk", "--", BOX, "sh", "-c", "test -t 0 && test -t 1 && echo both")
+    assert "no terminal" in host.fails("hostctl", "exec", "-t", "talk", "--", BOX, "true")
+    argv = ["hostctl", "exec", "talk", "--", BOX, "sh", "-c", "exit 9"]
+    code = f"import pty, sys; sys.exit(pty.spawn({argv!r}) >> 8)"
+    assert host.run("python3", "-c", code, check=False).status == 9
+    assert host.shell("ls /run/hostctl/exec") == ""
+
+
+def test_files_go_in_and_out_and_never_elsewhere(host: Host) -> None:
+    host.shell(
+        "rm -rf /run/t; mkdir -p /run/t/tree/sub; echo one >/run/t/tree/sub/one; ln -s /etc/shadow /run/t/tree/link"
+    )
+    host.text("hostctl", "cp", "/run/t/tree", "web:/data/")
+    first = int(host.shell("stat -c %u /var/lib/hostctl/volumes/content/tree/sub/one"))
+    assert first == 0, "in a volume the numbers are the workload's own"
+    assert inside(host, "web", "--", BOX, "cat", "/data/tree/sub/one") == "one"
+    host.text("hostctl", "cp", "web:/data/tree/.", "/run/t/back")
+    assert host.shell("cd /run/t/back && find . | sort && readlink link") == ".\n./link\n./sub\n./sub/one\n/etc/shadow"
+    host.text("hostctl", "cp", "talk:/usr/bin/busybox", "/run/t/bb")
+    assert host.shell("sha256sum </run/t/bb") == inside(host, "talk", "--", BOX, "sha256sum", BOX).split()[0] + "  -"
+    # a workload points its paths at the host's files: what is meant is its own, or nothing
+    script(host, "talk", "ln -s /proc/1/root/etc /e; ln -s ../../../../etc/shadow /s; mkdir /d; echo x >/d/y")
+    host.fails("hostctl", "cp", "talk:/e/os-release", "/run/t/stolen")
+    host.text("hostctl", "cp", "talk:/s", "/run/t/link")
+    assert host.shell("test -L /run/t/link && readlink /run/t/link") == "../../../../etc/shadow"
+    host.text("hostctl", "cp", "/run/t/bb", "talk:/s")  # replaces the link, and does not follow it
+    assert host.shell("head -c4 /etc/shadow || true") != "\x7fELF"
+    assert host.shell("hostctl cp talk:/d - | tar t") == "d\nd/y"
+    host.shell("tar c -C /run/t/tree sub | hostctl cp - talk:/d")
+    assert inside(host, "talk", "--", BOX, "cat", "/d/sub/one") == "one"
+
+
+def test_a_race_of_links_inside_copies_nothing_of_the_host(host: Host) -> None:
+    moves = "; ".join(f"{BOX} mv -T /r/{old} /r/{new}" for old, new in (("a", "c"), ("b", "a"), ("a", "b"), ("c", "a")))
+    race = f"{BOX} mkdir -p /r/a; echo own >/r/a/shadow; {BOX} ln -s /etc /r/b; while :; do {moves}; done"
+    host.shell(f"hostctl exec talk -- {BOX} sh -c '{race}' >/dev/null 2>&1 & echo $! >/run/racer")
+    said = host.shell(
+        "for i in $(seq 12); do hostctl cp talk:/r/a/shadow - 2>/dev/null | tar xO 2>/dev/null || true; done",
+        seconds=240,
+    )
+    assert set(said.split()) <= {"own"}
+    host.shell("kill $(cat /run/racer); hostctl restart -t 1 talk")
+
+
+def test_a_volume_is_saved_and_restored_whole(host: Host) -> None:
+    host.shell("hostctl volume create scratch && hostctl volume rm scratch")
+    rows = {row["name"]: row for row in json.loads(host.text("hostctl", "volume", "ls", "--json"))}
+    assert (rows["content"]["declared"], rows["content"]["running"]) == (True, ["web"])
+    assert "in use" in host.fails("hostctl", "volume", "rm", "content")
+    assert "in use" in host.fails("hostctl", "volume", "backup", "content", "-o", "/run/t/b")
+    inside(host, "web", "--", BOX, "sh", "-c", f"echo kept >/data/kept; {BOX} chown 33:44 /data/kept")
+    digest = host.text("hostctl", "volume", "backup", "--live", "content", "-o", "/run/t/b").split()[0]
+    assert host.shell("sha256sum /run/t/b").split()[0] == digest
+    before = host.shell("cd /var/lib/hostctl/volumes/content && find . -printf '%p %U %G %m %s\\n' | sort")
+    inside(host, "web", "--", BOX, "sh", "-c", f"{BOX} rm -rf /data/tree /data/kept; echo new >/data/new")
+    assert "in use" in host.fails("hostctl", "volume", "restore", "content", "-i", "/run/t/b")
+    host.shell("head -c -1 /run/t/b >/run/t/cut")
+    assert "cut off" in host.fails("hostctl", "volume", "restore", "--live", "content", "-i", "/run/t/cut")
+    assert inside(host, "web", "--", BOX, "cat", "/data/new") == "new"
+    host.text("hostctl", "volume", "restore", "--live", "content", "-i", "/run/t/b", "--sha256", digest)
+    host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
+    assert host.shell("cd /var/lib/hostctl/volumes/content && find . -printf '%p %U %G %m %s\\n' | sort") == before
+    assert inside(host, "web", "--", BOX, "stat", "-c", "%u:%g", "/data/kept") == "33:44"
+    assert host.shell("ls -A /var/lib/hostctl/volumes") == "content"
+
+
+def test_what_was_changed_is_told_and_exported(host: Host) -> None:
+    script(host, "talk", "mkdir /new; echo x >/new/file; rm /srv/index.html; echo y >/etc/hosts.new")
+    lines = host.text("hostctl", "diff", "talk").splitlines()
+    assert {"A /new", "A /new/file", "D /srv/index.html", "C /srv", "A /etc/hosts.new"} <= set(lines)
+    host.text("hostctl", "export", "web", "-o", "/run/t/web.tar")
+    names = host.shell("tar tf /run/t/web.tar").splitlines()
+    assert {"./usr/bin/busybox", "./srv/index.html", "./data"} <= set(names)
+    assert not [name for name in names if name.startswith(("./data/", "./proc/", "./dev/"))]
+    host.text("hostctl", "restart", "talk")
+    assert "A /new" not in host.text("hostctl", "diff", "talk")
+
+
+def test_attach_follows_to_the_end(host: Host) -> None:
+    host.text("hostctl", "start", "job")
+    done = host.run("hostctl", "attach", "job", check=False)
+    assert done.status == 7
+
+
+def test_events_tell_it_all(host: Host) -> None:
+    lines = host.text("hostctl", "events", "--since", "1h", "--until", "0s").splitlines()
+    seen = [(event["action"], event["name"]) for event in map(json.loads, lines)]
+    for wanted in (
+        ("apply", "2"),
+        ("start", "web"),
+        ("die", "job"),
+        ("kill", "talk"),
+        ("pause", "web"),
+        ("stop", "talk"),
+    ):
+        assert wanted in seen, wanted
+    died = host.text("hostctl", "events", "--since", "1h", "--until", "0s", "-f", "name=job", "-f", "action=die")
+    assert json.loads(died.splitlines()[0])["attributes"]["exit_status"] == "7"
+    host.shell("hostctl events >/run/events & sleep 3; hostctl restart talk; sleep 3; kill $!")
+    assert {"stop", "start"} <= {json.loads(line)["action"] for line in host.text("cat", "/run/events").splitlines()}
+
+
+def fetch(host: Host) -> str:
+    """Return what the metrics' address answers."""
+    code = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9600/metrics', timeout=30).read().decode())"
+    return host.text("python3", "-c", code)
+
+
+def test_metrics_are_there_when_asked_for_and_nothing_is_resident(host: Host) -> None:
+    assert host.text("systemctl", "is-active", "hostctl-metrics.socket") == "active"
+    page = fetch(host).splitlines()
+    assert 'hostctl_workload_up{workload="web"} 1' in page
+    assert f'hostctl_workload_memory_limit_bytes{{workload="web"}} {64 << 20}' in page
+    assert sum(line.startswith("hostctl_state{") and line.endswith(" 1") for line in page) == 1
+    assert any(line.startswith("hostctl_slot_running{release=") and line.endswith(" 1") for line in page)
+    seconds = next(line for line in page if line.startswith('hostctl_workload_cpu_seconds_total{workload="web"}'))
+    assert 0 < float(seconds.split()[1]) <= int(cgroup(host, "web", "cpu.stat").split()[1]) / 1e6
+    user = host.text("systemctl", "show", "hostctl-metrics.service", "-P", "MainPID")
+    assert host.shell(f"stat -c %u /proc/{user}") != "0"
+    over = lambda: host.text("systemctl", "show", "hostctl-metrics.service", "-P", "ActiveState") == "inactive"  # noqa: E731
+    host.wait_for("it has ended", over, 120)
+    assert 'hostctl_workload_up{workload="web"} 1' in fetch(host)
+
+
+def test_only_root_and_sudo_users_may_change_anything(host: Host) -> None:
+    before = show(host, "talk", "InvocationID")
+    for words in (("stop", "talk"), ("kill", "talk"), ("pause", "talk"), ("restart", "talk")):
+        done = host.run("hostctl", *words, user="eve", check=False)
+        assert done.status == 1
+        assert b"root and users with sudo" in done.stderr
+    assert host.run("hostctl", "exec", "talk", "--", BOX, "id", user="eve", check=False).status == 1
+    assert show(host, "talk", "InvocationID") == before
+    assert "talk" in host.run("hostctl", "ps", user="eve").text
+    assert "talk" in host.run("hostctl", "stats", "--no-stream", user="eve").text
+    host.run("hostctl", "restart", "talk", user="ops")
+    assert show(host, "talk", "InvocationID") != before
+    xml = host.text("busctl", "call", "org.hostctl.Host1", "/org/hostctl/Host1", *INTROSPECT)
+    assert "Let nothing of a workload run until it is unpaused" in xml
+
+
+def test_what_is_not_declared_runs_only_where_that_is_allowed(host: Host, wanted: str) -> None:
+    words = ("hostctl", "run", "--rm", "localhost/box:1")
+    assert "allow_run" in host.fails(*words)
+    before = show(host, "web", "InvocationID")
+    host.apply(f"{wanted}allow_run: true\n")
+    done = host.run(
+        "hostctl", "run", "--rm", "--entrypoint", BOX, "localhost/box:1", "sh", "-c", "echo ran; exit 5", check=False
+    )
+    assert (done.status, done.text.strip()) == (5, "ran")
+    assert host.text("hostctl", "run", "-d", "--name", "x", "--memory", "32M", "localhost/box:1") == "run-x"
+    assert cgroup(host, "run-x", "memory.max") == str(32 << 20)
+    assert inside(host, "run-x", "--", BOX, "id", "-u") == "0"
+    assert "is declared" in host.fails("hostctl", "rm", "web")
+    host.text("hostctl", "rm", "x")
+    assert host.run("systemctl", "cat", "workload-run-x.service", check=False).status != 0
+    assert show(host, "web", "InvocationID") == before
+
+
+def test_nothing_is_lost_when_the_agent_is_killed(host: Host, declaration: str, registry: Registry) -> None:
+    deeds = agent_kills.prepare(host, declaration.replace('files:\n  /etc/motd: {content: "first\\n"}\n', ""), registry)
+    done = list(agent_kills.trials(host, deeds, 4, seed=1))
+    assert [trial.problem for trial in done] == [""] * 4
+    assert any(trial.killed for trial in done)
+
+
+INTROSPECT = ("org.freedesktop.DBus.Introspectable", "Introspect")
