@@ -20,6 +20,7 @@ from hostctl_qemu.checker import Checker
 
 from hostctl.compose.lock import cache_folder
 from hostctl.errors import HostctlError
+from hostctl.run import run
 from hostctl_lab import agent_kills, fault_corrupt, fault_live, fault_states
 from hostctl_lab.crash_boot import Judge, Retry, machine_on
 from hostctl_lab.fault_results import Results, Row, figures, report
@@ -106,12 +107,22 @@ class Run:
         found = fault_live.boot_row(row.run, case.group, case.name, case.seed, booted, wanted)
         self.results.add(found)
         if found.problems:
-            keep = self.scenario.folder / "failed" / folder.name
-            shutil.copytree(folder, keep, dirs_exist_ok=True)
-        shutil.rmtree(folder)
+            self._keep(folder)
+        else:
+            shutil.rmtree(folder)
         if not self.arguments.json:
             said = "; ".join(f"{name}: {text}" for name, text in found.problems) or "all invariants hold"
             print(f"{case.group} {case.name}: {found.kind} after {booted.seconds:.0f} s, {said}", flush=True)
+
+    def _keep(self, folder: Path) -> None:
+        """Keep a machine whose boot failed, so that its disk and console can be looked at."""
+        failed = self.scenario.folder / "failed"
+        failed.mkdir(exist_ok=True)
+        kept = Path(tempfile.mkdtemp(dir=failed, prefix=f"{folder.name}-"))
+        for path in ("disk.raw", "disk.qcow2", "serial.log"):
+            (folder / path).rename(kept / path)
+        run(["qemu-img", "rebase", "-u", "-F", "raw", "-b", "disk.raw", kept / "disk.qcow2"], timeout=60)
+        shutil.rmtree(folder)
 
     def live(self, judge: Judge) -> None:
         """Run what needs a running host."""
@@ -135,24 +146,24 @@ def main(argv: Sequence[str]) -> int:
     try:
         scenario = Scenario(folder) if (folder / FACTS).exists() else _record(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix="scratch-") as scratch:
-            run = Run(arguments, scenario, Path(scratch))
-            kinds = run.judge()
+            call = Run(arguments, scenario, Path(scratch))
+            kinds = call.judge()
             if arguments.boots or arguments.errors or arguments.odd or arguments.kills:
                 with servers(folder, scenario.facts) as (server, canary):
                     server.folder = folder / f"repository-{scenario.directions[0].expectation.new}"
                     judge = Judge(scenario.origin, server, canary)
-                    run.boot(kinds, judge)
-                    run.live(judge)
+                    call.boot(kinds, judge)
+                    call.live(judge)
     except HostctlError as error:
         print(f"script/faults: {error.brief}\n{error.details or ''}", file=sys.stderr)
         return 2
     if arguments.json:
-        groups = sorted({row.group for row in run.results.rows.values()})
-        document = {group: figures(run.results.of(group)) for group in groups}
-        print(json.dumps({"figures": document, "broken": [asdict(row) for row in run.results.broken]}, indent=1))
+        groups = sorted({row.group for row in call.results.rows.values()})
+        document = {group: figures(call.results.of(group)) for group in groups}
+        print(json.dumps({"figures": document, "broken": [asdict(row) for row in call.results.broken]}, indent=1))
     else:
-        print(report(run.results))
-    return 1 if run.results.broken else 0
+        print(report(call.results))
+    return 1 if call.results.broken else 0
 
 
 def _record(folder: Path) -> Scenario:
