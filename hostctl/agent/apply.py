@@ -157,7 +157,7 @@ def activate(
     if touched(actions, "network", "hostname"):
         machine.reload_network(block=block)
     _switch_services(actions, declaration, machine, block=block)
-    if touched(actions, "workload"):
+    if touched(actions, "workload", "workload-network"):
         machine.refresh_workload_network(block=block)
     return _start(actions, declaration, context)
 

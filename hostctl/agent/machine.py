@@ -173,7 +173,10 @@ class SystemdMachine:
 
     def refresh_workload_network(self, *, block: bool = True) -> None:
         """Run the network pass of all workloads again."""
-        self.units("restart", [NETWORK_UNIT], block=block)
+        if not block:  # it may be running with the former plan, and must run once more
+            self.units("restart", [NETWORK_UNIT], block=False)
+            return
+        run(["systemctl", "reload-or-restart", NETWORK_UNIT], timeout=START_TIMEOUT)
 
     def apply_sysctl(self) -> None:
         """Set the kernel settings below /etc/sysctl.d."""

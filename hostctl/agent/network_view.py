@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostctl.agent.generation import Stored
-
-ONLY = "private"
-"""What the one network of format 1 is called, as in a workload's ``network:``."""
+from hostctl.config.networks import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +50,7 @@ def networks(document: Mapping[str, Any]) -> tuple[NetworkView, ...]:
         on = {str(name): Place(address=str(each["address"])) for name, each in sorted(workloads.items())}
         return (
             NetworkView(
-                name=ONLY,
+                name=DEFAULT,
                 driver="bridge",
                 subnet=str(document["subnet"]),
                 gateway=str(document["gateway"]),

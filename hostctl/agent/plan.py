@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
 
 Kind = Literal["create", "change", "remove"]
@@ -17,6 +18,7 @@ Area = Literal[
     "hostname",
     "timezone",
     "network",
+    "workload-network",
     "user",
     "file",
     "sysctl",
@@ -104,6 +106,21 @@ def _single(area: Area, old: object, new: object) -> list[Action]:
     return [Action(kind=kind, area=area, subject=area, reason=reason)]
 
 
+def _moved(old: HostDeclaration, new: HostDeclaration, touched: set[str]) -> list[Action]:
+    """Return the workloads that did not change themselves, but have to be connected anew."""
+    before, after = networks.declared(old), networks.declared(new)
+    changed = {name for name, network in after.items() if network != before.get(name)}
+    if old.network_pool != new.network_pool:
+        changed |= {name for name, network in after.items() if network.subnet is None or network.ipv6 == "pool"}
+    moved = []
+    for name, workload in new.workloads.items():
+        on = changed.intersection(networks.attachments(workload))
+        if on and str(name) not in touched:
+            reason = f"network {', '.join(sorted(on))} changed"
+            moved.append(Action(kind="change", area="workload", subject=str(name), reason=reason))
+    return moved
+
+
 def plan(
     old: HostDeclaration | None, new: HostDeclaration, *, old_release: str = "", new_release: str = ""
 ) -> tuple[Action, ...]:
@@ -127,6 +144,8 @@ def plan(
         *_mapping("file", old.files, new.files),
         *_mapping("sysctl", old.sysctl, new.sysctl),
         *_mapping("network", old.network, new.network),
+        *_mapping("workload-network", old.networks, new.networks),
+        *_single("workload-network", old.network_pool, new.network_pool),
         *_single("update", old.update, new.update),
         *_single("metrics", old.metrics, new.metrics),
         *_mapping("health", old.health, new.health),
@@ -140,6 +159,7 @@ def plan(
         actions.append(Action(kind="change", area="run", subject="allow_run", reason=said))
     containers = _mapping("workload", old.workloads, new.workloads)
     containers += _by_configs(old, new, {action.subject for action in containers})
+    containers += _moved(old, new, {action.subject for action in containers})
     if not first and old_release != new_release:
         reason = f"rendered by release {old_release}, now {new_release}"
         actions.append(Action(kind="change", area="release", subject="release", reason=reason))

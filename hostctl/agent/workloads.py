@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostctl.agent import stage
 from hostctl.agent.generation import Pin, Stored
 from hostctl.agent.images import choose, choose_mounted, mounted_key
 from hostctl.agent.render import MADE_BY
@@ -20,10 +21,11 @@ from hostctl.config.values import ImageReference, TimeZone
 from hostctl.errors import HostctlError
 from hostctl.image.store import ImageStore, StoredImage
 from hostctl.layout import HostLayout
-from hostctl.network import model
-from hostctl.network.model import NetworkPlan, Wanted
+from hostctl.network import declared, document, surroundings
+from hostctl.network.declared import connection
+from hostctl.network.model import NetworkPlan
 from hostctl.workload import bundle, identity, probe, secret_env
-from hostctl.workload.spec import Network, WorkloadSpec
+from hostctl.workload.spec import WorkloadSpec
 
 SECCOMP_PROFILE = "usr/share/containers/seccomp.json"  # of the package golang-github-containers-common
 
@@ -52,17 +54,7 @@ def former_network(former: Stored | None) -> NetworkPlan | None:
     """
     if former is None:
         return None
-    return model.decode((former.path / "network.json").read_bytes())
-
-
-def network_plan(declaration: HostDeclaration, ranges: Mapping[str, int], former: NetworkPlan | None) -> NetworkPlan:
-    """Return the plan of the private network, in which everybody keeps the address that they have."""
-    wanted = [
-        Wanted(name=str(name), userns_start=identity.range_start(ranges[str(name)]), ports=workload.ports)
-        for name, workload in declaration.workloads.items()
-        if workload.network == "private"
-    ]
-    return model.allocate(wanted, former)
+    return document.decode((former.path / "network.json").read_bytes())
 
 
 def zones(declaration: HostDeclaration, folder: Path) -> dict[TimeZone, bytes]:
@@ -87,7 +79,7 @@ def specs(
     rules: Mapping[TimeZone, bytes],
 ) -> tuple[WorkloadSpec, ...]:
     """Return every declared workload with everything decided."""
-    addresses = {each.name: str(each.address) for each in plan.workloads}
+    connected = {each.name: connection(plan, each) for each in plan.workloads}
     awaited = {
         other
         for workload in declaration.workloads.values()
@@ -100,9 +92,7 @@ def specs(
             workload=workload,
             image=images[str(name)],
             range_number=ranges[str(name)],
-            network=Network(address=addresses[str(name)], name_server=str(plan.gateway))
-            if str(name) in addresses
-            else None,
+            network=connected.get(str(name)),
             image_volumes={str(path): mounted[mounted_key(name, path)] for path in workload.image_volumes},
             awaited=name in awaited,
             configs={str(config): declaration.configs[config].content for config in workload.used_configs},
@@ -127,7 +117,7 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
         trees.append({path: Link(target=target) for path, target in units.links(spec).items()})
     if plan.workloads and "hosts" not in {path.below_etc for path in declaration.files}:
         lines = [f"127.0.0.1 localhost {declaration.hostname}", "::1 localhost ip6-localhost"]
-        lines += [f"{each.address} {each.name}" for each in plan.workloads]
+        lines += [f"{place.address} {each.name}" for each in plan.workloads for place in each.attachments[:1]]
         trees.append({"hosts": text("".join(f"{line}\n" for line in lines))})
     # What a cgroup is left is at most what those above it are: without this, reservations would mean nothing.
     reserved = sum(spec.workload.memory_reservation or 0 for spec in wanted)
@@ -155,7 +145,8 @@ class HostWorkloads:
         pins = former.record.mounted if former else {}
         mounted = choose_mounted(declaration, pins, store, _Registry(store=store))
         ranges = identity.allocate(images, former.record.ranges if former else {})
-        plan = network_plan(declaration, ranges, former_network(former))
+        pools = declared.pools(declaration, stage.machine_id(self.layout), surroundings.routes(self.layout.root))
+        plan = declared.plan(declaration, ranges, former_network(former), pools)
         wanted = specs(declaration, images, mounted, ranges, plan, zones(declaration, self.layout.root / ZONES))
         profile = self._profile() if wanted else b""
         return Rendered(
@@ -168,7 +159,7 @@ class HostWorkloads:
             ranges=ranges,
             units=etc(wanted, plan, declaration),
             bundles={spec.name: bundle.render(spec, profile) for spec in wanted},
-            network=model.encode(plan),
+            network=document.encode(plan),
         )
 
     def _profile(self) -> bytes:

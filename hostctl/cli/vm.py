@@ -71,8 +71,8 @@ def forward(text: str) -> Forward:
         mapping = PortMapping.parse(text)
     except ValueError as error:
         raise UsageError(f"--port: {error}") from error
-    if mapping.protocol != "tcp" or mapping.address not in (None, "127.0.0.1"):
-        raise UsageError(f"--port {text}: only TCP ports on 127.0.0.1 are forwarded", hint="write it as 8080:80")
+    if mapping.protocol != "tcp" or mapping.count > 1 or mapping.address not in (None, "127.0.0.1"):
+        raise UsageError(f"--port {text}: only single TCP ports on 127.0.0.1 are forwarded", hint="write it as 8080:80")
     return Forward(host_port=mapping.host_port, guest_port=mapping.container_port)
 
 

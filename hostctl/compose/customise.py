@@ -22,8 +22,9 @@ DROPPED_PACKAGES: tuple[str, ...] = (
     "dpkg", "gir1.2-girepository-2.0", "gir1.2-glib-2.0", "gnupg", "gnupg-l10n", "gpg", "gpg-agent", "gpgconf",
     "gpgsm", "libapt-pkg7.0", "libatomic1", "libdebconfclient0", "libgirepository-1.0-1", "libglib2.0-0t64",
     "libldap2", "libnpth0t64", "libksba8", "libsasl2-2", "libsasl2-modules-db", "libtext-charwidth-perl",
-    "libtext-wrapi18n-perl", "perl-base", "pinentry-curses", "python3-gi", "python3-psutil", "sqv", "systemd-boot-efi",
-    "ucf", "runit-helper", "sysvinit-utils", "iptables", "libip4tc2", "libip6tc2", "mawk", "debianutils", "ncurses-bin",
+    "libtext-wrapi18n-perl", "netavark", "perl-base", "pinentry-curses", "python3-gi", "python3-psutil", "sqv",
+    "systemd-boot-efi", "ucf", "runit-helper", "sysvinit-utils", "iptables", "libip4tc2", "libip6tc2", "mawk",
+    "debianutils", "ncurses-bin",
 )  # fmt: skip
 
 DROPPED_PATHS: tuple[str, ...] = (

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
+from hostctl.config import networks
 from hostctl.config.contents import check_profile, parse_environment
+from hostctl.config.networks import Network, NetworkPool
 from hostctl.config.values import (
     BindAddress,
     Duration,
@@ -220,6 +222,10 @@ class HostDeclaration:
     """People who may log in, by name."""
     network: Mapping[Name, Link] = field(default_factory=dict)
     """Links, by a name of your choice. None at all means DHCP on every wired interface."""
+    networks: Mapping[Name, Network] = field(default_factory=dict)
+    """Networks of workloads, by name. Without any there is `default`, which can be declared to be different."""
+    network_pool: NetworkPool = field(default_factory=NetworkPool)
+    """Where networks without a subnet of their own get theirs from."""
     timezone: TimeZone = field(default_factory=lambda: TimeZone("UTC"))
     """Name from the time zone database, as in Europe/Berlin."""
     files: Mapping[EtcPath, FileEntry] = field(default_factory=dict)
@@ -249,7 +255,7 @@ class HostDeclaration:
         """Refuse references to what is not declared, host ports published twice, files inside files, torn settings."""
         wrong = [
             *self._volume_problems(),
-            *self._port_problems(),
+            *networks.problems(self),
             *self._file_problems(),
             *self._used_problems(),
             *self._dependency_problems(),
@@ -312,35 +318,11 @@ class HostDeclaration:
                 elif dependency.condition == "completed" and target.type != "job":
                     yield f"{where}: {other!r} is no job, so it is never completed"
 
-    def _port_problems(self) -> Iterator[str]:
-        taken: dict[tuple[int, str], dict[str | None, Name]] = {}
-        for name, workload in self.workloads.items():
-            for index, port in enumerate(workload.ports):
-                holders = taken.setdefault((port.host_port, port.protocol), {})
-                holder = _holder(holders, port.address)
-                if holder is not None:
-                    where = f"{port.host_port}/{port.protocol}"
-                    yield f"workloads.{name}.ports[{index}]: host port {where} is already published by {holder!r}"
-                holders.setdefault(port.address, name)
-            for index, socket in enumerate(workload.sockets):
-                holders = taken.setdefault((socket.port, socket.protocol), {})
-                holder = _holder(holders, socket.address)
-                if holder is not None:
-                    yield f"workloads.{name}.sockets[{index}]: {socket.port}/{socket.protocol} is already {holder!r}'s"
-                holders.setdefault(socket.address, name)
-
     def _file_problems(self) -> Iterator[str]:
         for path in self.files:
             for parent in PurePosixPath(path).parents:
                 if str(parent) in self.files:
                     yield f"files.{path}: {parent} is declared as a file, so nothing can be below it"
-
-
-def _holder(holders: Mapping[str | None, Name], address: str | None) -> Name | None:
-    """Return who holds a port at this address, by the address where it is held; none means all addresses."""
-    if address is None:
-        return next(iter(holders.values()), None)
-    return holders.get(address, holders.get(None))
 
 
 def _leads_to(workloads: Mapping[Name, Workload], start: Name, goal: Name) -> bool:

@@ -246,15 +246,21 @@ class SshKey(Text):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PortMapping:
-    """A published port: [ADDRESS:]HOST:CONTAINER[/tcp|/udp], with an IPv6 address in brackets."""
+    """A published port or range: [ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp], an IPv6 address in brackets."""
 
     address: str | None = None
     host_port: int
     container_port: int
     protocol: Literal["tcp", "udp"] = "tcp"
+    count: int = 1
+    """How many ports, each mapped to the one at the same place of the other range."""
 
-    PATTERN: ClassVar[str] = r"((\[[0-9A-Fa-f:.]+\]|[0-9.]+):)?[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp))?"
-    EXPECTED: ClassVar[str] = "a published port, as in 8080:80, 127.0.0.1:53:53/udp or [::1]:8080:80"
+    PATTERN: ClassVar[str] = (
+        r"((\[[0-9A-Fa-f:.]+\]|[0-9.]+):)?[0-9]{1,5}(-[0-9]{1,5})?:[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp))?"
+    )
+    EXPECTED: ClassVar[str] = (
+        "a published port, as in 8080:80, 127.0.0.1:53:53/udp, [2001:db8::1]:8080:80 or 8000-8010:80-90"
+    )
     EXAMPLE: ClassVar[str] = "8080:80"
 
     @classmethod
@@ -265,17 +271,35 @@ class PortMapping:
         ports, _, protocol = text.partition("/")
         rest, _, container = ports.rpartition(":")
         address, _, host = rest.rpartition(":")
+        (host_port, count), (container_port, containers) = _ports(host, "host"), _ports(container, "container")
+        if count != containers:
+            raise ValueError(f"{quoted(text)} maps {count} ports to {containers}; both ranges must be of one length")
         return cls(
             address=str(IpAddress(address.strip("[]"))) if address else None,
-            host_port=_port(host, "host port"),
-            container_port=_port(container, "container port"),
+            host_port=host_port,
+            container_port=container_port,
             protocol=cast(Literal["tcp", "udp"], protocol or "tcp"),
+            count=count,
         )
 
     def __str__(self) -> str:
         """Return the canonical text; tcp is left out."""
         address = "" if self.address is None else f"[{self.address}]:" if ":" in self.address else f"{self.address}:"
-        return f"{address}{self.host_port}:{self.container_port}{'' if self.protocol == 'tcp' else '/udp'}"
+        host, container = (
+            f"{first}-{first + self.count - 1}" if self.count > 1 else f"{first}"
+            for first in (self.host_port, self.container_port)
+        )
+        return f"{address}{host}:{container}{'' if self.protocol == 'tcp' else '/udp'}"
+
+
+def _ports(text: str, what: str) -> tuple[int, int]:
+    """Return the first port of ``FIRST[-LAST]``, and how many they are."""
+    start, dash, end = text.partition("-")
+    first = _port(start, f"{what} port")
+    last = _port(end, f"{what} port") if dash else first
+    if last < first:
+        raise ValueError(f"{quoted(text)} ends before it begins")
+    return first, last - first + 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

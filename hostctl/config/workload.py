@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hostctl.config import networks
+from hostctl.config.networks import Attachment, Dns
 from hostctl.config.values import (
     ByteSize,
     Capability,
@@ -150,7 +152,8 @@ class Workload:
     stop_grace_period: Duration = field(default_factory=lambda: Duration(30.0))
     """How long it may take to end before it is killed; 4m at most."""
     ports: tuple[PortMapping, ...] = ()
-    """Published ports: [ADDRESS:]HOST:CONTAINER[/tcp|/udp]."""
+    """Published ports: [ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp], at the workload's first network that
+    has a way in. Who asks from outside is seen by their own address."""
     volumes: tuple[VolumeMount, ...] = ()
     """Mounted volumes, NAME:/path[:ro], and folders of the host, /var/lib/hostctl/binds/NAME:/path[:rw]."""
     image_volumes: Mapping[MountTarget, ImageReference] = field(default_factory=dict)
@@ -219,7 +222,12 @@ class Workload:
     devices: tuple[DeviceMount, ...] = ()
     """Devices of the host: NODE[:NODE IN THE CONTAINER][:r|w|rw]. Its own user may open them."""
     network: Literal["private", "none", "host"] = "private"
-    """private: an address of its own on the host's bridge; none: only loopback; host: the host's own network."""
+    """private: addresses of its own on `networks`; none: only loopback; host: the host's own network."""
+    networks: tuple[Name, ...] | Mapping[Name, Attachment] = ()
+    """The networks it is on, in the order of its interfaces eth0, eth1, …: names, or a mapping with aliases and static
+    addresses. By default it is on the network `default`. The first that is not internal leads outside."""
+    dns: Dns = field(default_factory=Dns)
+    """Where names are looked up that are not those of workloads."""
     required: bool = False
     """A release or declaration under which it does not come up healthy is taken back."""
     may_delay_reboot: bool = False
@@ -231,8 +239,7 @@ class Workload:
     def __post_init__(self) -> None:
         """Refuse limits, mounts and ports that cannot work."""
         wrong = [*self._number_problems(), *self._memory_problems(), *self._mount_problems(), *self._word_problems()]
-        if self.ports and self.network != "private":
-            wrong.append("ports: only network: private can publish ports")
+        wrong += networks.workload_problems(self)
         wrong += self._run_problems()
         if self.network == "host":
             wrong += [

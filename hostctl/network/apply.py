@@ -1,4 +1,4 @@
-"""The network pass: brings the host's private network to what the generation in force says, for all workloads at once.
+"""The network pass: brings the host's networks to what the generation in force says, for all workloads at once.
 
 Run by ``hostctl-network.service`` as ``python3 -I -m hostctl.network.apply``, at boot and after every change. It reads
 ``/var/lib/hostctl/current/network.json``, compares with what is there, and does only what is missing: a second pass
@@ -9,8 +9,9 @@ The workload's side joins what is pinned here. Its ``config.json`` names, under 
 ``{"type": "user", "path": "/run/hostctl/userns/NAME"}`` and
 ``{"type": "network", "path": "/run/netns/workload-NAME"}``; the user namespace maps 0 to ``userns_start`` and the
 65535 ids after it, for users and groups alike, so the bundle's own mappings must say the same or nothing. The
-interface is ``eth0``; the default route is the gateway's, where the host's name server may answer. Its unit has
-``Wants=`` and ``After=`` this service, never ``Requires=``: a restart of the pass must not restart workloads.
+interfaces are ``eth0`` and so on, in the order of the networks; the default route is that of the first network that is
+not internal. The name server answers at the gateway of each, see :mod:`hostctl.network.names`. Its unit has ``Wants=``
+and ``After=`` this service, never ``Requires=``: a restart of the pass must not restart workloads.
 
 A running workload keeps the namespaces it joined. If its link is taken away by somebody, or its range of user ids
 changes, the pass makes new namespaces, which the workload joins when it is started next.
@@ -26,10 +27,11 @@ from typing import TYPE_CHECKING
 
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.network import namespaces
-from hostctl.network.model import MAX_BYTES, NetworkPlan, NetworkPlanError, decode
+from hostctl.network import names, namespaces
+from hostctl.network.document import MAX_BYTES, decode
+from hostctl.network.model import NetworkPlan, NetworkPlanError
 from hostctl.network.nftables import ruleset
-from hostctl.network.work import Work, decide
+from hostctl.network.work import Work, decide, is_own_name, places
 from hostctl.run import run
 
 if TYPE_CHECKING:
@@ -72,50 +74,63 @@ def read(path: Path) -> NetworkPlan:
 
 
 def network_pass(layout: HostLayout, plan: NetworkPlan) -> None:
-    """Bring the private network to what ``plan`` says.
+    """Bring the networks to what ``plan`` says.
 
     Raises:
         NetworkPassError: one or more workloads could not be connected; the others are.
-        HostctlError: the packet filter or the bridge could not be had, so nobody is connected anew.
+        HostctlError: the packet filter or a bridge could not be had, so nobody is connected anew.
     """
+    names.write(layout, names.tables(plan))
     pinned = namespaces.pinned(layout)
-    if not plan.workloads and not pinned and not (layout.root / "sys/class/net" / plan.bridge).exists():
+    if not plan.workloads and not pinned and not _has_links(layout):
         return  # a host without private networks pays for neither nft nor pyroute2
     # Before any link is up: at no moment is a workload less isolated than it should be.
     run(["nft", "-j", "-f", "-"], stdin=ruleset(plan), timeout=NFT_TIMEOUT)
-    from hostctl.network.links import Links  # noqa: PLC0415 - 200 ms, see above
+    from hostctl.network.links import Links, nested  # noqa: PLC0415 - 200 ms, see above
 
     whole = frozenset(name for name in pinned if namespaces.is_whole(layout, name))
+    with_macvlan = {workload.name for workload, *_ in places(plan, "macvlan")} & whole
     with closing(Links()) as links:
-        work = decide(plan, links.all(), pinned=pinned, whole=whole)
+        work = decide(
+            plan,
+            links.all(),
+            pinned=pinned,
+            whole=whole,
+            nested={name: nested(namespaces.network_namespace(layout, name)) for name in with_macvlan},
+        )
         for link in work.remove:
             links.remove(link)
         for name in work.unpin:
             namespaces.unpin(layout, name)
-        if plan.workloads:
-            _connect(layout, plan, work, links)
+        _connect(layout, plan, work, links)
+
+
+def _has_links(layout: HostLayout) -> bool:
+    return any(is_own_name(path.name) for path in (layout.root / "sys/class/net").iterdir())
 
 
 def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) -> None:
-    bridge = links.make_bridge(plan) if work.make_bridge else links.index(plan.bridge)
-    forward = layout.root / "proc/sys/net/ipv4/ip_forward"
-    if forward.read_text().strip() != "1":  # writing it resets other settings of every link
-        forward.write_text("1")
-    for link in work.attach:
+    for network in work.make_bridges:
+        links.make_bridge(network)
+    _forward(layout, plan)
+    for link, bridge in work.attach:
         links.attach(link, bridge)
     failures: dict[str, HostctlError] = {**namespaces.pin(layout, {one.name: one.userns_start for one in work.connect})}
-    for workload in work.connect:
-        if workload.name in failures:
-            continue
-        try:
-            links.connect(plan, workload, bridge, namespaces.network_namespace(layout, workload.name))
-        except HostctlError as error:
-            failures[workload.name] = error
+    failures |= links.connect(layout, plan, [one for one in work.connect if one.name not in failures])
     if failures:
         raise NetworkPassError(
             f"{len(failures)} of {len(plan.workloads)} workloads have no network: {', '.join(sorted(failures))}",
             details="\n".join(f"{error.brief}: {error.details}" for error in list(failures.values())[:SHOWN]),
         )
+
+
+def _forward(layout: HostLayout, plan: NetworkPlan) -> None:
+    """Let the kernel forward what the networks need; it is not written without need: that resets other settings."""
+    wanted = {"ipv4/ip_forward": bool(plan.bridges), "ipv6/conf/all/forwarding": any(n.subnet6 for n in plan.bridges)}
+    for name, needed in wanted.items():
+        setting = layout.root / "proc/sys/net" / name
+        if needed and setting.exists() and setting.read_text().strip() != "1":
+            setting.write_text("1")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,44 @@
-"""The links of the private network: the bridge, and a veth pair from it into every workload's namespace.
+"""The links of the networks: bridges, and a veth pair or macvlan link from each network into its workloads' namespaces.
 
 A thin edge over rtnetlink by pyroute2, for its versions 0.7 (Debian 13) and 0.9; nothing else may import that. It
-decides nothing, see :mod:`hostctl.network.work`.
+decides nothing, see :mod:`hostctl.network.work`. What is the same for every workload of a network is encoded once, see
+:mod:`hostctl.network.messages`, so that many workloads are connected in a few system calls each.
 
 Hardware addresses are derived from the IPv4 addresses, so they outlive restarts and nobody sets them later.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from hostctl.errors import HostctlError
+from hostctl.layout import HostLayout
 from hostctl.network import namespaces
-from hostctl.network.model import NetworkPlan, WorkloadNetwork
-from hostctl.network.work import BRIDGE_ALIAS, Link, alias, host_side
+from hostctl.network.messages import (
+    HAIRPIN,
+    Batch,
+    Finish,
+    Inside,
+    Place,
+    Veth,
+    channel,
+    exchange,
+    hardware_address,
+    macvlan,
+)
+from hostctl.network.model import Network, NetworkPlan, WorkloadNetwork
+from hostctl.network.work import Link, alias, bridge_alias, host_side, inside
 
 IFF_UP = 1  # <linux/if.h>
-HAIRPIN = 1  # IFLA_BRPORT_MODE, <linux/if_link.h>: frames may leave by the port they came from
-INSIDE = "eth0"
+ENODEV = 19
+CHUNK = 64  # workloads whose namespaces are open at once
 
 
 class LinkError(HostctlError):
@@ -31,15 +47,40 @@ class LinkError(HostctlError):
     id = "network-link-failed"
 
 
-def hardware_address(prefix: str, address: IPv4Address) -> str:
-    """Return a locally administered unicast hardware address (IEEE 802: second bit of the first octet)."""
-    return ":".join((prefix, "68", *(f"{octet:02x}" for octet in address.packed)))
-
-
-def _set(path: Path, value: str) -> None:
+def _set(path: str, value: str) -> None:
     """Write a kernel setting; that of a protocol that this kernel does not have is no matter."""
     with suppress(FileNotFoundError):
-        path.write_text(value)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _read(route: IPRoute) -> tuple[Link, ...]:
+    links = []
+    for message in route.get_links():
+        info = message.get_attr("IFLA_LINKINFO")
+        links.append(
+            Link(
+                index=int(message["index"]),
+                name=str(message.get_attr("IFLA_IFNAME")),
+                kind=str(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
+                alias=str(message.get_attr("IFLA_IFALIAS") or ""),
+                master=int(message.get_attr("IFLA_MASTER") or 0),
+                up=bool(message["flags"] & IFF_UP),
+            )
+        )
+    return tuple(links)
+
+
+def nested(place: Path) -> tuple[Link, ...]:
+    """Return all links inside the network namespace pinned at ``place``; none if there is no such namespace."""
+    try:
+        with namespaces.inside(place), IPRoute() as route:
+            return _read(route)
+    except OSError:
+        return ()
 
 
 class Links:
@@ -54,31 +95,7 @@ class Links:
 
     def all(self) -> tuple[Link, ...]:
         """Return all links of the host."""
-        links = []
-        for message in self.route.get_links():
-            info = message.get_attr("IFLA_LINKINFO")
-            links.append(
-                Link(
-                    index=int(message["index"]),
-                    name=str(message.get_attr("IFLA_IFNAME")),
-                    kind=str(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
-                    alias=str(message.get_attr("IFLA_IFALIAS") or ""),
-                    master=int(message.get_attr("IFLA_MASTER") or 0),
-                    up=bool(message["flags"] & IFF_UP),
-                )
-            )
-        return tuple(links)
-
-    def index(self, name: str) -> int:
-        """Return the index of the link ``name``.
-
-        Raises:
-            LinkError: there is none.
-        """
-        found = self.route.link_lookup(ifname=name)
-        if not found:
-            raise LinkError(f"there is no link {name}")
-        return int(found[0])
+        return _read(self.route)
 
     def remove(self, link: Link) -> None:
         """Remove a link, and with it its peer; one that is gone already is fine.
@@ -89,81 +106,157 @@ class Links:
         try:
             self.route.link("del", index=link.index)
         except NetlinkError as error:
-            if error.code != 19:  # ENODEV
+            if error.code != ENODEV:
                 raise LinkError(f"link {link.name} cannot be removed", details=str(error)) from error
 
-    def make_bridge(self, plan: NetworkPlan) -> int:
-        """Make and configure the bridge, and return its index.
+    def make_bridge(self, network: Network) -> None:
+        """Make and configure a network's bridge.
 
         Raises:
             LinkError: the kernel refused.
         """
+        name, gateway = network.bridge, network.gateway or network.subnet[1]
         try:
-            mac = hardware_address("02", plan.gateway)
-            self.route.link("add", ifname=plan.bridge, kind="bridge", address=mac)
-            index = self.index(plan.bridge)
+            options = {} if network.mtu is None else {"mtu": network.mtu}
+            self.route.link("add", ifname=name, kind="bridge", address=hardware_address("02", gateway), **options)
+            index = socket.if_nametoindex(name)
             # Answers to the host's own 127.0.0.1 come back over the bridge; strangers are dropped by the packet filter.
-            _set(Path(f"/proc/sys/net/ipv4/conf/{plan.bridge}/route_localnet"), "1")
-            _set(Path(f"/proc/sys/net/ipv6/conf/{plan.bridge}/disable_ipv6"), "1")
-            self.route.addr("add", index=index, address=str(plan.gateway), prefixlen=plan.subnet.prefixlen)
+            _set(f"/proc/sys/net/ipv4/conf/{name}/route_localnet", "1")
+            _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1" if network.subnet6 is None else "0")
+            self.route.addr("add", index=index, address=str(gateway), prefixlen=network.subnet.prefixlen)
+            if network.subnet6 is not None:
+                _set(f"/proc/sys/net/ipv6/conf/{name}/accept_ra", "0")
+                _set(f"/proc/sys/net/ipv6/conf/{name}/accept_dad", "0")  # the address is there at once, and ours
+                address6 = str(network.gateway6)
+                self.route.addr("add", index=index, address=address6, prefixlen=network.subnet6.prefixlen)
             self.route.link("set", index=index, state="up")
-            self.route.link("set", index=index, ifalias=BRIDGE_ALIAS)
+            self.route.link("set", index=index, ifalias=bridge_alias(network))
         except (NetlinkError, OSError, ValueError) as error:
-            raise LinkError(f"bridge {plan.bridge} cannot be made", details=str(error)) from error
-        return index
+            raise LinkError(f"bridge {name} cannot be made", details=str(error)) from error
 
-    def attach(self, link: Link, bridge: int) -> None:
-        """Make a link a port of the bridge.
+    def attach(self, link: Link, bridge: str) -> None:
+        """Make a link a port of a bridge.
 
         Raises:
             LinkError: the kernel refused.
         """
         try:
-            self._join(link.index, bridge)
-        except NetlinkError as error:
+            self.route.link("set", index=link.index, master=socket.if_nametoindex(bridge))
+            self.route.brport("set", index=link.index, mode=HAIRPIN)
+        except (NetlinkError, OSError) as error:
             raise LinkError(f"link {link.name} cannot join the bridge", details=str(error)) from error
 
-    def _join(self, index: int, bridge: int) -> None:
-        self.route.link("set", index=index, master=bridge)
-        # With br_netfilter a published port that a workload asks itself for is redirected within the bridge.
-        self.route.brport("set", index=index, mode=HAIRPIN)
+    def connect(
+        self, layout: HostLayout, plan: NetworkPlan, workloads: Sequence[WorkloadNetwork]
+    ) -> dict[str, LinkError]:
+        """Connect workloads, whose namespaces are pinned and empty, to their networks.
 
-    def connect(self, plan: NetworkPlan, workload: WorkloadNetwork, bridge: int, place: Path) -> None:
-        """Connect the network namespace pinned at ``place`` to the bridge, and configure it.
-
-        Raises:
-            LinkError: the kernel refused; the link does not count as finished.
+        Returns:
+            What failed, by workload; the links of these do not count as finished.
         """
-        name = host_side(workload.name)
+        failed: dict[str, LinkError] = {}
+        with _Connector(layout, plan) as connector:
+            for first in range(0, len(workloads), CHUNK):
+                failed |= connector.connect(workloads[first : first + CHUNK])
+        return failed
+
+
+class _Connector:
+    """Connects workloads in three steps: their links, what is inside their namespaces, the marks of the finished."""
+
+    def __init__(self, layout: HostLayout, plan: NetworkPlan) -> None:
+        self.layout, self.plan = layout, plan
+        self.networks = {network.name: network for network in plan.networks}
+        self.socket = channel()
+        self.veth, self.finish = Veth(), Finish()
+        self.inner = Inside()
+        self.failed: dict[str, LinkError] = {}
+
+    def __enter__(self) -> _Connector:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.socket.close()
+
+    def connect(self, workloads: Sequence[WorkloadNetwork]) -> dict[str, LinkError]:
+        """Connect some workloads; see :meth:`Links.connect`."""
+        self.failed = {}
+        self._make_links(workloads)
+        for workload in self._left(workloads):
+            try:
+                with namespaces.inside(namespaces.network_namespace(self.layout, workload.name)):
+                    self._configure(workload)
+            except (OSError, ValueError) as error:
+                self._fail(workload.name, str(error))
+        self._finish(self._left(workloads))
+        return self.failed
+
+    def _left(self, workloads: Sequence[WorkloadNetwork]) -> list[WorkloadNetwork]:
+        return [workload for workload in workloads if workload.name not in self.failed]
+
+    def _fail(self, name: str, why: str) -> None:
+        self.failed.setdefault(name, LinkError(f"workload {name} cannot be connected", details=why))
+
+    def _send(self, batch: Batch) -> None:
+        for name, error in exchange(self.socket, batch):
+            self._fail(name, os.strerror(error))
+
+    def _make_links(self, workloads: Sequence[WorkloadNetwork]) -> None:
+        batch: Batch = []
+        descriptors = []
         try:
-            with place.open("rb") as namespace:
-                peer = {
-                    "ifname": INSIDE,
-                    "net_ns_fd": namespace.fileno(),
-                    "address": hardware_address("02", workload.address),
-                }
-                mac = hardware_address("fe", workload.address)
-                self.route.link("add", ifname=name, kind="veth", address=mac, peer=peer)
-            _set(Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1")
-            with namespaces.inside(place):
-                _configure(plan, workload)
-            index = self.index(name)
-            self._join(index, bridge)
-            self.route.link("set", index=index, ifalias=alias(workload))
-            self.route.link("set", index=index, state="up")
-        except (NetlinkError, OSError, ValueError) as error:
-            raise LinkError(f"workload {workload.name} cannot be connected", details=str(error)) from error
+            for workload in workloads:
+                try:
+                    place = namespaces.network_namespace(self.layout, workload.name)
+                    descriptors.append(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
+                    batch += [(workload.name, link) for link in self._links(workload, descriptors[-1])]
+                except OSError as error:
+                    self._fail(workload.name, f"{error.strerror}: {error.filename or 'a link of the host'}")
+            self._send(batch)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
+    def _links(self, workload: WorkloadNetwork, namespace: int) -> list[bytes]:
+        made = []
+        for position, place in enumerate(workload.attachments):
+            network = self.networks[place.network]
+            if network.driver == "macvlan":
+                made.append(macvlan(network, inside(position), place.address, namespace))
+            else:
+                name = host_side(workload.name, network.name)
+                made.append(self.veth.message(network, name, inside(position), place.address, namespace))
+        return made
 
-def _configure(plan: NetworkPlan, workload: WorkloadNetwork) -> None:
-    """Bring up loopback and the workload's side, from inside its namespace."""
-    # The workload's own users may listen on any port there: nobody else's ports are in reach.
-    _set(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start"), "0")
-    _set(Path(f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6"), "1")
-    with IPRoute() as route:
-        [loopback] = route.link_lookup(ifname="lo")
-        [index] = route.link_lookup(ifname=INSIDE)
-        route.link("set", index=loopback, state="up")
-        route.addr("replace", index=index, address=str(workload.address), prefixlen=plan.subnet.prefixlen)
-        route.link("set", index=index, state="up")
-        route.route("replace", dst="default", gateway=str(plan.gateway))
+    def _configure(self, workload: WorkloadNetwork) -> None:
+        """Bring up loopback and the workload's side, from inside its namespace."""
+        # The workload's own users may listen on any port there: nobody else's ports are in reach.
+        _set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+        out = self.plan.way_out(workload)
+        batch: Batch = [("lo", self.inner.loopback)]
+        for position, place in enumerate(workload.attachments):
+            network, name = self.networks[place.network], inside(position)
+            if network.subnet6 is None:
+                _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
+            elif network.driver == "bridge":  # in a macvlan network the router says where the outside is
+                _set(f"/proc/sys/net/ipv6/conf/{name}/accept_ra", "0")
+            _set(f"/proc/sys/net/ipv6/conf/{name}/autoconf", "0")
+            where = Place(network=network, index=socket.if_nametoindex(name), leads_out=place is out)
+            batch += [(name, each) for each in self.inner.messages(where, place)]
+            if network.driver == "macvlan":
+                batch.append((name, self.finish.name(where.index, alias(self.plan, workload, position))))
+        with channel() as inner:
+            for name, error in exchange(inner, batch):
+                self._fail(workload.name, f"{name}: {os.strerror(error)}")
+
+    def _finish(self, workloads: Sequence[WorkloadNetwork]) -> None:
+        batch: Batch = []
+        for workload in workloads:
+            for position, place in enumerate(workload.attachments):
+                if self.networks[place.network].driver == "macvlan":
+                    continue
+                name = host_side(workload.name, place.network)
+                _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
+                index, mark = socket.if_nametoindex(name), alias(self.plan, workload, position)
+                batch += [(workload.name, self.finish.port(index)), (workload.name, self.finish.name(index, mark))]
+        self._send(batch)

@@ -4,13 +4,14 @@ They are made ahead of the workload, so that starting or restarting one runs not
 unpinned. The network namespace is made inside the user namespace: only so may the workload's root mount sysfs and
 change its own network. What goes on inside them is not decided here.
 
-A thin edge over unshare(2), setns(2), mount(2) and umount2(2), for which Python 3.11 has no functions.
+A thin edge over clone(2), setns(2), mount(2) and umount2(2), for which Python 3.11 has no functions.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,10 @@ from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.network.model import RANGE_SIZE
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <linux/sched.h>
+CLONE_VM, CLONE_NEWUSER, CLONE_NEWNET = 0x100, 0x10000000, 0x40000000  # <linux/sched.h>
 MS_BIND, MNT_DETACH = 4096, 2  # <sys/mount.h>
 PREFIX = "workload-"
-BATCH = 64
-"""Children at once: the kernel makes the namespaces of one while those of another are pinned. Two descriptors each."""
-_READY = b"\0"
+STACK = 16384  # bytes; pause(2) needs next to nothing
 
 
 class NamespaceError(HostctlError):
@@ -81,67 +80,56 @@ def pin(layout: HostLayout, ranges: Mapping[str, int]) -> dict[str, NamespaceErr
     Returns:
         What failed, by workload; nothing of these is left pinned.
     """
-    libc, failed = _libc(), {}
+    maker, failed = _Maker(), {}
     for path in (user_namespace(layout, "x"), network_namespace(layout, "x")):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    names = list(ranges)
-    for first in range(0, len(names), BATCH):
-        children = {name: _Child(libc) for name in names[first : first + BATCH]}
-        for name, child in children.items():
-            try:
-                child.pin(layout, name, ranges[name])
-            except OSError as error:
-                unpin(layout, name)
-                failed[name] = NamespaceError(f"workload {name}: no namespaces", details=str(error))
-            finally:
-                child.end()
+    for name, start in ranges.items():
+        try:
+            maker.pin(user_namespace(layout, name), network_namespace(layout, name), start)
+        except OSError as error:
+            unpin(layout, name)
+            failed[name] = NamespaceError(f"workload {name}: no namespaces", details=str(error))
     return failed
 
 
-class _Child:
-    """A process that holds two new namespaces until it is ended."""
+class _Maker:
+    """Makes namespaces by processes that hold them until they are pinned.
 
-    def __init__(self, libc: ctypes.CDLL) -> None:
-        self.libc = libc
-        said, says = os.pipe()
-        waits, self.leash = os.pipe()
-        self.process = os.fork()
-        if self.process == 0:
-            os.close(self.leash)
-            self._live(says, waits)
-        os.close(says)
-        os.close(waits)
-        self.said = said
+    Such a process shares the memory of this one and sits in pause(2) on a stack of its own until it is killed: it runs
+    no Python, and nothing is copied for it, which takes a tenth of the time of a fork.
+    """
 
-    def _live(self, says: int, waits: int) -> None:
-        """Be the child: make the namespaces, say so or the error's number, wait for the parent, and leave."""
+    def __init__(self) -> None:
+        self.libc = _libc()
+        self.libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self.stack = ctypes.create_string_buffer(STACK)
+        self.top = (ctypes.addressof(self.stack) + STACK) & ~15  # it grows downwards, aligned as the ABI wants it
+        self.pause = ctypes.cast(self.libc.pause, ctypes.c_void_p)
+
+    def pin(self, users: Path, network: Path, start: int) -> None:
+        """Make a user and a network namespace, map the user ids, and bind both to their places."""
+        flags = CLONE_VM | CLONE_NEWUSER | CLONE_NEWNET | signal.SIGCHLD
+        process = self.libc.clone(self.pause, self.top, flags, None)
+        if process < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"clone: {os.strerror(number)}")
         try:
-            number = 0 if self.libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0 else ctypes.get_errno()
-            os.write(says, bytes([number]))
-            # Later children have copies of our leash; they end first or are told to, so this returns in any case.
-            os.read(waits, 1)
+            for kind in ("uid_map", "gid_map"):
+                _write(f"/proc/{process}/{kind}", f"0 {start} {RANGE_SIZE}\n")
+            for kind, place in (("user", users), ("net", network)):
+                os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+                _call(self.libc.mount, f"/proc/{process}/ns/{kind}".encode(), bytes(place), None, MS_BIND, None)
         finally:
-            os._exit(0)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
 
-    def pin(self, layout: HostLayout, name: str, start: int) -> None:
-        """Map the user ids and bind the namespaces to their places."""
-        answer = os.read(self.said, 1)
-        if answer != _READY:
-            number = answer[0] if answer else 0
-            raise OSError(number, f"unshare: {os.strerror(number) if number else 'the process ended'}")
-        process = Path(f"/proc/{self.process}")
-        for kind in ("uid_map", "gid_map"):
-            (process / kind).write_text(f"0 {start} {RANGE_SIZE}\n")
-        for kind, place in (("user", user_namespace(layout, name)), ("net", network_namespace(layout, name))):
-            place.touch(mode=0o444)
-            _call(self.libc.mount, f"{process}/ns/{kind}".encode(), bytes(place), None, MS_BIND, None)
 
-    def end(self) -> None:
-        """Let the child leave, and wait until it has."""
-        os.write(self.leash, _READY)
-        os.close(self.leash)
-        os.close(self.said)
-        os.waitpid(self.process, 0)
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def unpin(layout: HostLayout, name: str) -> None:

@@ -1,15 +1,18 @@
-"""The packet filter of the private network: one table of our own, ``inet hostctl``, as nft's JSON.
+"""The packet filter of the networks: one table of our own, ``inet hostctl``, as nft's JSON.
 
-The rules say something only of packets that come from or go to the bridge, and of published ports; whatever other
+The rules say something only of packets that come from or go to our bridges, and of published ports; whatever other
 tables say of a packet holds as well. The whole table is replaced in one transaction: there is no moment in which a
 published port is missing or a workload is less isolated.
 
 - Published ports are redirected for packets from outside and for the host's own, 127.0.0.1 included. For the latter
-  the bridge routes loopback addresses (sysctl ``route_localnet``), so loopback addresses that did not come from the
-  loopback interface are dropped before anything else looks at them.
-- Workloads reach the outside behind the host's address, each other, and published ports; of the host itself only
-  answers, ICMP, and the name server at the gateway's address. From outside nothing reaches them but published ports.
-- A workload can send from an address of the subnet only, and IPv4 only.
+  a bridge routes loopback addresses (sysctl ``route_localnet``), so loopback addresses that did not come from the
+  loopback interface are dropped before anything else looks at them. There is no such setting for ::1. Who asks from
+  outside, or from another network, is seen by their own address: only where the answer would miss the host does the
+  host's stand in for it.
+- Workloads reach the outside behind the host's address, those of their own networks, and published ports; of the host
+  itself only answers, ICMP, and the name server at the gateway's address. Nothing else reaches them, neither from
+  outside nor from another network. A network that is internal lets nothing in or out but that name server.
+- A workload can send from an address of the network only, and IPv6 only where the network has it.
 
 See libnftables-json(5) for the format and nft(8) for the meaning.
 """
@@ -18,25 +21,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
 from hostctl.config.references import PortMapping
-from hostctl.network.model import NetworkPlan, WorkloadNetwork
+from hostctl.network.model import UNIQUE_LOCAL, Attachment, Network, NetworkPlan
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | None"
 
 FAMILY, TABLE = "inet", "hostctl"
 LOOPBACK: Json = {"prefix": {"addr": "127.0.0.0", "len": 8}}
+RESOLVED: Json = {"set": ["127.0.0.53", "127.0.0.54"]}  # where systemd-resolved answers the host, systemd-resolved(8)
+LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}  # RFC 4291; neighbours find each other by it
 # Priorities of the hooks by their names in nft(8): raw comes before connection tracking.
 RAW, DSTNAT, FILTER, SRCNAT = -300, -100, 0, 100
 DNS = 53
 
+ACCEPT, DROP, MASQUERADE = ({verdict: None} for verdict in ("accept", "drop", "masquerade"))
+
 
 def ruleset(plan: NetworkPlan) -> bytes:
-    """Return the transaction that makes the table say what ``plan`` means; with no workloads, that removes it."""
+    """Return the transaction that makes the table say what ``plan`` means; with no bridges, that removes it."""
     table: Json = {"table": {"family": FAMILY, "name": TABLE}}
     commands: list[Json] = [{"add": table}, {"delete": table}]  # what is not there cannot be deleted, so added first
-    if plan.workloads:
+    if plan.bridges:
         commands.append({"add": table})
         commands += [{"add": {"chain": {"family": FAMILY, "table": TABLE, **chain}}} for chain in _chains()]
         commands += [
@@ -67,51 +75,124 @@ def _meta(key: str, value: Json, op: str = "==") -> Json:
     return _match({"meta": {"key": key}}, value, op)
 
 
-def _ip(field: str, value: Json, op: str = "==") -> Json:
-    return _match({"payload": {"protocol": "ip", "field": field}}, value, op)
+def _ip(field: str, value: Json, op: str = "==", *, protocol: str = "ip") -> Json:
+    return _match({"payload": {"protocol": protocol, "field": field}}, value, op)
 
 
 def _state(*states: str) -> Json:
     return _match({"ct": {"key": "state"}}, list(states), "in")
 
 
+REDIRECTED = _match({"ct": {"key": "status"}}, "dnat", "in")
+
+
+def _prefix(subnet: IPv4Network | IPv6Network) -> Json:
+    return {"prefix": {"addr": str(subnet.network_address), "len": subnet.prefixlen}}
+
+
+def _from(network: Network) -> Iterator[Json]:
+    """Yield a match for packets from each of a network's subnets."""
+    yield _ip("saddr", _prefix(network.subnet))
+    if network.subnet6 is not None:
+        yield _ip("saddr", _prefix(network.subnet6), protocol="ip6")
+
+
 def _rules(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
-    inside, outside = _meta("iifname", plan.bridge), _meta("iifname", plan.bridge, "!=")
-    to_bridge, from_bridge_out = _meta("oifname", plan.bridge), _meta("oifname", plan.bridge, "!=")
-    subnet: Json = {"prefix": {"addr": str(plan.subnet.network_address), "len": plan.subnet.prefixlen}}
-    accept, drop, masquerade = ({verdict: None} for verdict in ("accept", "drop", "masquerade"))
-    redirected = _match({"ct": {"key": "status"}}, "dnat", "in")
-
-    yield "spoofed", (_meta("iifname", "lo", "!="), _ip("daddr", LOOPBACK), drop)
-    yield "spoofed", (inside, _ip("saddr", subnet, "!="), drop)
-    yield "spoofed", (inside, _meta("nfproto", "ipv6"), drop)
-
+    names: Json = {"set": [network.bridge for network in plan.bridges]}
+    yield "spoofed", (_meta("iifname", "lo", "!="), _ip("daddr", LOOPBACK), DROP)
+    for network in plan.bridges:
+        yield from _spoofed(network)
+    # Whoever publishes port 53 does not become the name server of the host and of all workloads.
+    for network in plan.bridges:
+        yield from _name_server(network, "arriving", {"return": None})
+    yield "local", (_ip("daddr", RESOLVED), {"return": None})
     here = _match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
+    if any(network.subnet6 for network in plan.bridges):  # the kernel lets no answer to ::1 in again
+        yield "local", (_ip("daddr", "::1", protocol="ip6"), {"return": None})
     for chain in ("arriving", "local"):
-        yield chain, (_meta("nfproto", "ipv4"), here, {"jump": {"target": "published"}})
-    for workload in plan.workloads:
-        for port in workload.ports:
-            yield "published", _published(workload, port)
+        yield chain, (here, {"jump": {"target": "published"}})
+    yield from _published(plan)
 
     # From loopback, or from a workload by way of the host: the answer has to come back through the host.
-    yield "leaving", (to_bridge, _ip("saddr", LOOPBACK), masquerade)
-    yield "leaving", (to_bridge, _ip("saddr", subnet), redirected, masquerade)
-    yield "leaving", (from_bridge_out, _ip("saddr", subnet), masquerade)
+    yield "leaving", (_meta("oifname", names), _ip("saddr", LOOPBACK), MASQUERADE)
+    for network in plan.bridges:
+        yield from _leaving(network, names)
 
-    yield "forwarded", (inside, _state("invalid"), drop)
-    yield "forwarded", (to_bridge, _state("established", "related"), accept)
-    yield "forwarded", (to_bridge, redirected, accept)
-    yield "forwarded", (to_bridge, outside, drop)
+    yield "forwarded", (_meta("iifname", names), _state("invalid"), DROP)
+    for network in plan.bridges:
+        if network.internal:
+            yield "forwarded", (_meta("iifname", network.bridge), _meta("oifname", network.bridge, "!="), DROP)
+            yield "forwarded", (_meta("oifname", network.bridge), _meta("iifname", network.bridge, "!="), DROP)
+    yield "forwarded", (_meta("oifname", names), _state("established", "related"), ACCEPT)
+    yield "forwarded", (_meta("oifname", names), REDIRECTED, ACCEPT)
+    for network in plan.bridges:
+        yield "forwarded", (_meta("oifname", network.bridge), _meta("iifname", network.bridge, "!="), DROP)
 
-    yield "to-host", (inside, _state("established", "related"), accept)
-    yield "to-host", (inside, _ip("protocol", "icmp"), accept)
+    yield "to-host", (_meta("iifname", names), _state("established", "related"), ACCEPT)
+    yield "to-host", (_meta("iifname", names), _meta("l4proto", {"set": ["icmp", "icmpv6"]}), ACCEPT)
+    for network in plan.bridges:
+        yield from _name_server(network, "to-host", ACCEPT)
+    yield "to-host", (_meta("iifname", names), DROP)
+
+
+def _spoofed(network: Network) -> Iterator[tuple[str, Sequence[Json]]]:
+    inside = _meta("iifname", network.bridge)
+    yield "spoofed", (inside, _ip("saddr", _prefix(network.subnet), "!="), DROP)
+    if network.subnet6 is None:
+        yield "spoofed", (inside, _meta("nfproto", "ipv6"), DROP)
+        return
+    own: Json = {"set": [_prefix(network.subnet6), LINK_LOCAL, "::"]}
+    yield "spoofed", (inside, _ip("saddr", own, "!=", protocol="ip6"), DROP)
+
+
+def _leaving(network: Network, names: Json) -> Iterator[tuple[str, Sequence[Json]]]:
+    for source in _from(network):
+        yield "leaving", (_meta("oifname", network.bridge), source, REDIRECTED, MASQUERADE)
+    if network.internal:
+        return
+    yield "leaving", (_meta("oifname", names, "!="), _ip("saddr", _prefix(network.subnet)), MASQUERADE)
+    if network.subnet6 is not None and network.subnet6.subnet_of(UNIQUE_LOCAL):
+        source = _ip("saddr", _prefix(network.subnet6), protocol="ip6")
+        yield "leaving", (_meta("oifname", names, "!="), source, MASQUERADE)
+
+
+def _name_server(network: Network, chain: str, verdict: Json) -> Iterator[tuple[str, Sequence[Json]]]:
+    """Yield what becomes of questions to the name server, which listens at the gateway's addresses of a network."""
     for protocol in ("udp", "tcp"):
-        dns = _match({"payload": {"protocol": protocol, "field": "dport"}}, DNS)
-        yield "to-host", (inside, _ip("daddr", str(plan.gateway)), dns, accept)
-    yield "to-host", (inside, drop)
+        asked = _match({"payload": {"protocol": protocol, "field": "dport"}}, DNS)
+        yield chain, (_meta("iifname", network.bridge), _ip("daddr", str(network.gateway)), asked, verdict)
+        if network.gateway6 is not None:
+            six = _ip("daddr", str(network.gateway6), protocol="ip6")
+            yield chain, (_meta("iifname", network.bridge), six, asked, verdict)
 
 
-def _published(workload: WorkloadNetwork, port: PortMapping) -> Sequence[Json]:
-    at = () if port.address in (None, "0.0.0.0") else (_ip("daddr", port.address),)  # noqa: S104 - means all
-    to: Json = {"dnat": {"family": "ip", "addr": str(workload.address), "port": port.container_port}}
-    return (*at, _match({"payload": {"protocol": port.protocol, "field": "dport"}}, port.host_port), to)
+def _published(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
+    for workload in plan.workloads:
+        place = plan.way_in(workload)
+        for port in workload.ports if place is not None else ():
+            for rule in _redirections(place, port) if place is not None else ():
+                yield "published", rule
+
+
+def _redirections(place: Attachment, port: PortMapping) -> Iterator[Sequence[Json]]:
+    """Yield the rule for each family at which a port is published."""
+    everywhere = {None: (4, 6), "0.0.0.0": (4,), "::": (6,)}  # noqa: S104 - means all
+    families = everywhere.get(port.address) or ((6,) if ":" in str(port.address) else (4,))
+    for version, protocol, target in ((4, "ip", place.address), (6, "ip6", place.address6)):
+        if version not in families or target is None:
+            continue
+        at: Json = (
+            _meta("nfproto", f"ipv{version}")
+            if port.address in everywhere
+            else _ip("daddr", port.address, protocol=protocol)
+        )
+        last = port.host_port + port.count - 1
+        ports: Json = port.host_port if port.count == 1 else {"range": [port.host_port, last]}
+        destination: Json = {"payload": {"protocol": port.protocol, "field": "dport"}}
+        to: dict[str, Json] = {"family": protocol, "addr": str(target)}
+        if port.count == 1:
+            to["port"] = port.container_port
+        elif port.host_port != port.container_port:
+            pairs = [[port.host_port + step, port.container_port + step] for step in range(port.count)]
+            to["port"] = {"map": {"key": destination, "data": {"set": pairs}}}
+        yield at, _match(destination, ports), {"dnat": to}

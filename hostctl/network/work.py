@@ -2,24 +2,25 @@
 
 What a link is for stands in its alias, which ``ip link`` shows. Alias and the flag that it is up are set last, so a
 link of ours with the right alias that is up is finished, and one from a pass that was cut is not mistaken for one.
+A workload whose links are not all finished gets new namespaces; others are not touched.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from hostctl.network.model import NetworkPlan, WorkloadNetwork
+from hostctl.network.model import BRIDGE, Attachment, Network, NetworkPlan, WorkloadNetwork
 
-BRIDGE_ALIAS = "hostctl bridge"
 _HOST_SIDE = r"hc[0-9a-f]{12}"
+_BRIDGE = rf"{BRIDGE}|hcb-.+|hcx[0-9a-f]{{12}}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """A link of the host. ``master`` is the index of the bridge it is a port of, 0 if of none."""
+    """A link. ``master`` is the index of the bridge it is a port of, 0 if of none."""
 
     index: int
     name: str
@@ -35,24 +36,62 @@ class Work:
 
     remove: tuple[Link, ...] = ()
     unpin: tuple[str, ...] = ()
-    make_bridge: bool = False
-    attach: tuple[Link, ...] = ()
-    """Finished links that only lost their bridge: the workloads behind them keep their namespaces."""
+    make_bridges: tuple[Network, ...] = ()
+    attach: tuple[tuple[Link, str], ...] = ()
+    """Finished links that only lost their bridge, and its name: the workloads behind them keep their namespaces."""
     connect: tuple[WorkloadNetwork, ...] = ()
-    """Workloads that need namespaces and a link, both new."""
+    """Workloads that need namespaces and links, all new."""
 
 
-def host_side(name: str) -> str:
-    """Return the name of workload ``name``'s link on the host: stable, and at most 15 characters (IFNAMSIZ)."""
-    return f"hc{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+def host_side(workload: str, network: str) -> str:
+    """Return the name of a workload's link on the host: stable, and at most 15 characters (IFNAMSIZ)."""
+    return f"hc{hashlib.sha256(f'{workload}/{network}'.encode()).hexdigest()[:12]}"
 
 
-def alias(workload: WorkloadNetwork) -> str:
-    """Return what the alias of a workload's finished link says: all that namespaces and link were made from."""
-    return f"hostctl workload {workload.name} {workload.address} {workload.userns_start}"
+def inside(position: int) -> str:
+    """Return the name of a workload's link in its own namespace."""
+    return f"eth{position}"
 
 
-def decide(plan: NetworkPlan, links: Iterable[Link], *, pinned: frozenset[str], whole: frozenset[str]) -> Work:
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
+
+
+def bridge_alias(network: Network) -> str:
+    """Return what the alias of a network's finished bridge says: all that it was made from."""
+    made_from = (network.subnet, network.gateway, network.subnet6, network.mtu)
+    return f"hostctl network {network.name} {_digest(made_from)}"
+
+
+def alias(plan: NetworkPlan, workload: WorkloadNetwork, position: int) -> str:
+    """Return what the alias of a workload's finished link says: all that namespaces and links were made from."""
+    made_from = [
+        (replace(place, aliases=()), replace(network, last=network.subnet[0]))
+        for place in workload.attachments
+        for network in [plan.network(place.network)]
+    ]
+    place = workload.attachments[position]
+    digest = _digest((workload.userns_start, made_from))
+    return f"hostctl workload {workload.name} {inside(position)} {place.network} {place.address} {digest}"
+
+
+def places(plan: NetworkPlan, driver: str) -> Iterator[tuple[WorkloadNetwork, int, Attachment, Network]]:
+    """Yield every place of every workload on the networks of a driver, with the workload and the place's position."""
+    networks = {network.name: network for network in plan.networks}
+    for workload in plan.workloads:
+        for position, place in enumerate(workload.attachments):
+            if networks[place.network].driver == driver:
+                yield workload, position, place, networks[place.network]
+
+
+def decide(
+    plan: NetworkPlan,
+    links: Iterable[Link],
+    *,
+    pinned: frozenset[str],
+    whole: frozenset[str],
+    nested: Mapping[str, Iterable[Link]] | None = None,
+) -> Work:
     """Compare what is wanted with what is there.
 
     Args:
@@ -60,27 +99,48 @@ def decide(plan: NetworkPlan, links: Iterable[Link], *, pinned: frozenset[str], 
         links: all links of the host; those of others are left alone.
         pinned: the workloads of which any namespace is pinned.
         whole: those of which both are.
+        nested: the links inside the namespaces of workloads that have macvlan links, by workload.
     """
-    wanted = {host_side(workload.name): workload for workload in plan.workloads}
-    bridge: Link | None = None
-    kept: dict[str, Link] = {}
-    remove = []
-    for link in links:
-        workload = wanted.get(link.name)
-        if link.kind == "bridge" and link.name == plan.bridge:
-            if plan.workloads and link.up and link.alias == BRIDGE_ALIAS:
-                bridge = link
-            else:
-                remove.append(link)
-        elif link.kind == "veth" and re.fullmatch(_HOST_SIDE, link.name):
-            if workload and workload.name in whole and link.up and link.alias == alias(workload):
-                kept[workload.name] = link
-            else:
-                remove.append(link)
+    wanted = {host_side(w.name, place.network): (w, position) for w, position, place, _ in places(plan, "bridge")}
+    lacking = {w.name for w in plan.workloads if w.name not in whole}
+    finished = {link.alias for each in (nested or {}).values() for link in each if link.up}
+    lacking |= {w.name for w, position, _, _ in places(plan, "macvlan") if alias(plan, w, position) not in finished}
+    ours = [link for link in links if _is_ours(link)]
+    found = {link.name: link for link in ours if link.kind == "veth"}
+    for name, (workload, position) in wanted.items():
+        link = found.get(name)
+        if link is None or not link.up or link.alias != alias(plan, workload, position):
+            lacking.add(workload.name)
+    bridges = {network.bridge: network for network in plan.bridges}
+    kept = {link.name: link for link in ours if link.kind == "bridge" and _is_finished(link, bridges)}
+    veths = {name: found[name] for name, (workload, _) in wanted.items() if workload.name not in lacking}
     return Work(
-        remove=tuple(remove),
-        unpin=tuple(sorted(pinned - set(kept))),
-        make_bridge=bool(plan.workloads) and bridge is None,
-        attach=tuple(link for link in kept.values() if bridge is None or link.master != bridge.index),
-        connect=tuple(workload for workload in plan.workloads if workload.name not in kept),
+        remove=tuple(link for link in ours if link.name not in kept and link.name not in veths),
+        unpin=tuple(sorted(pinned - ({workload.name for workload in plan.workloads} - lacking))),
+        make_bridges=tuple(network for name, network in bridges.items() if name not in kept),
+        attach=tuple(
+            (veths[host_side(w.name, place.network)], network.bridge)
+            for w, _, place, network in places(plan, "bridge")
+            if w.name not in lacking and not _is_port(veths[host_side(w.name, place.network)], kept.get(network.bridge))
+        ),
+        connect=tuple(workload for workload in plan.workloads if workload.name in lacking),
     )
+
+
+def is_own_name(name: str) -> bool:
+    """Tell whether a link of the host has a name of ours."""
+    return re.fullmatch(f"{_HOST_SIDE}|{_BRIDGE}", name) is not None
+
+
+def _is_ours(link: Link) -> bool:
+    pattern = {"veth": _HOST_SIDE, "bridge": _BRIDGE}.get(link.kind)
+    return pattern is not None and re.fullmatch(pattern, link.name) is not None
+
+
+def _is_finished(link: Link, bridges: Mapping[str, Network]) -> bool:
+    network = bridges.get(link.name)
+    return network is not None and link.up and link.alias == bridge_alias(network)
+
+
+def _is_port(link: Link, bridge: Link | None) -> bool:
+    return bridge is not None and link.master == bridge.index

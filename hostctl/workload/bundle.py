@@ -192,17 +192,33 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
 def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
     """Return the files that the container is shown: host name, hosts and name server, configs, its time zone's rules.
 
-    A workload in the host's network sees the host's own name server; one without a network has none. Other workloads
-    are not in the hosts file: it would have to change while the workload runs.
+    Other workloads are not in the hosts file: it would have to change while the workload runs.
     """
-    own = spec.network.address if spec.network else "127.0.1.1"
-    server = {"private": spec.network.name_server if spec.network else "", "host": "127.0.0.53", "none": ""}
-    name_server = server[spec.workload.network]
+    own = spec.network.addresses if spec.network else ("127.0.1.1",)
     names = " ".join(dict.fromkeys((spec.hostname, spec.name)))
+    lines = ["127.0.0.1 localhost", "::1 localhost", *(f"{address} {names}" for address in own)]
     made = {
         "hostname": f"{spec.hostname}\n".encode(),
-        "hosts": f"127.0.0.1 localhost\n::1 localhost\n{own} {names}\n".encode(),
-        "resolv.conf": f"nameserver {name_server}\noptions edns0\n".encode() if name_server else b"",
+        "hosts": "".join(f"{line}\n" for line in lines).encode(),
+        "resolv.conf": _resolv_conf(spec),
     }
     made |= {config_file(mount.config): spec.configs[mount.config].encode() for mount in spec.workload.configs}
     return made if spec.zone is None else {**made, "localtime": spec.zone}
+
+
+def _resolv_conf(spec: WorkloadSpec) -> bytes:
+    """Return resolv.conf(5): the name server of its networks, else the declared ones.
+
+    The name server of a network asks the declared ones for what it does not know itself. In the host's network the
+    host's own is there by default; without a network there is none.
+    """
+    dns = spec.workload.dns
+    servers = spec.network.name_servers if spec.network else ()
+    if not servers:
+        servers = tuple(map(str, dns.servers)) or (("127.0.0.53",) if spec.workload.network == "host" else ())
+    lines = [f"nameserver {server}" for server in servers]
+    if dns.search:
+        lines.append(f"search {' '.join(dns.search)}")
+    if servers:
+        lines.append("options edns0")
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -36,9 +36,9 @@ class WorkloadError(HostctlError):
 class Network:
     """How a workload with a private network is connected; the name server knows the other workloads' names."""
 
-    address: str
-    """Its own, without prefix length."""
-    name_server: str
+    addresses: tuple[str, ...]
+    """Its own, without prefix length, the first network's first."""
+    name_servers: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,7 @@ TEXT = st.one_of(
 def spec(config: ImageConfig) -> WorkloadSpec:
     image = StoredImage(reference="r/s:1", digest="sha256:" + "1" * 64, config=config, layers=(), bytes=1)
     workload = Workload(image=ImageReference.parse("registry.example/web:1"))
-    network = Network(address="10.88.0.2", name_server="10.88.0.1")
+    network = Network(addresses=("10.88.0.2",), name_servers=("10.88.0.1",))
     return WorkloadSpec(name="web", workload=workload, image=image, range_number=0, network=network)
 
 

@@ -6,7 +6,8 @@ import json
 
 from hostctl.agent import inspection, network_view
 from hostctl.agent.network_view import Place
-from hostctl.network.model import Wanted, allocate, encode
+from hostctl.network.allocate import Wanted, allocate
+from hostctl.network.document import encode
 
 NEW = {
     "format": 2,
@@ -28,9 +29,10 @@ NEW = {
 def test_the_one_network_of_a_plan_as_it_is_written() -> None:
     plan = allocate([Wanted(name="web", userns_start=1 << 28), Wanted(name="app", userns_start=1 << 29)])
     (found,) = network_view.networks(json.loads(encode(plan)))
-    assert (found.subnet, found.gateway) == (str(plan.subnet), str(plan.gateway))
+    [network] = plan.networks
+    assert (found.name, found.subnet, found.gateway) == ("default", str(network.subnet), str(network.gateway))
     assert {name: place.address for name, place in found.workloads.items()} == {
-        each.name: str(each.address) for each in plan.workloads
+        each.name: str(each.attachments[0].address) for each in plan.workloads
     }
     assert network_view.networks({}) == ()
 

@@ -96,3 +96,25 @@ def test_a_config_that_changes_changes_the_workloads_that_use_it() -> None:
         "~ workload db: it uses config a",
     ]
     assert lines(old, old.replace("b: {content: one}", "b: {content: two}")) == ["~ config b: content changed"]
+
+
+NETWORKS = """networks:
+  front: {subnet: 10.90.1.0/24}
+  back: {}
+"""
+
+
+def test_a_network_that_changes_has_its_workloads_connected_anew_and_no_others() -> None:
+    before = f"{BASE}    networks: [front]\n{NETWORKS}"
+    after = before.replace("{subnet: 10.90.1.0/24}", "{subnet: 10.90.1.0/24, mtu: 1400}")
+    assert lines(before, after) == [
+        "~ workload-network front: mtu none → 1400",
+        "~ workload db: network front changed",
+    ]
+    assert lines(before, before.replace("back:", "rear:")) == [
+        "- workload-network back: no longer declared",
+        "+ workload-network rear: declared",
+    ]
+    pool = f"{before}network_pool: {{ipv4: 172.20.0.0/16}}\n"
+    assert lines(before, pool)[-1] == "~ workload site: network default changed"
+    assert len(lines(before, pool)) == 2

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
 
 import hostctl
 from hostctl.config.references import PortMapping
-from hostctl.network.model import NetworkPlan, Wanted, allocate, encode
+from hostctl.network.allocate import Wanted, WantedAttachment, WantedNetwork, allocate
+from hostctl.network.document import encode
+from hostctl.network.model import NetworkPlan
 from hostctl.network.work import host_side
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -23,7 +27,8 @@ NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 LISTEN = """
 import socket, sys
 kind = socket.SOCK_DGRAM if sys.argv[2] == "udp" else socket.SOCK_STREAM
-server = socket.socket(socket.AF_INET, kind)
+server = socket.socket(socket.AF_INET6, kind)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind(("", int(sys.argv[1])))
 if kind == socket.SOCK_STREAM:
@@ -32,15 +37,15 @@ print("ready", flush=True)
 while True:
     if kind == socket.SOCK_STREAM:
         with server.accept()[0] as peer:
-            peer.sendall(peer.getpeername()[0].encode())
+            peer.sendall(peer.getpeername()[0].removeprefix("::ffff:").encode())
     else:
         peer = server.recvfrom(10)[1]
-        server.sendto(peer[0].encode(), peer)
+        server.sendto(peer[0].removeprefix("::ffff:").encode(), peer)
 """
 ASK = """
 import socket, sys
 kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "icmp": (socket.SOCK_RAW, 1)}
-client = socket.socket(socket.AF_INET, *kinds[sys.argv[3]])
+client = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, *kinds[sys.argv[3]])
 client.settimeout(float(sys.argv[4]))
 try:
     client.connect((sys.argv[1], int(sys.argv[2])))
@@ -59,6 +64,8 @@ ip link add wan0 type veth peer name eth0 netns outside
 ip addr add 192.0.2.1/24 dev wan0 && ip link set wan0 up
 ip -n outside addr add 192.0.2.2/24 dev eth0 && ip -n outside link set eth0 up
 ip -n outside route add default via 192.0.2.1
+ip addr add 2001:db8::1/64 dev wan0 nodad && ip -n outside addr add 2001:db8::2/64 dev eth0 nodad
+ip -n outside route add default via 2001:db8::1
 echo ready && exec cat
 """
 
@@ -130,17 +137,19 @@ def netns(name: str) -> str:
     return f"/run/netns/workload-{name}"
 
 
+def wanted(name: str, *ports: str, on: tuple[str, ...] = ("default",)) -> Wanted:
+    """Return a workload on networks, with published ports."""
+    return Wanted(
+        name=name,
+        userns_start=START + 65536 * ord(name[0]),
+        attachments=tuple(WantedAttachment(network=network) for network in on),
+        ports=tuple(PortMapping.parse(port) for port in ports),
+    )
+
+
 def plan(*names: str, ports: tuple[str, ...] = (), former: NetworkPlan | None = None) -> NetworkPlan:
     """Return a plan in which the first workload publishes ``ports``."""
-    wanted = [
-        Wanted(
-            name=name,
-            userns_start=START + 65536 * ord(name[0]),
-            ports=tuple(PortMapping.parse(port) for port in ports) if name == names[0] else (),
-        )
-        for name in names
-    ]
-    return allocate(wanted, former)
+    return allocate([wanted(name, *(ports if name == names[0] else ())) for name in names], former)
 
 
 def test_published_ports_answer_from_everywhere(host: Host) -> None:
@@ -251,10 +260,10 @@ def test_a_lost_bridge_is_made_again_under_running_workloads(host: Host) -> None
 
 def test_what_a_cut_pass_left_half_done_is_done_anew(host: Host) -> None:
     host.apply(plan("a", "b", "c", "d"))
-    host.run("ip", "link", "set", host_side("a"), "alias", "")
-    host.run("ip", "link", "set", host_side("b"), "down")
+    host.run("ip", "link", "set", host_side("a", "default"), "alias", "")
+    host.run("ip", "link", "set", host_side("b", "default"), "down")
     host.run("umount", netns("c"))
-    host.run("ip", "link", "del", host_side("d"))
+    host.run("ip", "link", "del", host_side("d", "default"))
     host.apply(plan("a", "b", "c", "d"))
     for name, address in (("a", "10.88.0.2"), ("b", "10.88.0.3"), ("c", "10.88.0.4"), ("d", "10.88.0.5")):
         with host.listen(80, net=netns(name)):
@@ -269,8 +278,185 @@ def test_another_range_of_user_ids_makes_new_namespaces(host: Host) -> None:
 
 
 def test_one_workload_that_cannot_be_connected_does_not_keep_the_others(host: Host) -> None:
-    host.run("ip", "link", "add", host_side("a"), "type", "bridge")
+    host.run("ip", "link", "add", host_side("a", "default"), "type", "bridge")
     with pytest.raises(AssertionError, match="1 of 2 workloads have no network: a"):
         host.apply(plan("a", "b"))
     with host.listen(80, net=netns("b")):
         assert host.ask("10.88.0.3", 80) == "10.88.0.1"
+
+
+def marked(host: Host, name: str) -> bool:
+    return host.run("cat", "/proc/sys/net/ipv4/ip_default_ttl", net=netns(name)) == "77"
+
+
+FRONT = WantedNetwork(name="front", subnet6=IPv6Network("fd00:1::/64"), mtu=1400)
+BACK = WantedNetwork(name="back", internal=True)
+
+
+def several(*more: WantedNetwork, former: NetworkPlan | None = None) -> NetworkPlan:
+    """Return a plan of a web server on two networks, a data base on the inner one, and somebody on neither."""
+    web = wanted("web", "8080:80", "9000-9002:90-92", "53:53/udp", on=("front", "back"))
+    return allocate([web, wanted("db", on=("back",)), wanted("other")], former, [FRONT, BACK, *more])
+
+
+def test_networks_are_isolated_and_internal_ones_have_no_way_out(host: Host) -> None:
+    host.apply(several())
+    web, db, other = netns("web"), netns("db"), netns("other")
+    with (
+        host.listen(80, net=web),
+        host.listen(80, net=db),
+        host.listen(80, net=other),
+        host.listen(9001, net=OUTSIDE),
+        host.listen(53, "udp"),
+    ):
+        assert host.ask("10.89.1.2", 80, net=web) == "10.89.1.3"
+        assert host.ask("10.89.1.3", 80, net=db) == "10.89.1.2"
+        for asking, address in ((other, "10.89.0.2"), (other, "10.89.1.2"), (db, "10.89.0.2"), (db, "10.88.0.2")):
+            assert host.ask(address, 80, net=asking) == "nothing"
+        assert host.ask("192.0.2.2", 9001, net=web) == "192.0.2.1"
+        assert host.ask("192.0.2.2", 9001, net=db) == "nothing"
+        assert host.ask("10.89.1.1", 53, "udp", net=db) == "10.89.1.2"
+        assert host.ask("10.88.0.1", 53, "udp", net=db) == "nothing"
+        # What is published is for all who can ask the host, by their own address; not for an internal network.
+        assert host.ask("192.0.2.1", 8080, net=OUTSIDE) == "192.0.2.2"
+        assert host.ask("192.0.2.1", 8080, net=other) == "10.88.0.2"
+        assert host.ask("192.0.2.1", 8080, net=web) == "10.89.0.1"
+        assert host.ask("127.0.0.1", 8080) == "10.89.0.1"
+        assert host.ask("192.0.2.1", 8080, net=db) == "nothing"
+        assert host.ask("10.89.1.1", 8080, net=db) == "nothing"
+        assert host.ask("10.89.1.2", 80) == "10.89.1.1"
+    # A way that a workload makes for itself leads nowhere: the host forwards nothing of an internal network.
+    host.run("ip", "route", "add", "default", "via", "10.89.1.1", net=db)
+    with host.listen(9001, net=OUTSIDE), host.listen(80, net=other):
+        assert host.ask("192.0.2.2", 9001, net=db) == "nothing"
+        assert host.ask("10.88.0.2", 80, net=db) == "nothing"
+
+
+def test_who_publishes_port_53_is_not_asked_instead_of_the_name_servers(host: Host) -> None:
+    host.apply(several())
+    with host.listen(53, "udp", net=netns("web")):
+        assert host.ask("192.0.2.1", 53, "udp", net=OUTSIDE) == "192.0.2.2"
+        assert host.ask("127.0.0.1", 53, "udp") == "10.89.0.1"
+        assert host.ask("127.0.0.53", 53, "udp") == "refused"
+        assert host.ask("10.88.0.1", 53, "udp", net=netns("other")) == "refused"
+
+
+def test_ranges_of_ports_lead_to_the_port_at_the_same_place(host: Host) -> None:
+    host.apply(several())
+    with host.listen(92, net=netns("web")), host.listen(90, net=netns("web")):
+        assert host.ask("192.0.2.1", 9002, net=OUTSIDE) == "192.0.2.2"
+        assert host.ask("192.0.2.1", 9000, net=OUTSIDE) == "192.0.2.2"
+        assert host.ask("192.0.2.1", 9001, net=OUTSIDE) == "refused"
+        assert host.ask("192.0.2.1", 9003, net=OUTSIDE) == "refused"
+    host.apply(plan("a", ports=("7000-7009:7000-7009/udp",)))
+    with host.listen(7009, "udp", net=netns("a")):
+        assert host.ask("192.0.2.1", 7009, "udp", net=OUTSIDE) == "192.0.2.2"
+
+
+def test_ipv6_reaches_out_and_in(host: Host) -> None:
+    host.apply(several())
+    web, own = netns("web"), "fd00:1::2"
+    with host.listen(80, net=web), host.listen(9001, net=OUTSIDE), host.listen(7000):
+        assert host.ask(own, 80) == "fd00:1::1"
+        assert host.ask("2001:db8::2", 9001, net=web) == "2001:db8::1"
+        assert host.ask("2001:db8::1", 8080, net=OUTSIDE) == "2001:db8::2"
+        assert host.ask("2001:db8::1", 8080) == "2001:db8::1"
+        assert host.ask("2001:db8::1", 8080, net=web) == "fd00:1::1"
+        assert host.ask("::1", 8080) == "refused"
+        assert host.ask(own, 80, net=OUTSIDE) == "nothing"
+        assert host.ask("fd00:1::1", 7000, net=web) == "nothing"
+        host.run("ip", "addr", "add", "fd00:7::7/128", "dev", "eth0", "nodad", net=web)
+        host.run("ip", "route", "replace", "default", "via", "fd00:1::1", "src", "fd00:7::7", "dev", "eth0", net=web)
+        assert host.ask("2001:db8::2", 9001, net=web) == "nothing"
+
+
+def test_a_port_at_an_ipv6_address_is_there_alone(host: Host) -> None:
+    host.apply(allocate([wanted("a", "[2001:db8::1]:81:80", "127.0.0.1:82:80", on=("front",))], networks=[FRONT]))
+    with host.listen(80, net=netns("a")):
+        assert host.ask("2001:db8::1", 81) == "2001:db8::1"
+        assert host.ask("2001:db8::1", 81, net=OUTSIDE) == "2001:db8::2"
+        assert host.ask("127.0.0.1", 82) == "10.89.0.1"
+        for address, port in (("127.0.0.1", 81), ("::1", 82), ("2001:db8::1", 82)):
+            assert host.ask(address, port) == "refused"
+        assert host.ask("192.0.2.1", 81, net=OUTSIDE) == "refused"
+
+
+def test_interfaces_are_as_the_networks_say(host: Host) -> None:
+    host.apply(several())
+    shown = host.run("ip", "-o", "link", "show", net=netns("web"))
+    assert re.findall(r"(eth\d)@.* mtu (\d+)", shown) == [("eth0", "1400"), ("eth1", "1500")]
+    assert "mtu 1400" in host.run("ip", "link", "show", "hcb-front")
+    assert host.run("ip", "route", "show", "default", net=netns("web")).startswith("default via 10.89.0.1 dev eth0")
+    assert host.run("ip", "route", "show", "default", net=netns("db")) == ""
+    assert host.run("ip", "-6", "addr", "show", "scope", "global", net=netns("db")) == ""
+
+
+def test_a_change_of_one_network_or_workload_touches_no_other(host: Host) -> None:
+    first = several()
+    host.apply(first)
+    for name in ("web", "db", "other"):  # a mark that a new namespace would not have
+        host.run("sh", "-c", "echo 77 > /proc/sys/net/ipv4/ip_default_ttl", net=netns(name))
+    front = WantedNetwork(name="front", subnet6=IPv6Network("fd00:1::/64"), mtu=1300)
+    web = wanted("web", on=("front", "back"))
+    host.apply(allocate([web, wanted("db", on=("back",)), wanted("other"), wanted("new")], first, [front, BACK]))
+    left = [name for name in ("web", "db", "other") if marked(host, name)]
+    assert left == ["db", "other"]
+    assert "mtu 1300" in host.run("ip", "link", "show", "eth0", net=netns("web"))
+    with host.listen(80, net=netns("web")):
+        assert host.ask("10.89.1.3", 80, net=netns("db")) == "10.89.1.2"
+    host.apply(allocate([wanted("other")], first))
+    assert sorted(re.findall(r"hcb-\w+|hostctl0", "\n".join(host.links()))) == ["hostctl0", "hostctl0"]
+    assert marked(host, "other")
+
+
+def test_a_flushed_packet_filter_is_set_again_and_others_rules_stay(host: Host) -> None:
+    host.apply(several())
+    host.run("nft", "flush", "ruleset")
+    host.run("nft", "add", "table", "inet", "mine")
+    with host.listen(80, net=netns("web")), host.listen(80, net=netns("other")):
+        assert host.ask("192.0.2.1", 8080, net=OUTSIDE) == "refused"
+        host.apply(several())
+        assert host.ask("192.0.2.1", 8080, net=OUTSIDE) == "192.0.2.2"
+        assert host.ask("10.88.0.2", 80, net=netns("web")) == "nothing"
+    assert host.run("nft", "list", "tables").splitlines() == ["table inet mine", "table inet hostctl"]
+
+
+def test_a_macvlan_workload_is_a_machine_of_its_own(host: Host) -> None:
+    subnet = IPv4Network("192.0.2.0/24")
+    lan = WantedNetwork(name="lan", driver="macvlan", parent="wan0", subnet=subnet, gateway=subnet[2])
+    made = allocate(
+        [
+            Wanted(name=name, userns_start=START + number * 65536, attachments=(place,))
+            for number, (name, place) in enumerate(
+                (name, WantedAttachment(network="lan", address=subnet[at])) for name, at in (("m", 77), ("n", 78))
+            )
+        ],
+        networks=[lan],
+    )
+    host.apply(made)
+    namespace = host.namespace("m")
+    with host.listen(80, net=netns("m")), host.listen(9001, net=OUTSIDE):
+        assert host.ask("192.0.2.77", 80, net=OUTSIDE) == "192.0.2.2"
+        assert host.ask("192.0.2.77", 80, net=netns("n")) == "192.0.2.78"
+        assert host.ask("192.0.2.2", 9001, net=netns("m")) == "192.0.2.77"
+    host.apply(made)
+    assert host.namespace("m") == namespace
+    assert "default via 192.0.2.2 dev eth0" in host.run("ip", "route", net=netns("m"))
+    host.run("ip", "link", "set", "eth0", "down", net=netns("m"))
+    host.apply(made)
+    assert host.namespace("m") != namespace
+    with host.listen(80, net=netns("m")):
+        assert host.ask("192.0.2.77", 80, net=OUTSIDE) == "192.0.2.2"
+
+
+def test_names_are_written_for_the_server_and_only_what_changed(host: Host) -> None:
+    first = several()
+    host.apply(first)
+    folder = "/run/hostctl/names"
+    assert host.run("ls", folder).split() == ["aardvark.pid", "back%int", "default", "front"]
+    assert host.run("cat", f"{folder}/back%int").splitlines() == ["10.89.1.1", "db 10.89.1.2  db", "web 10.89.1.3  web"]
+    assert host.run("cat", f"{folder}/front").splitlines() == ["10.89.0.1,fd00:1::1", "web 10.89.0.2 fd00:1::2 web"]
+    kept = host.run("stat", "-c", "%i", f"{folder}/front")
+    host.apply(allocate([wanted("web", on=("front",))], first, [FRONT, BACK]))
+    assert host.run("ls", folder).split() == ["aardvark.pid", "front"]
+    assert host.run("stat", "-c", "%i", f"{folder}/front") == kept

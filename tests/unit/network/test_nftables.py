@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from hostctl.config.references import PortMapping
-from hostctl.network.model import NetworkPlan, Wanted, allocate
+from hostctl.network.allocate import Wanted, allocate
+from hostctl.network.model import NetworkPlan
 from hostctl.network.nftables import ruleset
 
 
@@ -46,7 +47,7 @@ def test_a_port_is_published_at_its_address_or_at_all() -> None:
     anywhere, loopback = rules(plan("8080:80", "127.0.0.1:53:5353/udp"), "published")
     to = {"dnat": {"family": "ip", "addr": "10.88.0.2", "port": 80}}
     port = {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 8080}}
-    assert anywhere == [port, to]
+    assert anywhere == [{"match": {"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": "ipv4"}}, port, to]
     assert isinstance(loopback, list)
     assert loopback[0]["match"]["right"] == "127.0.0.1"
     assert loopback[1]["match"]["left"] == {"payload": {"protocol": "udp", "field": "dport"}}

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hostctl.config.networks import Dns, DomainName
+from hostctl.config.references import IpAddress
 from hostctl.config.values import (
     ByteSize,
     Capability,
@@ -48,7 +50,7 @@ def spec(image: ImageConfig | None = None, **fields: Any) -> WorkloadSpec:  # no
         bytes=1,
     )
     private = workload.network == "private"
-    network = Network(address="10.88.0.2", name_server="10.88.0.1") if private else None
+    network = Network(addresses=("10.88.0.2",), name_servers=("10.88.0.1",)) if private else None
     return WorkloadSpec(name="web", workload=workload, image=stored, range_number=2, network=network)
 
 
@@ -257,6 +259,10 @@ def test_its_own_name_and_the_name_server_are_in_etc() -> None:
     assert b"10.88.0.2 web\n" in private["hosts"]
     assert private["resolv.conf"].startswith(b"nameserver 10.88.0.1\n")
     assert bundle.files(spec(network="none"))["resolv.conf"] == b""
+    own = Dns(servers=(IpAddress("9.9.9.9"),), search=(DomainName("example.org"),))
+    asked = {kind: bundle.files(spec(network=kind, dns=own))["resolv.conf"] for kind in ("private", "host")}
+    assert asked["private"] == b"nameserver 10.88.0.1\nsearch example.org\noptions edns0\n"
+    assert asked["host"] == b"nameserver 9.9.9.9\nsearch example.org\noptions edns0\n"
 
 
 def test_the_check_is_a_document_and_a_command_runs_as_the_container_does() -> None:

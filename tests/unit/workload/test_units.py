@@ -48,7 +48,7 @@ def spec(image: ImageConfig | None = None, name: str = "my-web", **fields: Any) 
         layers=tuple(Path(f"/var/lib/hostctl/images/layers/sha256-{layer}.erofs") for layer in (LOW, HIGH)),
         bytes=1,
     )
-    network = Network(address="10.88.0.2", name_server="10.88.0.1") if workload.network == "private" else None
+    network = Network(addresses=("10.88.0.2",), name_servers=("10.88.0.1",)) if workload.network == "private" else None
     return WorkloadSpec(name=name, workload=workload, image=stored, range_number=1, network=network)
 
 

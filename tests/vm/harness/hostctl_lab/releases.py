@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostctl.compose.lock import cache_folder
+from hostctl.compose.packages import HOST_PACKAGES
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 IMAGES = CHECKOUT / "tests/vm/images"
@@ -140,7 +141,8 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.lock_file = folder / "release.lock"
+        packages = hashlib.sha256(repr(HOST_PACKAGES).encode()).hexdigest()[:8]
+        self.lock_file = folder / f"release-{packages}.lock"
         self.state = folder / f"builds-{sources_digest()}"
         self._lock_is_fresh = False
 

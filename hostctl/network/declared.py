@@ -1,0 +1,106 @@
+"""From a declaration to the plan of its networks, and from the plan to what a workload's bundle needs. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from hostctl.config import networks
+from hostctl.config.host import HostDeclaration
+from hostctl.network.allocate import Pools, Wanted, WantedAttachment, WantedNetwork, allocate
+from hostctl.network.model import NetworkPlan, WorkloadNetwork
+from hostctl.workload import identity
+from hostctl.workload.spec import Network
+
+_POOL6_USE = b"hostctl network pool"
+
+
+def unique_local(machine_id: str) -> IPv6Network:
+    """Return a prefix of unique local addresses (RFC 4193), whose random part a machine's id decides."""
+    digest = hashlib.sha256(_POOL6_USE + machine_id.encode()).digest()
+    return IPv6Network((b"\xfd" + digest[:5] + bytes(10), 48))
+
+
+def pools(declaration: HostDeclaration, machine_id: str, routes: Mapping[str, IPv4Network | IPv6Network]) -> Pools:
+    """Return where subnets come from.
+
+    Args:
+        declaration: the machine's.
+        machine_id: its id, machine-id(5).
+        routes: what the machine is in, see :func:`hostctl.network.surroundings.routes`.
+    """
+    pool = declaration.network_pool
+    return Pools(
+        ipv4=pool.ipv4.network, ipv6=pool.ipv6.network if pool.ipv6 else unique_local(machine_id), taken=routes
+    )
+
+
+def plan(
+    declaration: HostDeclaration, ranges: Mapping[str, int], former: NetworkPlan | None, pools: Pools
+) -> NetworkPlan:
+    """Return the plan of all networks, in which everybody keeps the addresses that they have.
+
+    Args:
+        declaration: the machine's.
+        ranges: the numbers of the workloads' ranges of user ids.
+        former: the plan in force.
+        pools: where subnets come from.
+
+    Raises:
+        NetworkFullError, NetworkCollisionError, PublishedAddressError: it cannot be done as it is declared.
+    """
+    wanted = [
+        Wanted(
+            name=str(name),
+            userns_start=identity.range_start(ranges[str(name)]),
+            attachments=tuple(_attachment(network, place) for network, place in on.items()),
+            ports=workload.ports,
+            dns=tuple(map(str, workload.dns.servers)),
+        )
+        for name, workload in declaration.workloads.items()
+        if (on := networks.attachments(workload))
+    ]
+    asked = [_network(str(name), network) for name, network in declaration.networks.items()]
+    return allocate(wanted, former, asked, pools)
+
+
+def _attachment(network: str, place: networks.Attachment) -> WantedAttachment:
+    return WantedAttachment(
+        network=network,
+        aliases=tuple(map(str, place.aliases)),
+        address=IPv4Address(place.ipv4) if place.ipv4 is not None else None,
+        address6=IPv6Address(place.ipv6) if place.ipv6 is not None else None,
+    )
+
+
+def _network(name: str, network: networks.Network) -> WantedNetwork:
+    subnet6 = network.ipv6.network if isinstance(network.ipv6, networks.Ipv6Subnet) else None
+    return WantedNetwork(
+        name=name,
+        subnet=network.subnet.network if network.subnet is not None else None,
+        range=network.range.network if network.range is not None else None,
+        gateway=IPv4Address(network.gateway) if network.gateway is not None else None,
+        subnet6="pool" if network.ipv6 == "pool" else subnet6,
+        driver=network.driver,
+        parent=str(network.parent or ""),
+        internal=network.internal,
+        mtu=network.mtu,
+    )
+
+
+def connection(plan: NetworkPlan, workload: WorkloadNetwork) -> Network:
+    """Return what a workload's bundle says of its networks.
+
+    Its name server is that of the first bridge, before all of one that is not internal, because the name server of a
+    network answers for all networks that the one who asks is on.
+    """
+    bridges = [network for place in workload.attachments if (network := plan.network(place.network)).driver == "bridge"]
+    asked = next((network for network in bridges if not network.internal), next(iter(bridges), None))
+    places = [(place.address, place.address6) for place in workload.attachments]
+    addresses = [address for address in itertools.chain(*places) if address is not None]
+    return Network(
+        addresses=tuple(map(str, addresses)),
+        name_servers=(str(asked.gateway),) if asked is not None else (),
+    )

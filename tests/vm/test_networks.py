@@ -1,0 +1,178 @@
+"""Networks of workloads, seen from inside the containers, from the kernel and from another machine."""
+
+import json
+import re
+import socket
+
+import pytest
+from hostctl_lab.host import Host
+
+PAGE = "a page from inside"
+BOX = "/usr/bin/busybox"
+SECONDS = 60.0
+NETWORKS = """
+networks:
+  front: {subnet: 10.90.1.0/24, ipv6: pool}
+  back: {internal: true, mtu: 1400}
+workloads:
+"""
+WORKLOADS = {
+    "web": "networks: [front, back], ports: ['8080:80', '9000-9001:80-81', '5353:53/udp']",
+    "db": "networks: {back: {aliases: [sql]}}",
+    "fixed": "networks: {front: {ipv4: 10.90.1.77}}, dns: {servers: [10.0.2.3], search: [example.org]}",
+    "other": "pids: 50",
+}
+
+
+def declared(declaration: str, **more: str) -> str:
+    """Return the declaration with four workloads on three networks, and more of them."""
+    lines = [f"  {name}: {{image: 'localhost/box:1', read_only: true, {rest}}}\n" for name, rest in WORKLOADS.items()]
+    lines += [f"  {name}: {{image: 'localhost/box:1', read_only: true, {rest}}}\n" for name, rest in more.items()]
+    return declaration + NETWORKS + "".join(lines)
+
+
+def inside(host: Host, workload: str, script: str) -> str:
+    """Return what a shell script prints inside a workload, and its exit status in the last line."""
+    words = ("hostctl", "exec", workload, "--", BOX, "sh", "-c", f"{script}; echo status $?")
+    return host.text(*words, seconds=60)
+
+
+def get(host: Host, workload: str, where: str) -> bool:
+    """Tell whether a workload gets the page from an address."""
+    return PAGE in inside(host, workload, f"{BOX} wget -q -T 3 -O - http://{where}/")
+
+
+def addresses(host: Host, workload: str) -> list[str]:
+    """Return a workload's addresses as the kernel has them, those of the link and the loopback left out."""
+    shown = json.loads(host.text("ip", "-n", f"workload-{workload}", "-j", "addr", "show", "scope", "global"))
+    return [entry["local"] for link in shown for entry in link.get("addr_info", ())]
+
+
+@pytest.fixture(scope="module")
+def up(host: Host, declaration: str) -> Host:
+    """Return the host with the workloads."""
+    host.apply(declared(declaration))
+    host.wait_for("the page is served", lambda: PAGE in host.get(), SECONDS)
+    return host
+
+
+def test_workloads_of_one_network_find_each_other_by_name_and_alias(up: Host) -> None:
+    assert get(up, "web", "db")
+    assert get(up, "web", "sql")
+    assert get(up, "db", "web")
+    assert get(up, "fixed", "web")
+    assert get(up, "web", "fixed")
+
+
+def test_workloads_of_other_networks_are_neither_found_nor_reached(up: Host) -> None:
+    other = addresses(up, "other")[0]
+    for workload, name in (("db", "fixed"), ("db", "other"), ("other", "web"), ("other", "sql"), ("fixed", "db")):
+        said = inside(up, workload, f"{BOX} nslookup {name}")
+        assert "status 0" not in said, f"{workload} finds {name}: {said}"
+    assert not get(up, "db", "10.90.1.77")
+    assert not get(up, "db", other)
+    assert not get(up, "web", other)
+    assert not get(up, "other", "10.90.1.77")
+
+
+def test_an_internal_network_has_no_way_out(up: Host) -> None:
+    host_address = json.loads(up.text("ip", "-j", "-4", "addr", "show", "scope", "global"))[0]["addr_info"][0]["local"]
+    assert up.text("ip", "-n", "workload-db", "route", "show", "default") == ""
+    assert not get(up, "db", f"{host_address}:8080")
+    assert get(up, "other", f"{host_address}:8080")
+    assert get(up, "web", f"{host_address}:8080")
+    assert "default via 10.90.1.1 dev eth0" in up.text("ip", "-n", "workload-web", "route", "show", "default")
+
+
+def test_published_ports_answer_and_show_who_asks(up: Host) -> None:
+    with socket.create_connection(("127.0.0.1", up.web_port), timeout=10) as asking:
+        asking.send(b"GET / HTTP/1.0\r\n")
+        # The emulated network's own address, which the machine outside has: 10.0.2.2, as in /proc/net/tcp.
+        connected = inside(up, "web", "cat /proc/net/tcp /proc/net/tcp6")
+        assert re.search(r":0050 \S*0202000A:[0-9A-F]{4} 01 ", connected), connected
+    fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
+    for address in ("127.0.0.1:8080", "127.0.0.1:9000", "10.90.1.1:8080"):
+        assert PAGE in up.text("python3", "-c", fetch, f"http://{address}/")
+    assert "refused" in up.fails("python3", "-c", fetch, "http://127.0.0.1:9001/")
+    assert "refused" in up.fails("python3", "-c", fetch, "http://127.0.0.1:9002/")
+
+
+def test_ipv6_works_inside_and_towards_published_ports(up: Host) -> None:
+    four, six = addresses(up, "web")[:2]
+    assert (four.startswith("10.90.1."), six.startswith("fd")) == (True, True)
+    assert get(up, "fixed", f"[{six}]")
+    gateway = up.text("sh", "-c", "ip -j -6 addr show dev hcb-front scope global")
+    own = json.loads(gateway)[0]["addr_info"][0]["local"]
+    assert get(up, "fixed", f"[{own}]:8080")
+    assert "inet6" not in up.text("ip", "-n", "workload-db", "addr", "show", "dev", "eth0")
+    assert up.text("ip", "-6", "addr", "show", "dev", "hcb-front", "tentative") == ""
+
+
+def test_addresses_sizes_and_name_servers_are_the_declared_ones(up: Host) -> None:
+    assert addresses(up, "fixed")[0] == "10.90.1.77"
+    assert "mtu 1400" in up.text("ip", "-n", "workload-db", "link", "show", "eth0")
+    links = up.text("ip", "-n", "workload-web", "-o", "link")
+    assert re.findall(r"(eth\d)@.* mtu (\d+)", links) == [("eth0", "1500"), ("eth1", "1400")]
+    said = inside(up, "fixed", "cat /etc/resolv.conf")
+    assert "nameserver 10.90.1.1\nsearch example.org" in said
+
+
+def test_the_packet_filter_comes_back_and_others_tables_stay(up: Host) -> None:
+    up.text("nft", "flush", "ruleset")
+    up.text("nft", "add", "table", "inet", "mine")
+    assert up.get() == ""
+    up.text("systemctl", "reload", "hostctl-network.service")
+    assert PAGE in up.get()
+    assert not get(up, "other", "10.90.1.77")
+    assert up.text("nft", "list", "tables").splitlines() == ["table inet mine", "table inet hostctl"]
+    up.text("nft", "delete", "table", "inet", "mine")
+
+
+def test_a_new_workload_is_found_by_name_and_nobody_is_restarted(up: Host, declaration: str) -> None:
+    def invocations() -> list[str]:
+        units = [f"workload-{name}.service" for name in WORKLOADS]
+        return up.text("systemctl", "show", "-p", "InvocationID", *units, "hostctl-names.service").split()
+
+    before, held = invocations(), {name: addresses(up, name) for name in WORKLOADS}
+    up.apply(declared(declaration, late="networks: {back: {aliases: [cache]}}"))
+    up.wait_for("the new workload is found", lambda: get(up, "db", "cache"), SECONDS)
+    assert get(up, "late", "web")
+    up.apply(declared(declaration))
+    up.wait_for("its name is gone", lambda: "status 0" not in inside(up, "db", f"{BOX} nslookup cache"), SECONDS)
+    assert invocations() == before
+    assert {name: addresses(up, name) for name in WORKLOADS} == held
+
+
+def test_addresses_are_kept_over_a_restart(up: Host) -> None:
+    before = addresses(up, "web")
+    up.text("systemctl", "restart", "workload-web.service")
+    up.wait_for("the page is served", lambda: PAGE in up.get(), SECONDS)
+    assert addresses(up, "web") == before
+    assert get(up, "db", "web")
+
+
+def test_the_name_server_is_confined_and_small(up: Host) -> None:
+    shown = up.text("systemctl", "show", "-p", "MainPID,MemoryCurrent,ActiveState", "hostctl-names.service")
+    facts = dict(line.split("=", 1) for line in shown.splitlines())
+    assert facts["ActiveState"] == "active"
+    status = up.text("cat", f"/proc/{facts['MainPID']}/status")
+    assert re.search(r"^Uid:\t(?!0\t)\d+", status, re.MULTILINE)
+    assert re.search(r"^CapEff:\t0000000000000400$", status, re.MULTILINE)  # CAP_NET_BIND_SERVICE alone
+    assert int(facts["MemoryCurrent"]) < 32 << 20
+
+
+def test_macvlan_is_a_machine_of_its_own_and_none_is_left_behind(up: Host, declaration: str) -> None:
+    link = up.text("sh", "-c", "ip -o -4 addr show scope global | grep -v 'hc\\|hostctl' | head -1").split()[1]
+    lan = f"  lan: {{driver: macvlan, parent: {link}, subnet: 10.0.2.0/24, gateway: 10.0.2.2}}\n"
+    text = declared(declaration, edge="networks: {lan: {ipv4: 10.0.2.77}}").replace(
+        "networks:\n", f"networks:\n{lan}", 1
+    )
+    up.apply(text)
+    assert addresses(up, "edge")[0] == "10.0.2.77"
+    up.wait_for("the router answers", lambda: "status 0" in inside(up, "edge", f"{BOX} ping -c 1 -W 3 10.0.2.2"), 20)
+    up.apply(declared(declaration).split("networks:")[0])
+    assert not re.search(r"hcb-|hostctl0|: hc[0-9a-f]{12}", up.text("ip", "-o", "link"))
+    assert up.text("nft", "list", "tables") == ""
+    assert up.text("systemctl", "is-active", "hostctl-network.service") == "active"
+    is_active = ("systemctl", "is-active", "hostctl-names.service")
+    up.wait_for("the name server ended", lambda: up.run(*is_active, check=False).text.strip() == "inactive", 20)
