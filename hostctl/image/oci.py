@@ -36,8 +36,13 @@ LAYER_TYPES: dict[str, Compression] = {
     "application/vnd.oci.image.layer.v1.tar": "none",
     "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
+    "application/vnd.docker.image.rootfs.diff.tar": "none",
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
+PLATFORM = ("linux", "amd64")
+VARIANTS = ("", "v1", "v2", "v3")
+"""Levels of amd64, the one that runs on every machine first."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -168,15 +173,27 @@ def parse_index(data: bytes) -> Descriptor:
     found = _document(data, MANIFEST_BYTES, "index")
     if not is_index(data) or found.get("mediaType", INDEX_TYPES[0]) not in INDEX_TYPES:
         raise ImageFormatError("the image's index has another type than its content")
-    for entry in _list(found["manifests"], "index", WORDS):
-        fields = _mapping(entry, "index entry")
-        platform = _mapping(fields.get("platform", {}), "platform")
-        if platform.get("os") == "linux" and platform.get("architecture") == "amd64":
-            descriptor = _descriptor(fields, "index entry", MANIFEST_BYTES)
-            if descriptor.media_type not in MANIFEST_TYPES:
-                raise ImageFormatError(f"the image's index points at a {descriptor.media_type}, not at a manifest")
-            return descriptor
-    raise ImageFormatError("the image is not made for linux/amd64")
+    entries = [_mapping(entry, "index entry") for entry in _list(found["manifests"], "index", WORDS)]
+    platforms = [_platform(entry) for entry in entries]
+    fitting = [
+        (VARIANTS.index(platform[2]), at)
+        for at, platform in enumerate(platforms)
+        if platform[:2] == PLATFORM and platform[2] in VARIANTS
+    ]
+    if not fitting:
+        known = sorted({"/".join(part for part in each if part) for each in platforms if each[0] != "unknown"})
+        raise ImageFormatError("the image is not made for linux/amd64", details=f"it is for {', '.join(known[:20])}")
+    descriptor = _descriptor(entries[min(fitting)[1]], "index entry", MANIFEST_BYTES)
+    if descriptor.media_type not in MANIFEST_TYPES:
+        raise ImageFormatError(f"the image's index points at a {descriptor.media_type}, not at a manifest")
+    return descriptor
+
+
+def _platform(entry: dict[str, object]) -> tuple[str, str, str]:
+    """Return operating system, architecture and variant of an index's entry, each empty when it says none."""
+    found = _mapping(entry.get("platform") or {}, "platform")
+    system, architecture, variant = (_text(found.get(key, ""), key) for key in ("os", "architecture", "variant"))
+    return system, architecture, variant
 
 
 def parse_single(data: bytes) -> Descriptor:
