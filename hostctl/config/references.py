@@ -155,34 +155,43 @@ class RegistryHost(Text):
         return text.lower()
 
 
+DOCKER_HUB = "docker.io"
+DOCKER_HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
+"""Other names of Docker Hub, which stand for the same images."""
+
+
 class ImageReference(Text):
-    """An image: registry/name:tag, registry/name@sha256:…, or both together."""
+    """An image: [registry/]name[:tag][@sha256:…]. Without a registry it is one of Docker Hub, without a tag :latest."""
 
     __slots__ = ()
-    PATTERN: ClassVar[str] = rf"{_REGISTRY}/{_COMPONENT}(/{_COMPONENT})*(:{_TAG})?(@{_DIGEST})?"
-    EXPECTED: ClassVar[str] = "an image, as in registry.example/site:1 or registry.example/site@sha256:…"
+    PATTERN: ClassVar[str] = rf"({_REGISTRY}/)?{_COMPONENT}(/{_COMPONENT})*(:{_TAG})?(@{_DIGEST})?"
+    EXPECTED: ClassVar[str] = "an image, as in registry.example/site:1, registry.example/site@sha256:… or nginx:1"
     EXAMPLE: ClassVar[str] = "registry.example/site:1"
 
     @classmethod
-    def refusal(cls, text: str) -> str:
-        """Return what to say of a text that is no reference; a bare name gets the long form suggested."""
-        bare = re.fullmatch(rf"({_COMPONENT})(:{_TAG})?", text)
-        if bare is None:
-            return super().refusal(text)
-        long = f"docker.io/library/{text}" + ("" if ":" in text else ":latest")
-        return f"{quoted(text)} names no registry; did you mean {quoted(long)}?"
-
-    @classmethod
     def canonical(cls, text: str) -> str:
-        """Refuse shorthands, because which registry and tag they mean differs between programs."""
+        """Return the whole name, by Docker's rules.
+
+        The part before the first slash is a registry if it has a dot or a port or is localhost; a name of one part is
+        in Docker Hub's library. Source: distribution/reference, normalize.go.
+        """
         if len(text) > 500:
             raise ValueError(f"{quoted(text)} is too long for an image")
-        registry, _, rest = text.partition("/")
-        if "." not in registry and ":" not in registry and registry != "localhost":
-            raise ValueError(f"{quoted(text)} names no registry; did you mean {quoted('docker.io/' + text)}?")
-        if ":" not in rest:
-            raise ValueError(f"{quoted(text)} has no tag and no digest; did you mean {quoted(text + ':latest')}?")
-        return f"{RegistryHost(registry)}/{rest}"
+        name, at, digest = text.partition("@")
+        first, slash, rest = name.partition("/")
+        if slash and ("." in first or ":" in first or first == "localhost"):
+            registry = RegistryHost(first)
+        else:
+            registry, rest = RegistryHost(DOCKER_HUB), name
+        if registry in DOCKER_HUB_NAMES:
+            registry = RegistryHost(DOCKER_HUB)
+        if re.fullmatch(rf"{_COMPONENT}(/{_COMPONENT})*(:{_TAG})?", rest) is None:
+            raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
+        if registry == DOCKER_HUB and "/" not in rest:
+            rest = f"library/{rest}"
+        if ":" not in rest and not at:
+            rest += ":latest"
+        return f"{registry}/{rest}{at}{digest}"
 
     @property
     def registry(self) -> str:
