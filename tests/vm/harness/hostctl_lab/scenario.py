@@ -45,7 +45,9 @@ MEMORY = 1024
 COMPARE_SECONDS = 600.0
 BASE_RAW, LOG, RECORDING, FACTS = "base.raw", "writes.log", "recording.json", "facts.json"
 DECLARATION = "host.yaml"
-DIRECTIONS: tuple[tuple[Spec, Spec], ...] = ((releases.BASE, releases.NEXT), (releases.NEXT, releases.THIRD))
+NEXT, THIRD = (dataclasses.replace(spec, tries=3) for spec in (releases.NEXT, releases.THIRD))
+"""With as many tries as releases have by default: of one with a single try a power cut in that boot is the end."""
+DIRECTIONS: tuple[tuple[Spec, Spec], ...] = ((releases.BASE, NEXT), (NEXT, THIRD))
 
 
 class ScenarioError(AssertionError):
