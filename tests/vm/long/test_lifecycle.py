@@ -1,0 +1,201 @@
+"""When and how workloads run: order, readiness, jobs, schedules, sockets, restarts; what else confines them."""
+
+import json
+
+import pytest
+from hostctl_lab.host import Host
+from hostctl_lab.registry import Registry
+from hostctl_lab.releases import Lab
+
+BOX = "/usr/bin/busybox"
+FOREVER = f"exec {BOX} sleep 1000000"
+READY_SECONDS = 90.0
+NOTIFY_AFTER = 4.0
+NOTIFIER = f"""
+import os, socket, time
+time.sleep({NOTIFY_AFTER})
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as said:
+    said.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
+time.sleep(1000000)
+"""
+SERVER = """
+import os, socket
+assert os.environ['LISTEN_PID'] == str(os.getpid()), os.environ
+assert os.environ['LISTEN_FDS'] == '1', os.environ
+listener = socket.socket(fileno=3)
+while True:
+    connection, _ = listener.accept()
+    connection.recv(4096)
+    connection.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nfrom a socket of the host')
+    connection.close()
+"""
+
+
+def shell(script: str) -> str:
+    """Return a command that runs a script, as YAML."""
+    return json.dumps([BOX, "sh", "-c", script])
+
+
+@pytest.fixture(scope="module")
+def wanted(host: Host, declaration: str, registry: Registry, lab: Lab) -> str:
+    """Return a declaration of workloads that wait for each other, for a time, for a connection."""
+    registry.push(f"oci-archive:{lab.image('py')}", "py:1")
+    profile = json.loads(host.text("cat", "/usr/share/containers/seccomp.json"))
+    for rule in profile["syscalls"]:
+        rule["names"] = [name for name in rule["names"] if name not in ("mkdir", "mkdirat")]
+    own = json.dumps(profile).replace("'", "''")
+    python = f"image: {registry.guest_address}/py:1\n    network: none"
+    box = "image: localhost/box:1\n    network: none"
+    return f"""{declaration}\
+registries: {{"{registry.guest_address}": {{insecure: true}}}}
+workloads:
+  web:
+    {box}
+    command: {shell(f"echo web is up; {FOREVER}")}
+    depends_on: {{migrate: {{condition: completed}}}}
+  migrate:
+    {box}
+    type: job
+    command: {shell(f"{BOX} sleep 2; echo migrated")}
+    depends_on: {{db: {{condition: healthy}}}}
+  db:
+    {box}
+    command: {shell(f"{BOX} sleep 3; {BOX} touch /tmp/ready; echo db is ready; {FOREVER}")}
+    healthcheck: {{exec: [{BOX}, test, -f, /tmp/ready], interval: 1s, start_period: 1m}}
+  failing:
+    {box}
+    command: {shell(f"{BOX} sleep 1; exit 3")}
+    restart: on-failure:2
+  tick:
+    {box}
+    type: job
+    schedule: "*:*:0/5"
+    command: {shell("echo tick")}
+  notifier:
+    {python}
+    command: [/usr/bin/python3, -I, -S, -c, {json.dumps(NOTIFIER)}]
+    notify: true
+    user: 1000:1000
+  listener:
+    {python}
+    command: [/usr/bin/python3, -I, -S, -c, {json.dumps(SERVER)}]
+    init: false
+    sockets: [8080]
+  chatty:
+    {box}
+    command: {shell(f"for n in $({BOX} seq 500); do echo line $n; done; {FOREVER}")}
+    logging: {{rate_limit: 20, rate_interval: 10m}}
+  confined:
+    {box}
+    command: {shell(FOREVER)}
+    cap_drop: [ALL]
+    seccomp: without-mkdir
+    devices: [/dev/kvm, "/dev/hwrng:/dev/noise:r"]
+    user: 1000:1000
+configs:
+  without-mkdir: {{content: '{own}'}}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def applied(host: Host, wanted: str) -> None:
+    """Bring them up."""
+    host.apply(wanted, seconds=600)
+
+
+def show(host: Host, unit: str, *properties: str) -> dict[str, str]:
+    """Return properties of a unit."""
+    said = host.text("systemctl", "show", unit, "-p", ",".join(properties))
+    return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def logs(host: Host, *names: str) -> list[str]:
+    """Return what workloads printed, in order."""
+    wanted = [word for name in names for word in ("-t", name)]
+    return host.text("journalctl", "-b", "-o", "cat", "--no-pager", *wanted).splitlines()
+
+
+def test_a_dependency_is_healthy_and_a_job_completed_before_what_needs_them_starts(host: Host) -> None:
+    host.wait_for("web is up", lambda: "web is up" in logs(host, "web"), READY_SECONDS)
+    said = [line for line in logs(host, "db", "migrate", "web") if line in ("db is ready", "migrated", "web is up")]
+    assert said == ["db is ready", "migrated", "web is up"]
+    assert show(host, "workload-migrate.service", "ActiveState", "SubState") == {
+        "ActiveState": "active",
+        "SubState": "exited",
+    }
+
+
+def test_a_restarted_dependency_leaves_what_needed_it_running(host: Host) -> None:
+    before = show(host, "workload-web.service", "InvocationID", "ActiveState")
+    host.text("hostctl", "restart", "db")
+    assert show(host, "workload-web.service", "InvocationID", "ActiveState") == before
+    assert before["ActiveState"] == "active"
+
+
+def test_restarts_have_an_end_where_one_is_declared_and_begin_anew_when_somebody_starts_it(host: Host) -> None:
+    unit = "workload-failing.service"
+    host.wait_for("it has failed", lambda: show(host, unit, "ActiveState")["ActiveState"] == "failed", READY_SECONDS)
+    assert show(host, unit, "ExecMainStatus", "Result") == {"ExecMainStatus": "3", "Result": "exit-code"}
+    runs = host.text("journalctl", "-b", "-u", unit, "-o", "cat", "--no-pager").count("status=3")
+    assert runs == 3
+    host.run("hostctl", "start", "failing", check=False)
+    host.wait_for(
+        "it was tried again",
+        lambda: (
+            host.text("journalctl", "-b", "-u", unit, "-o", "cat", "--no-pager").count("status=3") == 6
+            and show(host, unit, "ActiveState")["ActiveState"] == "failed"
+        ),
+        READY_SECONDS,
+    )
+
+
+def test_a_job_runs_by_the_calendar(host: Host) -> None:
+    host.wait_for("it ran twice", lambda: logs(host, "tick").count("tick") >= 2, READY_SECONDS)
+    times = host.text("journalctl", "-b", "-t", "tick", "-g", "^tick$", "-o", "short-unix", "--no-pager").splitlines()
+    first, second = (float(line.split()[0]) for line in times[:2])
+    assert 3 < second - first < 12 or len(times) > 2
+
+
+def test_a_start_ends_when_the_workload_says_that_it_is_ready(host: Host) -> None:
+    unit = "workload-notifier.service"
+    host.wait_for("it is ready", lambda: show(host, unit, "ActiveState")["ActiveState"] == "active", READY_SECONDS)
+    times = show(host, unit, "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    took = int(times["ActiveEnterTimestampMonotonic"]) - int(times["InactiveExitTimestampMonotonic"])
+    assert took > NOTIFY_AFTER * 1e6
+
+
+def test_the_first_connection_starts_a_workload_that_has_no_network(host: Host) -> None:
+    unit = "workload-listener.service"
+    assert show(host, unit, "ActiveState")["ActiveState"] == "inactive"
+    host.wait_for("it answers", lambda: host.get() == "from a socket of the host", READY_SECONDS)
+    assert show(host, unit, "ActiveState")["ActiveState"] == "active"
+
+
+def test_what_is_too_much_for_the_journal_is_dropped(host: Host) -> None:
+    unit = "workload-chatty.service"
+    host.wait_for("it has written", lambda: len(logs(host, "chatty")) >= 20, READY_SECONDS)
+    # journald lets through more where its disk has room, a few times as much (journald.conf(5), RateLimitBurst=).
+    assert 20 <= len([line for line in logs(host, "chatty") if line.startswith("line ")]) <= 20 * 8
+    assert show(host, unit, "ActiveState")["ActiveState"] == "active"
+
+
+def test_a_profile_of_the_declarations_own_holds_and_no_capability_is_left(host: Host) -> None:
+    script = f"{BOX} mkdir /tmp/new || {BOX} touch /tmp/new-file"
+    said = host.run("hostctl", "exec", "confined", "--", BOX, "sh", "-c", script, check=False)
+    assert said.status == 0
+    assert b"can't create directory '/tmp/new'" in said.stderr
+    assert host.run("hostctl", "exec", "db", "--", BOX, "mkdir", "/tmp/new", check=False).status == 0
+    status = host.text("hostctl", "exec", "--user", "0", "confined", "--", BOX, "cat", "/proc/self/status")
+    sets = {line.split()[1] for line in status.splitlines() if line.startswith("Cap")}
+    assert sets == {"0" * 16}
+
+
+def test_a_declared_device_can_be_opened_and_no_other(host: Host) -> None:
+    # Its group is one of the host's; what opens it is the entry for the workload's own user.
+    assert host.text("stat", "-c", "%U %G %A", "/dev/kvm").startswith("root kvm crw-rw")
+    host.text("hostctl", "exec", "confined", "--", BOX, "sh", "-c", ": <> /dev/kvm")
+    host.text("hostctl", "exec", "confined", "--", BOX, "sh", "-c", ": < /dev/noise")
+    host.fails("hostctl", "exec", "confined", "--", BOX, "sh", "-c", ": > /dev/noise")
+    script = f"{BOX} mknod /tmp/vda b 254 0 && : < /tmp/vda"
+    assert "not permitted" in host.fails("hostctl", "exec", "--user", "0", "db", "--", BOX, "sh", "-c", script)
+    assert "kvm" not in host.text("hostctl", "exec", "db", "--", BOX, "ls", "/dev").split()
