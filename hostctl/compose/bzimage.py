@@ -51,8 +51,15 @@ class Section:
     flags: int
 
     def pack(self) -> bytes:
-        """Return the entry of the section table."""
-        return SECTION.pack(self.name, self.virtual, self.address, self.size, self.offset, self.flags)
+        """Return the entry of the section table.
+
+        Raises:
+            BzImageError: a number does not fit it.
+        """
+        try:
+            return SECTION.pack(self.name, self.virtual, self.address, self.size, self.offset, self.flags)
+        except struct.error as error:
+            raise BzImageError(f"section {self.name!r} of the kernel would have impossible sizes") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,7 @@ BLOCK = 128 << 10  # bytes of the largest block that a frame may have; also the 
 FRAME_HEADER = ZSTD_MAGIC + bytes((0, 7 << 3))
 RAW, RUN = 0, 1  # Block_Type
 REFERENCES = 2  # instructions that take the payload's address, in decompress_kernel and extract_kernel
+MAX_ADDRESS = 1 << 31  # what a relative operand of an instruction reaches
 READ_ONLY_DATA = 0x40000040  # IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ
 NAME = b".payload"
 CERTIFICATES = 112 + 4 * 8  # entry of the certificate table, from the start of the optional header of PE32+
@@ -122,6 +123,8 @@ class _Rewrapped:
         """Return the image with ``payload`` in place of the old one."""
         layout = self.layout
         address = _up(max(section.address + section.virtual for section in layout.sections), PAGE)
+        if address + len(payload) > MAX_ADDRESS:
+            raise BzImageError("the sections of the kernel end where no instruction reaches")
         for at in self.references:
             struct.pack_into("<i", self.image, at, address - (at + 4))
         struct.pack_into("<I", self.image, self.lengths, len(payload))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hostctl.compose.bzimage import PAGE, BzImageError, decompress, parse
@@ -186,6 +186,8 @@ def test_a_file_that_is_cut_off_anywhere_is_refused() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, 0x270), value=st.binary(min_size=1, max_size=8))
+@example(at=296, value=b"\0\0\0\x81")
+@example(at=296, value=b"\0\0")
 def test_damaged_headers_give_an_error_or_the_same_kernel(at: int, value: bytes) -> None:
     image = bytearray(STOCK)
     image[at : at + len(value)] = value
