@@ -14,6 +14,7 @@ from typing import Literal
 from hostctl.config import networks
 from hostctl.config.contents import check_profile, parse_environment
 from hostctl.config.networks import Network, NetworkPool
+from hostctl.config.registries import ImagePolicy, Registry, SignaturePolicy
 from hostctl.config.values import (
     BindAddress,
     Duration,
@@ -195,14 +196,6 @@ class Secret:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Registry:
-    """How one registry is reached."""
-
-    insecure: bool = False
-    """Speak plain HTTP, or HTTPS without a trusted certificate. Images are still verified by digest."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
     """Where Prometheus finds the host's metrics, as plain HTTP at /metrics. Nothing runs while nobody asks."""
 
@@ -240,6 +233,8 @@ class HostDeclaration:
     """Checks of the whole machine, by name."""
     registries: Mapping[RegistryHost, Registry] = field(default_factory=dict)
     """How registries are reached, by host[:port]."""
+    images: ImagePolicy = field(default_factory=ImagePolicy)
+    """What is kept of images, and what they must show."""
     workloads: Mapping[Name, Workload] = field(default_factory=dict)
     """Containers, by name."""
     volumes: Mapping[Name, Volume] = field(default_factory=dict)
@@ -259,6 +254,7 @@ class HostDeclaration:
             *self._file_problems(),
             *self._used_problems(),
             *self._dependency_problems(),
+            *self._image_problems(),
         ]
         torn = (name for name, value in self.sysctl.items() if not value.isprintable())
         wrong += [f"sysctl.{name}: the value must be one line" for name in torn]
@@ -292,6 +288,16 @@ class HostDeclaration:
             for place, secret in uses:
                 if secret not in self.secrets:
                     yield f"{place}: secret {secret!r} is not declared under secrets"
+
+    def signatures(self, registry: str) -> SignaturePolicy:
+        """Return what images of a registry must show."""
+        declared = self.registries.get(RegistryHost(registry))
+        return self.images.signatures if declared is None or declared.signatures is None else declared.signatures
+
+    def _image_problems(self) -> Iterator[str]:
+        for name, workload in self.workloads.items():
+            if workload.image.digest is None and self.signatures(workload.image.registry).require == "digest":
+                yield f"workloads.{name}.image: images of {workload.image.registry} must be named by digest"
 
     def _profile_problems(self, where: str, config: Name) -> Iterator[str]:
         if config not in self.configs:

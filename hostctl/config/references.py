@@ -155,6 +155,26 @@ class RegistryHost(Text):
         return text.lower()
 
 
+class RegistryMirror(Text):
+    """A registry, or a part of one, that has the same images as another: host[:port][/name]."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = rf"{_REGISTRY}(/{_COMPONENT})*"
+    EXPECTED: ClassVar[str] = "a mirror, as in mirror.example or mirror.example:5000/docker.io"
+    EXAMPLE: ClassVar[str] = "mirror.example/docker.io"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Return it with the host in small letters."""
+        host, slash, rest = text.partition("/")
+        return f"{RegistryHost(host)}{slash}{rest}"
+
+    @property
+    def host(self) -> str:
+        """Host and port."""
+        return self.partition("/")[0]
+
+
 DOCKER_HUB = "docker.io"
 DOCKER_HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 """Other names of Docker Hub, which stand for the same images."""

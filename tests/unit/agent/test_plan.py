@@ -118,3 +118,9 @@ def test_a_network_that_changes_has_its_workloads_connected_anew_and_no_others()
     pool = f"{before}network_pool: {{ipv4: 172.20.0.0/16}}\n"
     assert lines(before, pool)[-1] == "~ workload site: network default changed"
     assert len(lines(before, pool)) == 2
+
+
+def test_what_images_must_show_and_may_take_is_a_change_of_its_own() -> None:
+    assert lines(BASE, f"{BASE}images: {{max_size: 2G}}\n") == ["~ images images: max_size none → 2G"]
+    signed = f"{BASE}registries: {{r.example: {{signatures: {{require: digest}}}}}}\n"
+    assert lines(BASE, signed) == ["+ registry r.example: declared"]
