@@ -9,7 +9,9 @@ import logging
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,3 +118,65 @@ def run(
     if check and done.returncode:
         raise failure(words, done.returncode, done.stderr or done.stdout)
     return Completed(argv=words, status=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+
+def watch(
+    argv: Sequence[str | Path],
+    tick: Callable[[], None],
+    *,
+    every: float,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run a program to its end and call ``tick`` all the while; what ``tick`` raises ends the program and is raised.
+
+    Args:
+        argv: the program and its arguments.
+        tick: looks at what the program has done so far.
+        every: seconds between two calls of it.
+        timeout: seconds after which the program is killed.
+        env: variables on top of :data:`ENVIRONMENT`.
+
+    Raises:
+        CommandNotFoundError, CommandTimeoutError, CommandError: as :func:`run`.
+    """
+    words = tuple(str(word) for word in argv)
+    log.debug("run: %s", shlex.join(words))
+    end = time.monotonic() + timeout
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        try:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env={**ENVIRONMENT, **(env or {})}
+            )
+        except FileNotFoundError as error:
+            raise CommandNotFoundError(f"{words[0]} is not installed", details=shlex.join(words)) from error
+        try:
+            while not _ended(process, every):
+                tick()
+                if time.monotonic() > end:
+                    break
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        late = process.poll() is None
+        if late:
+            process.kill()
+            process.wait()
+        stdout.seek(0)
+        stderr.seek(0)
+        done = Completed(argv=words, status=process.returncode, stdout=stdout.read(), stderr=stderr.read())
+    if late:
+        details = f"{shlex.join(words)}\n{tail(done.stderr)}"
+        raise CommandTimeoutError(f"{Path(words[0]).name} did not end within {timeout:g} s", details=details)
+    if done.status:
+        raise failure(words, done.status, done.stderr or done.stdout)
+    return done
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -1,14 +1,29 @@
-"""Which image each workload runs: pinned ones stay pinned, then what the host has, and only then the registry."""
+"""Which image each workload runs: pinned ones stay pinned, then what the host has, and only then the registry.
+
+An image that its registry's policy wants signed is taken only if it was found signed by that very key, or came with
+the release.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from hostctl.agent import generation
 from hostctl.agent.generation import Pin
 from hostctl.config.host import HostDeclaration
+from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference
-from hostctl.image.store import StoredImage
+from hostctl.image.credentials import CredentialStore
+from hostctl.image.registry import Access, Skopeo, access
+from hostctl.image.store import ImageStore, StoredImage
+from hostctl.layout import HostLayout
+
+SHARE = 4
+"""One part in so many of the file system is what images may take where nothing is declared."""
 
 
 class Images(Protocol):
@@ -20,10 +35,13 @@ class Images(Protocol):
     def find(self, reference: ImageReference) -> StoredImage | None:
         """Return the image of a reference."""
 
+    def is_signed(self, digest: str, key_id: str) -> bool:
+        """Tell whether an image was found signed by a key; an empty one asks for nothing."""
 
-Pull = Callable[[ImageReference, str | None, bool], StoredImage]
-"""Brings an image from its registry: the reference, the digest that it must have (none: what the name stands for now),
-and whether the registry may be insecure."""
+
+Pull = Callable[[ImageReference, str | None], StoredImage]
+"""Brings an image from its registry: the reference, and the digest that it must have (none: what the name stands for
+now)."""
 
 
 def choose(
@@ -69,14 +87,70 @@ def _choose(
     pull: Pull,
 ) -> dict[str, StoredImage]:
     chosen: dict[str, StoredImage] = {}
-    registries = {str(host): registry for host, registry in declaration.registries.items()}
     for name, reference in wanted.items():
         pin = former.get(name)
         kept = images.get(pin.digest) if pin is not None and pin.reference == str(reference) else None
         found = kept or images.find(reference)
         if found is None:
-            registry = registries.get(reference.registry)
-            insecure = registry is not None and registry.insecure
-            found = pull(reference, reference.digest, insecure)
+            found = pull(reference, reference.digest)
+        elif not images.is_signed(found.digest, access(declaration, reference.registry).key_id):
+            found = pull(reference, found.digest)
         chosen[name] = found
     return chosen
+
+
+def declared(layout: HostLayout) -> HostDeclaration | None:
+    """Return the declaration in force; none before the first generation."""
+    stored = generation.current(layout)
+    return parse_host(stored.declaration, f"generation {stored.record.number}") if stored else None
+
+
+def room(layout: HostLayout, declaration: HostDeclaration | None) -> int:
+    """Return the bytes that pulled images may take."""
+    wanted = declaration.images.max_size if declaration else None
+    layout.images.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(layout.images).total // SHARE if wanted is None else int(wanted)
+
+
+def open_store(layout: HostLayout, declaration: HostDeclaration | None) -> ImageStore:
+    """Return the store of this host, bounded as declared, from which nothing goes that a generation needs.
+
+    Raises:
+        GenerationError: a generation cannot be read, so that nobody knows what it needs.
+    """
+    pinned = generation.pinned(layout)
+    return ImageStore(layout.images, layout.baked_images, limit=room(layout, declaration), pinned=pinned)
+
+
+def collect(layout: HostLayout, pinned: Collection[str]) -> tuple[Path, ...]:
+    """Bound the store as declared; images with a digest in ``pinned`` stay. Returns the files that were removed."""
+    store = ImageStore(layout.images, layout.baked_images)
+    return store.collect(pinned, limit=room(layout, declared(layout)))
+
+
+def credential_store(layout: HostLayout) -> CredentialStore:
+    """Return the store of this host's credentials."""
+    return CredentialStore(folder=layout.state / "credentials")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registries:
+    """The registries as a declaration reaches them, and the store that pulls go to; see :data:`Pull`."""
+
+    layout: HostLayout
+    declaration: HostDeclaration | None
+    store: ImageStore
+    notify: Callable[[str], None] = lambda text: None
+
+    def access(self, registry: str) -> Access:
+        """Return how a registry is reached, credentials included."""
+        return access(self.declaration, registry, credential_store(self.layout).get)
+
+    def __call__(self, reference: ImageReference, digest: str | None) -> StoredImage:
+        """Pull."""
+        from hostctl.image import pull  # noqa: PLC0415 - only when the host lacks an image
+
+        skopeo = Skopeo(runtime=self.layout.runtime / "registries")
+        reach = self.access(reference.registry)
+        found = digest or pull.resolve(reference, access=reach, skopeo=skopeo)
+        return pull.pull(reference, found, self.store, access=reach, skopeo=skopeo, notify=self.notify)

@@ -6,20 +6,20 @@ Only the edges are here: the image store, the registry and two files. What a wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostctl.agent import stage
 from hostctl.agent.generation import Pin, Stored
-from hostctl.agent.images import choose, choose_mounted, mounted_key
+from hostctl.agent.images import Registries, choose, choose_mounted, mounted_key, open_store
 from hostctl.agent.render import MADE_BY
 from hostctl.agent.stage import Rendered
 from hostctl.agent.tree import Link, Tree, merge, text
 from hostctl.config.host import HostDeclaration
-from hostctl.config.values import ImageReference, TimeZone
+from hostctl.config.values import TimeZone
 from hostctl.errors import HostctlError
-from hostctl.image.store import ImageStore, StoredImage
+from hostctl.image.store import StoredImage
 from hostctl.layout import HostLayout
 from hostctl.network import declared, document, surroundings
 from hostctl.network.declared import connection
@@ -131,6 +131,7 @@ class HostWorkloads:
     """Renders the workloads of the host below ``layout``; see :data:`hostctl.agent.stage.WorkloadRenderer`."""
 
     layout: HostLayout
+    notify: Callable[[str], None] = lambda text: None
 
     def __call__(self, declaration: HostDeclaration, former: Stored | None, number: int) -> Rendered:
         """Return the units, bundles and network of all workloads; images that are not here are pulled.
@@ -140,10 +141,11 @@ class HostWorkloads:
             WorkloadError: a workload cannot be run as it is declared, or as its image wants.
         """
         del number
-        store = ImageStore(self.layout.images, self.layout.baked_images)
-        images = choose(declaration, former.record.images if former else {}, store, _Registry(store=store))
+        store = open_store(self.layout, declaration)
+        pull = Registries(layout=self.layout, declaration=declaration, store=store, notify=self.notify)
+        images = choose(declaration, former.record.images if former else {}, store, pull)
         pins = former.record.mounted if former else {}
-        mounted = choose_mounted(declaration, pins, store, _Registry(store=store))
+        mounted = choose_mounted(declaration, pins, store, pull)
         ranges = identity.allocate(images, former.record.ranges if former else {})
         pools = declared.pools(declaration, stage.machine_id(self.layout), surroundings.routes(self.layout.root))
         plan = declared.plan(declaration, ranges, former_network(former), pools)
@@ -168,16 +170,3 @@ class HostWorkloads:
             return path.read_bytes()
         except FileNotFoundError as error:
             raise ProfileMissingError(f"{path} is missing, so no workload can be confined") from error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Registry:
-    """Pulls into a store; see :data:`hostctl.agent.images.Pull`."""
-
-    store: ImageStore
-
-    def __call__(self, reference: ImageReference, digest: str | None, insecure: bool) -> StoredImage:
-        from hostctl.image import pull  # noqa: PLC0415 - only when the host lacks an image
-
-        found = digest or pull.resolve(reference, insecure=insecure)
-        return pull.pull(reference, found, self.store, insecure=insecure)

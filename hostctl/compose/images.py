@@ -64,13 +64,14 @@ def bake(archives: Sequence[Path], toolbox: ToolsRoot, output: Path) -> None:
         BakedImageError: an archive is not usable, or two have one name.
         ImageFormatError, LayerError: an image is not sound.
     """
-    store = ImageStore(output)
+    store = ImageStore(output, protect=False)
     for archive in archives:
         reference = archive_reference(archive)
         if str(reference) in store.names():
             raise BakedImageError(f"two archives of the release are named {reference}", details=str(archive))
         import_archive(archive, reference, store, make=lambda path: toolbox.argv(make_erofs(path), binds=[path.parent]))
-    shutil.rmtree(output / "tmp", ignore_errors=True)
+    for passing in ("tmp", "incoming"):
+        shutil.rmtree(output / passing, ignore_errors=True)
 
 
 def describe(baked: Path) -> dict[ImageReference, str]:

@@ -19,7 +19,7 @@ BAKED = "usr/share/hostctl/images"
 BUILDER_ONLY = frozenset({"compose", "data"})
 BUILDER_MODULES = frozenset(
     {
-        *(f"cli/{verb}.py" for verb in ("build", "image", "keys", "lock", "publish", "sbom", "vm")),
+        *(f"cli/{verb}.py" for verb in ("build", "image_build", "keys", "lock", "publish", "sbom", "vm")),
         *(f"cli/{module}.py" for module in ("repo", "repo_keys", "repo_look", "repository")),
         "image/build.py",
         "image/rootfs.py",
@@ -30,7 +30,7 @@ BUILDER_MODULES = frozenset(
                 *("root_hash", "rotate", "serve", "stats", "store", "stored", "terms", "unpack", "verify"),
             )
         ),
-        *(f"payload/{name}.py" for name in ("boot_image", "delta", "erofs", "likely", "pack", "parts", "pieces")),
+        *(f"payload/{name}.py" for name in ("boot_image", "delta", "likely", "pack", "pieces")),
     }
 )
 LAUNCHER = b"""#!/usr/bin/python3 -IB

@@ -20,15 +20,17 @@ from typing import IO
 
 import zstandard
 
-from hostctl.durable import sync_directory
-from hostctl.image.oci import LAYER_TYPES, Descriptor
+from hostctl.durable import sync_directory, write_file
+from hostctl.image import verity
+from hostctl.image.oci import LAYER_TYPES, Compression, Descriptor
+from hostctl.image.recipe import Recorder
 from hostctl.image.tarstream import CHUNK, LayerError, Source, rewrite
 from hostctl.run import ENVIRONMENT, failure
 
 UNPACKED_BYTES = 32 << 30
 RATIO = 1032  # the most that deflate can do; zstd may do more, which no honest layer needs
 RATIO_FREE_BYTES = 64 << 20  # below this much the ratio does not matter
-ZSTD_WINDOW = 128 << 20
+ZSTD_WINDOW = 32 << 20  # of a frame, in memory, for each layer at a time
 UUID = "00000000-0000-0000-0000-000000000000"  # mkfs.erofs -U clear
 
 MakeErofs = Callable[[Path], Sequence[str]]
@@ -77,8 +79,8 @@ class _Unpacked:
         return data
 
 
-def _open(compressed: _Compressed, media_type: str) -> Source:
-    kind = LAYER_TYPES[media_type]
+def unpacked(compressed: Source, kind: Compression) -> Source:
+    """Return what gives the uncompressed bytes of a stream."""
     if kind == "gzip":
         return gzip.GzipFile(fileobj=compressed, mode="rb")  # type: ignore[call-overload, no-any-return]
     if kind == "zstd":
@@ -87,18 +89,25 @@ def _open(compressed: _Compressed, media_type: str) -> Source:
     return compressed
 
 
-def _feed(blob: Path, layer: Descriptor, diff_id: str, write: Callable[[bytes], object], limit: int) -> None:
-    with blob.open("rb") as file:
+def _feed(
+    blob: Path, layer: Descriptor, diff_id: str, write: Callable[[bytes], object], limit: int, recipe: Path | None
+) -> None:
+    with blob.open("rb") as file, (recipe or Path(os.devnull)).open("wb") as output:
         compressed = _Compressed(file)
-        unpacked = _Unpacked(_open(compressed, layer.media_type), compressed, limit)
-        rewrite(unpacked, write)
-        while unpacked.read(CHUNK):
+        plain = _Unpacked(unpacked(compressed, LAYER_TYPES[layer.media_type]), compressed, limit)
+        recorder = Recorder(plain, output)
+        rewrite(recorder, write, recorder.content)
+        while recorder.read(CHUNK):
             pass
+        recorder.finish()
+        output.flush()
+        if recipe is not None:
+            os.fsync(output.fileno())
         while compressed.read(CHUNK):
             pass
     if f"sha256:{compressed.digest.hexdigest()}" != layer.digest or compressed.count != layer.size:
         raise LayerError("the layer's blob is not what the manifest says", details=f"wanted {layer.digest}")
-    if f"sha256:{unpacked.digest.hexdigest()}" != diff_id:
+    if f"sha256:{plain.digest.hexdigest()}" != diff_id:
         raise LayerError("the layer's content is not what the configuration says", details=f"wanted {diff_id}")
 
 
@@ -133,6 +142,7 @@ def convert(
     *,
     make: MakeErofs = make_erofs,
     limit: int = UNPACKED_BYTES,
+    protect: bool = True,
 ) -> Path:
     """Make the EROFS file ``target`` of a layer, in one step; one that is there already is kept.
 
@@ -143,6 +153,8 @@ def convert(
         target: the EROFS file.
         make: gives the command that reads a tar stream and writes an EROFS file.
         limit: bytes that it may unpack to.
+        protect: give the file fs-verity where there is such, and write beside it what to compare it with later, and how
+            its tar is made again.
 
     Raises:
         LayerError: the layer is not what its digests say, or dangerous.
@@ -151,16 +163,22 @@ def convert(
     if target.exists():
         return target
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    recipe = temporary.with_suffix(".recipe.tmp")
     try:
-        _pipe(make(temporary), lambda write: _feed(blob, layer, diff_id, write, limit))
+        _pipe(make(temporary), lambda write: _feed(blob, layer, diff_id, write, limit, recipe if protect else None))
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
+            if protect:
+                write_file(target.with_suffix(".check"), verity.record(descriptor).encode())
         finally:
             os.close(descriptor)
+        if protect:
+            recipe.replace(target.with_suffix(".recipe"))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+        recipe.unlink(missing_ok=True)
     sync_directory(target.parent)
     return target

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
 
+from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
 
 MANIFEST_BYTES = 4 << 20  # the limit that the distribution specification asks registries to accept
 CONFIG_BYTES = 4 << 20
 LAYERS = 127  # Docker's own limit on the layers of an image
 WORDS = 1024
+IMAGES = 64  # of one archive
 WORD_BYTES = 32 << 10
 LAYER_BYTES = 16 << 30
 
@@ -42,7 +44,7 @@ LAYER_TYPES: dict[str, Compression] = {
 }
 PLATFORM = ("linux", "amd64")
 VARIANTS = ("", "v1", "v2", "v3")
-"""Levels of amd64, the one that runs on every machine first."""
+"""Levels of amd64, the one that runs anywhere first; v4 is left out, as no machine says here what it can."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -81,6 +83,23 @@ class ImageConfig:
     working_dir: str = "/"
     stop_signal: str = "SIGTERM"
     exposed: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Named:
+    """An image of an archive: the digest of its manifest or index, and its names."""
+
+    digest: str
+    names: tuple[ImageReference, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """An image as ``docker save`` describes it: members of the archive, and its names."""
+
+    config: str
+    layers: tuple[str, ...]
+    names: tuple[ImageReference, ...] = ()
 
 
 def digest_of(data: bytes) -> str:
@@ -213,6 +232,62 @@ def parse_single(data: bytes) -> Descriptor:
     return descriptor
 
 
+def _references(values: Iterable[object]) -> tuple[ImageReference, ...]:
+    """Return the names that are whole references; others say nothing, a tag alone for example."""
+    found = []
+    for value in values:
+        try:
+            found.append(ImageReference(value if isinstance(value, str) else ""))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def parse_entries(data: bytes) -> tuple[Named, ...]:
+    """Return the entries of an archive's ``index.json`` with the names that their annotations give them.
+
+    ``io.containerd.image.name`` is a whole name; ``org.opencontainers.image.ref.name`` is one if it has a registry or
+    a tag, else a tag alone (annotations.md, and what Docker 25 and skopeo write).
+
+    Raises:
+        ImageFormatError: it is malformed or has no image.
+    """
+    if not is_index(data):
+        raise ImageFormatError("the archive's index.json is no index")
+    images = []
+    for entry in _list(_document(data, MANIFEST_BYTES, "index")["manifests"], "index", IMAGES):
+        notes = _mapping(_mapping(entry, "index entry").get("annotations") or {}, "annotations")
+        short = notes.get("org.opencontainers.image.ref.name")
+        whole = [notes.get("io.containerd.image.name"), short if isinstance(short, str) and ":" in short else None]
+        descriptor = _descriptor(entry, "index entry", MANIFEST_BYTES)
+        if descriptor.media_type in (*MANIFEST_TYPES, *INDEX_TYPES):
+            images.append(Named(digest=descriptor.digest, names=_references(each for each in whole if each)[:1]))
+    if not images:
+        raise ImageFormatError("the archive has no image")
+    return tuple(images)
+
+
+def parse_saved(data: bytes) -> tuple[Saved, ...]:
+    """Return the images of the ``manifest.json`` that ``docker save`` writes.
+
+    Raises:
+        ImageFormatError: it is malformed or has no image.
+    """
+    try:
+        value = json.loads(data, object_pairs_hook=_pairs)
+    except (ValueError, RecursionError) as error:
+        raise ImageFormatError("the archive's manifest.json is not JSON", details=str(error)) from error
+    images = []
+    for entry in _list(value, "manifest.json", IMAGES):
+        fields = _mapping(entry, "manifest.json")
+        layers = tuple(_text(name, "layer") for name in _list(fields.get("Layers"), "layers", LAYERS))
+        tags = _list(fields.get("RepoTags") or [], "names", IMAGES)
+        images.append(Saved(config=_text(fields.get("Config"), "config"), layers=layers, names=_references(tags)))
+    if not images:
+        raise ImageFormatError("the archive has no image")
+    return tuple(images)
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Return a manifest.
 
@@ -230,6 +305,11 @@ def parse_manifest(data: bytes) -> Manifest:
         if layer.media_type not in LAYER_TYPES:
             raise ImageFormatError(f"the image has a layer of the unknown type {layer.media_type!r}")
     return Manifest(config=_descriptor(found.get("config"), "configuration", CONFIG_BYTES), layers=layers)
+
+
+def manifest_type(data: bytes) -> str:
+    """Return the media type of a manifest that :func:`parse_manifest` takes; OCI's own when it says none."""
+    return _text(_document(data, MANIFEST_BYTES, "manifest").get("mediaType", MANIFEST_TYPES[0]), "type")
 
 
 def parse_config(data: bytes) -> ImageConfig:

@@ -1,91 +1,275 @@
 """Pulls an image by digest with skopeo: a tag is resolved once, and what is copied afterwards is named by digest.
 
-skopeo speaks to the registry; every byte it brings is verified again here before it is stored.
+skopeo speaks to the registry and checks signatures; every byte that it brings is verified again here before it is
+stored. A layer is imported while others are still on their way. What a cut left is used again when it is whole.
 """
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostctl.config.values import ImageReference
-from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
+from hostctl.durable import sha256_file
 from hostctl.image.layers import MakeErofs, make_erofs
-from hostctl.image.oci import digest_of, is_index, parse_index, parse_manifest, verified
-from hostctl.image.store import ImageStore, StoredImage
-from hostctl.run import CommandError, run
+from hostctl.image.oci import (
+    MANIFEST_TYPES,
+    Descriptor,
+    digest_of,
+    is_index,
+    manifest_type,
+    parse_config,
+    parse_index,
+    parse_manifest,
+    verified,
+)
+from hostctl.image.refusal import PullError, UnsignedError, ask_limits, refusal
+from hostctl.image.registry import DIRECT, SKOPEO, Access, Session, Skopeo, session, source
+from hostctl.image.store import ImageStore, StoredImage, pairs
+from hostctl.run import CommandError
 
-INSPECT_SECONDS = 60
-COPY_SECONDS = 3600
+__all__ = ["PullError", "UnsignedError", "pull", "resolve"]
+
+INSPECT_SECONDS = 60.0
+COPY_SECONDS = 3600.0
+STALL_SECONDS = 90.0
+STALL_BYTES = 64 << 10  # a registry that gives less in that time is given up
+POLL_SECONDS = 0.2  # skopeo says nothing while it works: what it has written so far is looked at
+TOLD_SECONDS = 1.0
+IMPORTS = 2  # layers at a time; each is a program that unpacks and one that writes
+PARTIAL = "oci-put-blob*"
+"""How skopeo names a blob that it writes (containers/image, oci/layout/oci_dest.go)."""
+MIB = 1 << 20
+
+Notify = Callable[[str], None]
 
 
-class PullError(HostctlError):
-    """The registry could not give the image."""
-
-    id = "image-pull"
-    exit_code = EXIT_UNAVAILABLE
+def _silent(text: str) -> None:
+    del text
 
 
-def _source(reference: ImageReference, digest: str | None) -> str:
-    where = f"docker://{reference.registry}/{reference.repository}"
-    return f"{where}@{digest}" if digest else f"{where}:{reference.tag}"
+def _failed(reference: ImageReference, what: str, access: Access, error: CommandError) -> PullError:
+    limits = ask_limits(reference, access, error)
+    return refusal(f"{what} {reference}", reference.registry, error, limits)
 
 
-def _raw(reference: ImageReference, digest: str | None, *, insecure: bool) -> bytes:
-    argv = ["skopeo", "inspect", "--raw", f"--tls-verify={str(not insecure).lower()}", _source(reference, digest)]
+def _inspect(opened: Session, reference: ImageReference, digest: str | None, access: Access, *words: str) -> bytes:
     try:
-        return run(argv, timeout=INSPECT_SECONDS).stdout
+        return opened.run("inspect", "--raw", *words, source(reference, digest), timeout=INSPECT_SECONDS).stdout
     except CommandError as error:
-        raise PullError(f"{reference} cannot be looked up", details=error.details or error.brief) from error
+        raise _failed(reference, "looking up", access, error) from error
 
 
-def resolve(reference: ImageReference, *, insecure: bool = False) -> str:
+def resolve(reference: ImageReference, *, access: Access = DIRECT, skopeo: Skopeo = SKOPEO) -> str:
     """Return the digest of the linux/amd64 manifest that a reference names now.
 
     Args:
         reference: with a digest, that one is asked for and verified; else its tag.
-        insecure: speak plain HTTP, or HTTPS without a trusted certificate.
+        access: how the registry is reached.
+        skopeo: the program.
 
     Raises:
         PullError: the registry cannot be reached or has no such image.
         ImageFormatError: what it gave is malformed, for another platform, or not what the digest says.
     """
-    data = _raw(reference, reference.digest, insecure=insecure)
-    if reference.digest:
-        verified(data, reference.digest)
-    if not is_index(data):
-        parse_manifest(data)
-        return digest_of(data)
-    digest = parse_index(data).digest
-    parse_manifest(verified(_raw(reference, digest, insecure=insecure), digest))
-    return digest
+    with session(reference.registry, access, skopeo) as opened:
+        data = _inspect(opened, reference, reference.digest, access)
+        if reference.digest:
+            verified(data, reference.digest)
+        if not is_index(data):
+            parse_manifest(data)
+            return digest_of(data)
+        digest = parse_index(data).digest
+        parse_manifest(verified(_inspect(opened, reference, digest, access), digest))
+        return digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Incoming:
+    """The folder in which an image arrives, an OCI layout, and what it should hold: layers by their diffID."""
+
+    folder: Path
+    layers: Mapping[str, Descriptor]
+    known: frozenset[str]
+    """diffIDs of layers that the store has already."""
+
+    def _blob(self, layer: Descriptor) -> Path:
+        return self.folder / "blobs/sha256" / layer.digest.removeprefix("sha256:")
+
+    def prepare(self) -> None:
+        """Keep only what is whole, and stand in for what the store has, so that skopeo does not fetch it again.
+
+        A stand-in is a file of the right size without content; it is never read, and does not outlive this pull.
+        """
+        (self.folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+        for partial in self.folder.glob(PARTIAL):
+            partial.unlink()
+        for blob in (self.folder / "blobs/sha256").iterdir():
+            if sha256_file(blob) != blob.name:
+                blob.unlink()
+        for diff_id in self.known:
+            _stand_in(self._blob(self.layers[diff_id]), self.layers[diff_id])
+
+    def arrived(self, started: Mapping[str, object]) -> list[tuple[str, Path]]:
+        """Return the layers that are whole on the disk and not in ``started``."""
+        wanted = ((diff_id, self._blob(layer)) for diff_id, layer in self.layers.items() if diff_id not in self.known)
+        return [(diff_id, path) for diff_id, path in wanted if diff_id not in started and path.is_file()]
+
+    def bytes(self) -> int:
+        """Return how much of the wanted layers is on the disk."""
+        wanted = {self._blob(layer) for diff_id, layer in self.layers.items() if diff_id not in self.known}
+        return sum(_size(path) for path in (*wanted, *self.folder.glob(PARTIAL)))
+
+
+def _stand_in(blob: Path, layer: Descriptor) -> None:
+    with blob.open("wb") as file:
+        file.truncate(layer.size)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Tells how far a pull is, not too often."""
+
+    name: str
+    total: int
+    notify: Notify
+    started: float = field(default_factory=time.monotonic)
+    told: float = 0.0
+    first: int | None = None
+
+    def tell(self, received: int, layers: int, done: int) -> None:
+        """Report bytes, rate and layers if the last report is old enough."""
+        now = time.monotonic()
+        self.first = received if self.first is None else self.first
+        if now - self.told < TOLD_SECONDS:
+            return
+        self.told = now
+        rate = (received - self.first) / max(now - self.started, POLL_SECONDS)
+        self.notify(
+            f"pulling {self.name}: {received / MIB:.1f} of {self.total / MIB:.1f} MiB, {rate / MIB:.1f} MiB/s, "
+            f"{done} of {layers} layers imported"
+        )
 
 
 def pull(
-    reference: ImageReference, digest: str, store: ImageStore, *, insecure: bool = False, make: MakeErofs = make_erofs
+    reference: ImageReference,
+    digest: str,
+    store: ImageStore,
+    *,
+    access: Access = DIRECT,
+    make: MakeErofs = make_erofs,
+    skopeo: Skopeo = SKOPEO,
+    notify: Notify = _silent,
 ) -> StoredImage:
-    """Bring an image into the store.
+    """Bring an image into the store; one that is there and known to be signed as wanted is only named.
 
     Args:
         reference: where it lies, and the name to remember it under.
         digest: of its manifest, as :func:`resolve` returned it.
-        store: one with a writable folder.
-        insecure: see :func:`resolve`.
+        store: one with a writable folder; the caller holds the lock.
+        access: how the registry is reached, and by which key the image must be signed.
         make: see :func:`hostctl.image.layers.convert`.
+        skopeo: the program.
+        notify: told how far it is.
 
     Raises:
-        PullError: the registry could not give it.
+        PullError: the registry could not give it, or it is not signed.
         ImageFormatError, LayerError: it is not sound.
+        ImageStoreError: it has no room.
     """
     found = store.get(digest)
-    if found is not None and store.names().get(str(reference)) == digest:
-        return found
-    with tempfile.TemporaryDirectory(dir=store.clean()) as folder:
-        layout = Path(folder, "layout")
-        argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests"]
-        argv += [f"--src-tls-verify={str(not insecure).lower()}", _source(reference, digest), f"oci:{layout}:pulled"]
+    if found is not None and store.is_signed(digest, access.key_id):
+        return store.name(found, str(reference))
+    with session(reference.registry, access, skopeo) as opened:
+        manifest_bytes = verified(_inspect(opened, reference, digest, access), digest)
+        manifest = parse_manifest(manifest_bytes)
+        config_bytes = verified(_inspect(opened, reference, digest, access, "--config"), manifest.config.digest)
+        layers = pairs(manifest, parse_config(config_bytes))
+        known = frozenset(diff_id for diff_id in layers if store.layer(diff_id))
+        store.make_room(sum(layer.size for diff_id, layer in layers.items() if diff_id not in known))
+        incoming = _Incoming(folder=store.incoming(digest), layers=layers, known=known)
+        incoming.prepare()
+        words = ["--quiet", "--dest-oci-accept-uncompressed-layers", "--remove-signatures"]  # checked, not kept
+        if manifest_type(manifest_bytes) == MANIFEST_TYPES[0]:
+            words.append("--preserve-digests")  # Docker's own manifests fit into no OCI layout; their layers do
+        copy = [*words, source(reference, digest), f"oci:{incoming.folder}:pulled"]
         try:
-            run(argv, timeout=COPY_SECONDS, env={"TMPDIR": folder})
+            meter = _Meter(str(reference), _total(incoming), notify)
+            _copy(opened, copy, _Import(incoming, store, meter, make))
         except CommandError as error:
-            raise PullError(f"{reference} cannot be pulled", details=error.details or error.brief) from error
-        return store.add(layout, digest, str(reference), make=make)
+            raise _failed(reference, "pulling", access, error) from error
+    for document in (manifest_bytes, config_bytes):
+        (incoming.folder / "blobs/sha256" / digest_of(document).removeprefix("sha256:")).write_bytes(document)
+    stored = store.add(incoming.folder, digest, str(reference), make=make, signed=access.key_id)
+    shutil.rmtree(incoming.folder)
+    return stored
+
+
+def _total(incoming: _Incoming) -> int:
+    return sum(layer.size for diff_id, layer in incoming.layers.items() if diff_id not in incoming.known)
+
+
+class _Import:
+    """Imports layers while skopeo brings them."""
+
+    def __init__(self, incoming: _Incoming, store: ImageStore, meter: _Meter, make: MakeErofs) -> None:
+        self._incoming = incoming
+        self._store = store
+        self._meter = meter
+        self._make = make
+        self._started: dict[str, Future[None]] = {}
+        self._workers = ThreadPoolExecutor(IMPORTS)
+        self._received = 0
+        self._moved = time.monotonic()
+
+    def tick(self) -> None:
+        """Begin with what has arrived; raise what came of layers before, and when nothing arrives any more."""
+        for diff_id, blob in self._incoming.arrived(self._started):
+            layer = self._incoming.layers[diff_id]
+            self._started[diff_id] = self._workers.submit(self._take, blob, layer, diff_id)
+        done = [each for each in self._started.values() if each.done()]
+        for each in done:
+            each.result()
+        received = self._incoming.bytes()
+        now = time.monotonic()
+        if received - self._received >= STALL_BYTES or received < self._received or len(done) < len(self._started):
+            self._received, self._moved = received, now
+        elif now - self._moved > STALL_SECONDS:
+            details = f"less than {STALL_BYTES} bytes came within {STALL_SECONDS:g} s"
+            raise PullError(f"{self._meter.name} cannot be pulled", details=details)
+        self._meter.tell(received, len(self._incoming.layers), len(done) + len(self._incoming.known))
+
+    def _take(self, blob: Path, layer: Descriptor, diff_id: str) -> None:
+        self._store.take_layer(blob, layer, diff_id, make=self._make)
+        _stand_in(blob, layer)  # the disk has to hold a layer once only
+
+    def finish(self) -> None:
+        """Import what has arrived since, and wait."""
+        self.tick()
+        while pending := [each for each in self._started.values() if not each.done()]:
+            wait(pending, timeout=TOLD_SECONDS, return_when=FIRST_COMPLETED)
+            self.tick()
+
+    def stop(self) -> None:
+        """Wait for what is being imported and begin nothing more."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+
+def _copy(opened: Session, words: list[str], importing: _Import) -> None:
+    """Let skopeo copy, and import each layer as soon as it is whole."""
+    try:
+        opened.watch("copy", *words, tick=importing.tick, every=POLL_SECONDS, timeout=COPY_SECONDS)
+        importing.finish()
+    finally:
+        importing.stop()

@@ -74,7 +74,8 @@ def safe_path(name: str) -> str:
     return "/".join(parts)
 
 
-def _exactly(source: Source, size: int) -> bytes:
+def exactly(source: Source, size: int) -> bytes:
+    """Return the next ``size`` bytes; a stream that ends before raises LayerError."""
     parts: list[bytes] = []
     while size:
         part = source.read(min(size, CHUNK))
@@ -85,7 +86,8 @@ def _exactly(source: Source, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Return how many bytes a content of ``size`` takes in a tar."""
     return -(-size // BLOCK) * BLOCK
 
 
@@ -114,14 +116,16 @@ def _number(text: str, what: str) -> int:
 
 
 @dataclass(slots=True)
-class _Reader:
+class TarReader:
+    """Reads a tar stream member by member; extended headers are bounded and applied, contents left to the caller."""
+
     source: Source
     longer: dict[str, str] = field(default_factory=dict)
 
     def members(self) -> Iterator[tarfile.TarInfo]:
         """Yield members with their extended headers applied; the caller consumes each one's content."""
         while True:
-            block = _exactly(self.source, BLOCK)
+            block = exactly(self.source, BLOCK)
             if not block.strip(b"\0"):
                 return
             try:
@@ -139,7 +143,7 @@ class _Reader:
     def _remember(self, info: tarfile.TarInfo) -> None:
         if info.size > HEADER_BYTES:
             raise LayerError("the layer has an overlong extended header")
-        body = _exactly(self.source, _padded(info.size))[: info.size]
+        body = exactly(self.source, padded(info.size))[: info.size]
         if info.type == tarfile.XGLTYPE:
             if {"path", "linkpath", "size"} & _extended(body).keys():
                 raise LayerError("the layer has a global header that renames every entry")
@@ -188,12 +192,17 @@ def _checked(info: tarfile.TarInfo, tree: _Tree) -> tarfile.TarInfo | None:
     return plain
 
 
-def rewrite(source: Source, write: Callable[[bytes], object]) -> int:
+def _unnamed(path: str, size: int) -> None:
+    del path, size
+
+
+def rewrite(source: Source, write: Callable[[bytes], object], content: Callable[[str, int], None] = _unnamed) -> int:
     """Check the tar stream ``source`` and pass a plain one to ``write``.
 
     Args:
         source: the uncompressed layer; read up to the end-of-archive block.
         write: takes the bytes of the new tar stream.
+        content: told path and size of a file before its content is read.
 
     Returns:
         How many entries were written.
@@ -202,15 +211,17 @@ def rewrite(source: Source, write: Callable[[bytes], object]) -> int:
         LayerError: the stream is malformed, dangerous or beyond a limit.
     """
     tree, count = _Tree(), 0
-    for info in _Reader(source).members():
+    for info in TarReader(source).members():
         plain = _checked(info, tree)
         if plain is None:
             continue
         count += 1
         write(plain.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        left = _padded(plain.size)
+        if plain.size:
+            content(plain.name, plain.size)
+        left = padded(plain.size)
         while left:
-            part = _exactly(source, min(left, CHUNK))
+            part = exactly(source, min(left, CHUNK))
             write(part)
             left -= len(part)
     write(b"\0" * (2 * BLOCK))

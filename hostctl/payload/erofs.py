@@ -92,6 +92,34 @@ def read_erofs(image: bytes | mmap.mmap) -> Layout:
         raise LayoutError(f"the EROFS image is cut off: {error}") from error
 
 
+def read_files(image: bytes | mmap.mmap) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Return offset and length of the pieces of every regular file's content, by each of its names.
+
+    Raises:
+        LayoutError: as :func:`read_erofs`.
+    """
+    try:
+        return _read_files(_Image(image))
+    except (struct.error, RecursionError) as error:
+        raise LayoutError(f"the EROFS image is cut off: {error}") from error
+
+
+def _read_files(image: _Image) -> dict[str, tuple[tuple[int, int], ...]]:
+    files: dict[str, tuple[tuple[int, int], ...]] = {}
+    folders, seen = [("", image.root)], {image.root}
+    while folders:
+        path, number = folders.pop()
+        for name, child, kind in image.entries(image.node(number)):
+            if len(files) + len(seen) > MAX_NODES:
+                raise LayoutError(f"more than {MAX_NODES} inodes")
+            if kind == FOLDER and child not in seen:
+                seen.add(child)
+                folders.append((f"{path}{name}/", child))
+            elif kind == FILE:
+                files[path + name] = image.stretches(image.node(child))
+    return files
+
+
 def _read(image: _Image) -> Layout:
     files: dict[int, Content] = {}
     folders = [("", image.root)]

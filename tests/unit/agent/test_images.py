@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import json
+
+import pytest
 
 from hostctl.agent import images
 from hostctl.agent.generation import Pin
 from hostctl.config.load import parse_host
+from hostctl.config.problems import DeclarationError
 from hostctl.config.values import ImageReference
 from hostctl.image.oci import ImageConfig
+from hostctl.image.registry import DIRECT, Mirror, access
 from hostctl.image.store import StoredImage
 
 OLD, NEW = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -28,7 +33,8 @@ class Store:
     def __init__(self, *digests: str, named: str | None = None) -> None:
         self.digests = digests
         self.named = named
-        self.pulled: list[tuple[str, str | None, bool]] = []
+        self.pulled: list[tuple[str, str | None]] = []
+        self.signed: set[str] = set()
 
     def get(self, digest: str) -> StoredImage | None:
         return image(digest) if digest in self.digests else None
@@ -36,9 +42,12 @@ class Store:
     def find(self, reference: ImageReference) -> StoredImage | None:
         return image(self.named) if self.named and str(reference) == NAME else None
 
-    def pull(self, reference: ImageReference, digest: str | None, insecure: bool) -> StoredImage:
-        self.pulled.append((str(reference), digest, insecure))
-        return image(NEW)
+    def is_signed(self, digest: str, key_id: str) -> bool:
+        return not key_id or digest in self.signed
+
+    def pull(self, reference: ImageReference, digest: str | None) -> StoredImage:
+        self.pulled.append((str(reference), digest))
+        return image(digest or NEW)
 
 
 def chosen(store: Store, pins: dict[str, Pin], text: str = HOST) -> str:
@@ -63,11 +72,41 @@ def test_a_pinned_image_that_left_with_its_release_is_found_by_name() -> None:
 def test_what_is_not_here_comes_from_the_registry() -> None:
     store = Store()
     assert chosen(store, {}) == NEW
-    assert store.pulled == [(NAME, None, False)]
+    assert store.pulled == [(NAME, None)]
 
 
-def test_an_insecure_registry_is_used_only_where_declared() -> None:
-    store = Store()
-    chosen(store, {}, HOST + "registries: {'registry.example:5000': {insecure: true}}\n")
-    chosen(store, {}, HOST + "registries: {'other.example': {insecure: true}}\n")
-    assert [insecure for _, _, insecure in store.pulled] == [True, False]
+BODY = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYnHHJNgTIqoSiDHfCDBepA83h9n4"
+KEY = f"-----BEGIN PUBLIC KEY-----\n{BODY}\n-----END PUBLIC KEY-----\n"
+SIGNED = HOST + f"images: {{signatures: {{require: cosign, key: {json.dumps(KEY)}}}}}\n"
+
+
+def test_an_image_that_is_here_is_asked_for_its_signature_when_one_is_wanted() -> None:
+    store = Store(OLD, named=OLD)
+    assert chosen(store, {"site": Pin(reference=NAME, digest=OLD)}, SIGNED) == OLD
+    assert store.pulled == [(NAME, OLD)]
+    store.signed.add(OLD)
+    assert chosen(store, {"site": Pin(reference=NAME, digest=OLD)}, SIGNED) == OLD
+    assert len(store.pulled) == 1
+
+
+def test_access_is_what_is_declared_for_a_registry_and_its_mirrors() -> None:
+    text = SIGNED + (
+        "registries:\n  docker.io: {mirrors: ['mirror.example:5000/hub']}\n"
+        "  mirror.example:5000: {insecure: true}\n  free.example: {signatures: {require: none}}\n"
+    )
+    declaration = parse_host(text, "host.yaml")
+    found = access(declaration, "docker.io", {"mirror.example:5000": "bWU6c2VjcmV0"}.get)
+    assert found.mirrors == (Mirror(location="mirror.example:5000/hub", insecure=True),)
+    assert (found.insecure, found.key, dict(found.credentials)) == (False, KEY, {"mirror.example:5000": "bWU6c2VjcmV0"})
+    assert "bWU6c2VjcmV0" not in repr(found)
+    assert access(declaration, "free.example").key == ""
+    assert access(declaration, "mirror.example:5000").insecure
+    assert access(None, "docker.io") == DIRECT
+
+
+def test_a_registry_may_want_digests() -> None:
+    text = HOST + "registries: {'registry.example:5000': {signatures: {require: digest}}}\n"
+    with pytest.raises(DeclarationError) as caught:
+        parse_host(text, "host.yaml")
+    assert "workloads.site.image: images of registry.example:5000 must" in caught.value.render()
+    parse_host(text.replace("/site:1", f"/site:1@{OLD}"), "host.yaml")

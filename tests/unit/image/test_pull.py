@@ -1,151 +1,204 @@
-"""A real registry, skopeo and mkfs.erofs: pull, moved tags, wrong digests, archives, collection."""
+"""A real registry, skopeo and mkfs.erofs: pull, moved tags, platforms, what is fetched, what a refusal says."""
 
-import gzip
-import io
 import json
-import os
-import select
-import subprocess
-import tarfile
-from collections.abc import Iterator
-from hashlib import sha256
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-import zstandard
-from hostctl_lab.registry import run_registry
+from hostctl_lab.images import layer, layout
 
 from hostctl.config.values import ImageReference
-from hostctl.image.archive import import_archive
-from hostctl.image.layers import MakeErofs, convert
-from hostctl.image.oci import Descriptor
-from hostctl.image.pull import PullError, pull, resolve
-from hostctl.image.store import ImageStore
+from hostctl.image.oci import ImageFormatError
+from hostctl.image.pull import PullError
+from hostctl.image.refusal import NotThereError, RateLimitError, UnauthorizedError
+from hostctl.image.registry import Access, Mirror
+from hostctl.image.store import NoRoomError
 from hostctl.image.tarstream import LayerError
+from tests.unit.image.conftest import Puller
 
-GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
-
-
-def layer(text: bytes) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        info = tarfile.TarInfo("etc/motd")
-        info.size = len(text)
-        tar.addfile(info, io.BytesIO(text))
-    return out.getvalue()
+Push = Callable[..., None]
 
 
-def layout(folder: Path, text: bytes, *, diff_id: str = "") -> str:
-    """Write an OCI layout with one image of one layer; return the manifest's digest."""
-    (folder / "blobs/sha256").mkdir(parents=True)
-
-    def put(data: bytes) -> tuple[str, int]:
-        name = sha256(data).hexdigest()
-        (folder / "blobs/sha256" / name).write_bytes(data)
-        return f"sha256:{name}", len(data)
-
-    tar = layer(text)
-    config = {"os": "linux", "architecture": "amd64", "config": {"Entrypoint": ["/bin/x"], "User": "7"}}
-    ids = {"rootfs": {"type": "layers", "diff_ids": [diff_id or f"sha256:{sha256(tar).hexdigest()}"]}}
-    kinds = ("application/vnd.oci.image.config.v1+json", GZIP, "application/vnd.oci.image.manifest.v1+json")
-    blobs = (put(json.dumps(config | ids).encode()), put(gzip.compress(tar, mtime=0)))
-    parts = [{"mediaType": kind, "digest": d, "size": n} for kind, (d, n) in zip(kinds, blobs, strict=False)]
-    manifest = {"schemaVersion": 2, "mediaType": kinds[2], "config": parts[0], "layers": parts[1:]}
-    digest, size = put(json.dumps(manifest).encode())
-    index = {"schemaVersion": 2, "manifests": [{"mediaType": kinds[2], "digest": digest, "size": size}]}
-    (folder / "index.json").write_text(json.dumps(index))
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return digest
+def blobs_read(log: Path, digest: str) -> int:
+    """Return how often a registry was asked for a blob."""
+    return sum("GET /v2/" in line and f"/blobs/{digest} " in line for line in log.read_text().splitlines())
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    with run_registry(tmp_path) as running:
-        yield running.address
-
-
-def push(folder: Path, target: str) -> None:
-    argv = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", f"oci:{folder}"]
-    subprocess.run([*argv, f"docker://{target}"], check=True)
-
-
-def test_pull_keeps_to_the_digest_when_the_tag_moves(registry: str, tmp_path: Path, make: MakeErofs) -> None:
+def test_pull_keeps_to_the_digest_when_the_tag_moves(registry: str, push: Push, puller: Puller, tmp_path: Path) -> None:
     first, second = layout(tmp_path / "one", b"one"), layout(tmp_path / "two", b"two")
     reference = ImageReference(f"{registry}/site:1")
-    store = ImageStore(tmp_path / "store")
-    push(tmp_path / "one", str(reference))
-    digest = resolve(reference, insecure=True)
-    push(tmp_path / "two", str(reference))
-    image = pull(reference, digest, store, insecure=True, make=make)
+    push(tmp_path / "one", reference)
+    digest = puller.resolve(reference)
+    push(tmp_path / "two", reference)
+    image = puller.pull(reference, digest)
     assert (digest, image.digest) == (first, first)
     assert image.config.entrypoint == ("/bin/x",)
     assert image.layers[0].read_bytes()[1024:1028] == b"\xe2\xe1\xf5\xe0"
-    assert resolve(reference, insecure=True) == second
-    assert store.find(reference) == image
+    assert puller.resolve(reference) == second
+    assert puller.store.find(reference) == image
     other = ImageReference(f"{registry}/copy:1")
-    push(tmp_path / "one", str(other))
-    assert pull(other, digest, store, insecure=True, make=make).layers == image.layers
-    assert [each.reference for each in store.list()] == [str(other), str(reference)]
-    assert list((tmp_path / "store/tmp").iterdir()) == []
-    assert len(store.collect({first})) == 0
-    assert len(store.collect(set())) == 3
-    assert store.list() == ()
+    push(tmp_path / "one", other)
+    assert puller.pull(other, digest).layers == image.layers
+    assert [each.reference for each in puller.store.list()] == [str(other), str(reference)]
+    assert not list((tmp_path / "store/tmp").iterdir()) + list((tmp_path / "store/incoming").iterdir())
+    assert puller.store.collect({first}) == ()
+    assert len(puller.store.collect(set())) == 5
+    assert puller.store.list() == ()
 
 
-def test_missing_digest_and_registry_are_told(registry: str, tmp_path: Path) -> None:
-    with pytest.raises(PullError, match="cannot be looked up"):
-        resolve(ImageReference(f"{registry}/site@sha256:{'0' * 64}"), insecure=True)
-    with pytest.raises(PullError, match="cannot be pulled"):
-        pull(ImageReference(f"{registry}/site:1"), f"sha256:{'0' * 64}", ImageStore(tmp_path / "store"), insecure=True)
-    assert list((tmp_path / "store/tmp").iterdir()) == []
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "none", "docker"])
+def test_every_kind_of_image_is_pulled(registry: str, push: Push, puller: Puller, tmp_path: Path, kind: str) -> None:
+    docker = kind == "docker"
+    digest = layout(tmp_path / "one", b"one", b"two", docker=docker, compression="gzip" if docker else kind)
+    reference = ImageReference(f"{registry}/team/site:1")
+    if docker:
+        puller.upload(tmp_path / "one", reference)
+    else:
+        push(tmp_path / "one", reference)
+    image = puller.pull(reference)
+    assert image.digest == digest
+    assert len(image.layers) == 2
+    told = " ".join(puller.told)
+    assert "of 0.0 MiB" in told
+    assert "layers imported" in told
 
 
-def test_archive_is_imported_and_wrong_content_leaves_nothing(tmp_path: Path, make: MakeErofs) -> None:
-    digest = layout(tmp_path / "good", b"good")
-    with tarfile.open(tmp_path / "good.tar", "w") as tar:
-        tar.add(tmp_path / "good", ".")
-    store = ImageStore(tmp_path / "store")
-    assert import_archive(tmp_path / "good.tar", ImageReference("a.example/b:1"), store, make=make).digest == digest
-    bad = layout(tmp_path / "bad", b"bad", diff_id=f"sha256:{'1' * 64}")
-    with pytest.raises(LayerError, match="configuration says"):
-        import_archive(tmp_path / "bad", None, store, make=make)
-    assert store.get(bad) is None
-    assert len(list((tmp_path / "store/layers").iterdir())) == 1
+def test_the_platform_is_chosen(registry: str, puller: Puller, tmp_path: Path) -> None:
+    arm, plain = {"os": "linux", "architecture": "arm64"}, {"os": "linux", "architecture": "amd64"}
+    digest = layout(tmp_path / "one", b"one", platforms=[arm, {**plain, "variant": "v3"}, plain])
+    reference = ImageReference(f"{registry}/site:1")
+    puller.upload(tmp_path / "one", reference)
+    index = json.loads((tmp_path / "one/index.json").read_text())["manifests"][0]["digest"]
+    assert puller.resolve(reference) == digest
+    pinned = ImageReference(f"{registry}/site:gone@{index}")
+    assert puller.pull(pinned).digest == digest
+    layout(tmp_path / "arm", b"one", platforms=[arm, {"os": "unknown", "architecture": "unknown"}])
+    puller.upload(tmp_path / "arm", reference)
+    with pytest.raises(ImageFormatError, match="not made for linux/amd64") as caught:
+        puller.resolve(reference)
+    assert caught.value.details == "it is for linux/arm64"
 
 
-def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path, make: MakeErofs) -> None:
-    data = gzip.compress(layer(b"\0" * 3_000_000))
-    (tmp_path / "blob").write_bytes(data)
-    descriptor = Descriptor(media_type=GZIP, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
-    with pytest.raises(LayerError, match="unpacks to more"):
-        convert(tmp_path / "blob", descriptor, f"sha256:{'2' * 64}", tmp_path / "x.erofs", make=make, limit=1 << 20)
-    assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+def test_only_what_is_missing_is_fetched(registry: str, push: Push, puller: Puller, tmp_path: Path) -> None:
+    layout(tmp_path / "old", b"shared", b"old")
+    digest = layout(tmp_path / "new", b"shared", b"whole", b"missing")
+    old, new = ImageReference(f"{registry}/site:1"), ImageReference(f"{registry}/site:2")
+    push(tmp_path / "old", old)
+    push(tmp_path / "new", new)
+    puller.pull(old)
+    blobs = [each["digest"] for each in json.loads(_manifest(tmp_path / "new", digest))["layers"]]
+    incoming = puller.store.incoming(digest)
+    (incoming / "blobs/sha256").mkdir(parents=True)
+    names = [each.removeprefix("sha256:") for each in blobs]
+    whole = (tmp_path / "new/blobs/sha256" / names[1]).read_bytes()
+    (incoming / "blobs/sha256" / names[1]).write_bytes(whole)  # what a cut left, one whole and one torn
+    (incoming / "blobs/sha256" / names[2]).write_bytes(b"torn")
+    (incoming / "oci-put-blob123").write_bytes(b"torn")
+    log = tmp_path / "registry/registry.log"
+    before = [blobs_read(log, each) for each in blobs]
+    image = puller.pull(new)
+    assert image.digest == digest
+    assert len(image.layers) == 3
+    fetched = [blobs_read(log, each) - count for each, count in zip(blobs, before, strict=True)]
+    assert fetched == [0, 0, 1]
+    assert not list((tmp_path / "store/incoming").iterdir())
 
 
-def test_refusing_a_layer_ends_whatever_the_program_started(tmp_path: Path) -> None:
-    data = gzip.compress(layer(b"\0" * 3_000_000))
-    (tmp_path / "blob").write_bytes(data)
-    descriptor = Descriptor(media_type=GZIP, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
-    os.mkfifo(tmp_path / "alive")
-    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
-    argv = ["sh", "-c", f"exec 3> {tmp_path}/alive; sleep 300 & cat > /dev/null; wait"]
-    with pytest.raises(LayerError, match="unpacks to more"):
-        # More than a pipe holds is written before the limit, so the program has begun by then.
-        convert(tmp_path / "blob", descriptor, "sha256:0", tmp_path / "x.erofs", make=lambda _: argv, limit=2 << 20)
-    ended, _, _ = select.select([alive], [], [], 30)
-    os.close(alive)
-    assert ended, "what the program started still runs"
+def _manifest(folder: Path, digest: str) -> bytes:
+    return (folder / "blobs/sha256" / digest.removeprefix("sha256:")).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["", "+gzip", "+zstd"])
-def test_every_compression_gives_the_same_file(tmp_path: Path, kind: str, make: MakeErofs) -> None:
-    tar = layer(b"same")
-    data = {"": tar, "+gzip": gzip.compress(tar), "+zstd": zstandard.ZstdCompressor().compress(tar)}[kind]
-    (tmp_path / "blob").write_bytes(data)
-    media_type = f"application/vnd.oci.image.layer.v1.tar{kind}"
-    descriptor = Descriptor(media_type=media_type, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
-    diff_id = f"sha256:{sha256(tar).hexdigest()}"
-    made = convert(tmp_path / "blob", descriptor, diff_id, tmp_path / "a.erofs", make=make).read_bytes()
-    (tmp_path / "plain").write_bytes(tar)
-    plain = Descriptor(media_type="application/vnd.oci.image.layer.v1.tar", digest=diff_id, size=len(tar))
-    assert convert(tmp_path / "plain", plain, diff_id, tmp_path / "b.erofs", make=make).read_bytes() == made
+def test_a_layer_that_occurs_twice_and_one_that_is_no_layer(
+    registry: str, push: Push, puller: Puller, tmp_path: Path
+) -> None:
+    layout(tmp_path / "twice", b"same", b"same")
+    push(tmp_path / "twice", f"{registry}/twice:1")
+    image = puller.pull(ImageReference(f"{registry}/twice:1"))
+    assert image.layers[0] == image.layers[1]
+    layout(tmp_path / "bad", b"fine", tars=[layer(b"x", "../outside")])
+    push(tmp_path / "bad", f"{registry}/bad:1")
+    with pytest.raises(LayerError, match="unsafe name"):
+        puller.pull(ImageReference(f"{registry}/bad:1"))
+    assert [each.reference for each in puller.store.list()] == [f"{registry}/twice:1"]
+
+
+def test_an_image_that_cannot_fit_leaves_nothing(registry: str, push: Push, puller: Puller, tmp_path: Path) -> None:
+    layout(tmp_path / "one", b"one")
+    layout(tmp_path / "large", b"large" * 100_000)
+    for name in ("one", "large"):
+        push(tmp_path / name, f"{registry}/{name}:1")
+    one = puller.pull(ImageReference(f"{registry}/one:1"))
+    puller.store.limit = 300_000
+    with pytest.raises(NoRoomError, match="300000"):
+        puller.pull(ImageReference(f"{registry}/large:1"))
+    assert [each.digest for each in puller.store.list()] == [one.digest]
+    assert [path.suffix for path in sorted((tmp_path / "store/layers").iterdir())] == [".check", ".erofs", ".recipe"]
+
+
+def test_missing_images_and_registries_are_told(registry: str, puller: Puller, tmp_path: Path) -> None:
+    for name in (f"site@sha256:{'0' * 64}", "site:1"):
+        with pytest.raises(NotThereError, match="no such image"):
+            puller.resolve(ImageReference(f"{registry}/{name}"))
+    with pytest.raises(PullError, match="cannot be reached"):
+        puller.resolve(ImageReference("127.0.0.1:1/site:1"))
+    assert not list((tmp_path / "run").iterdir())
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    status, headers_sent = 403, {"Content-Type": "application/json"}
+
+    def do_GET(self) -> None:
+        manifest = "/manifests/" in self.path
+        self.send_response(self.status if manifest else 200)
+        for name, value in self.headers_sent.items():
+            self.send_header(name, value)
+        body = b"{}"
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815 - as above
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """Return a registry that has nothing but refusals."""
+    server = HTTPServer(("127.0.0.1", 0), _Refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_refusal_names_the_verb_that_helps(refusing: str, puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnauthorizedError) as caught:
+        puller.resolve(ImageReference(f"{refusing}/site:1"))
+    assert f"hostctl login {refusing}" in caught.value.hint
+    limits = {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "0;w=21600", "Retry-After": "1"}
+    monkeypatch.setattr(_Refuses, "status", 429)
+    monkeypatch.setattr(_Refuses, "headers_sent", {"Content-Type": "application/json", **limits})
+    with pytest.raises(RateLimitError) as limited:
+        puller.resolve(ImageReference(f"{refusing}/site:1"))
+    assert "ratelimit-limit: 100;w=21600" in limited.value.details
+    assert "try again in 1 s" in limited.value.hint
+
+
+def test_mirrors_are_asked_first_and_the_registry_when_they_fail(
+    registry: str, push: Push, puller: Puller, tmp_path: Path
+) -> None:
+    layout(tmp_path / "one", b"one")
+    push(tmp_path / "one", f"{registry}/hub/library/nginx:1")
+    dead = Mirror(location="127.0.0.1:1/x", insecure=True)
+    there = Mirror(location=f"{registry}/hub", insecure=True)
+    access = Access(mirrors=(dead, there))
+    image = puller.pull(ImageReference("nginx:1"), access=access)
+    assert image.reference == "docker.io/library/nginx:1"
+    push(tmp_path / "one", f"{registry}/direct:1")
+    direct = ImageReference(f"{registry}/direct:1")
+    assert puller.pull(direct, access=Access(insecure=True, mirrors=(dead,))).digest == image.digest

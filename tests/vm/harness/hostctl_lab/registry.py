@@ -6,8 +6,6 @@ import json
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,9 @@ from pathlib import Path
 from hostctl_lab.server import GUEST_ADDRESS
 
 START_SECONDS = 20.0
+USER, PASSWORD = "me", "secret"
+HTPASSWD = "me:$2b$04$rnpAW/MtE2gkQT7L8xbwbeF3HLlotHSVcqsIh4U037r3z8ALUU9zW\n"
+"""The line of htpasswd(1) for them."""
 POLL_SECONDS = 0.1
 
 
@@ -35,35 +36,61 @@ class Registry:
         """Return its address for the guest."""
         return f"{GUEST_ADDRESS}:{self.port}"
 
-    def push(self, source: str, name: str) -> None:
+    def push(self, source: str, name: str, *options: str) -> None:
         """Copy an image into it.
 
         Args:
             source: as skopeo names it, ``oci-archive:FILE`` for example.
             name: repository and tag.
+            options: further ones of ``skopeo copy``.
         """
-        argv = ["skopeo", "--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false", source]
+        argv = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "-q",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            *options,
+            source,
+        ]
         subprocess.run([*argv, f"docker://{self.address}/{name}"], check=True)
 
 
 @contextmanager
-def run_registry(folder: Path) -> Iterator[Registry]:
-    """Run a registry that keeps its images in ``folder``."""
+def run_registry(
+    folder: Path, *, certificate: tuple[Path, Path] | None = None, private: bool = False
+) -> Iterator[Registry]:
+    """Run a registry that keeps its images in ``folder``.
+
+    Args:
+        folder: gets its files.
+        certificate: files of a certificate and its key; none is plain HTTP.
+        private: only :data:`USER` may use it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config, log_file = folder / "registry.yml", folder / "registry.log"
+    http: dict[str, object] = {"addr": f"127.0.0.1:{port}"}
+    if certificate is not None:
+        http["tls"] = {"certificate": str(certificate[0]), "key": str(certificate[1])}
     storage = {"filesystem": {"rootdirectory": str(folder / "registry")}}
-    config.write_text(json.dumps({"version": "0.1", "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
+    document: dict[str, object] = {"version": "0.1", "storage": storage, "http": http}
+    if private:
+        (folder / "htpasswd").write_text(HTPASSWD)
+        document["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
+    config.write_text(json.dumps(document))
     with log_file.open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
         end = time.monotonic() + START_SECONDS
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
                 break
-            except urllib.error.URLError:
+            except OSError:
                 assert process.poll() is None and time.monotonic() < end, log_file.read_text()
                 time.sleep(POLL_SECONDS)
         yield Registry(port)

@@ -1,0 +1,60 @@
+"""Finds an image by what people call it: a name by Docker's rules, a digest, an id, or the beginning of either."""
+
+from __future__ import annotations
+
+import re
+
+from hostctl.config.values import ImageReference
+from hostctl.image.store import ImageStore, ImageStoreError, StoredImage
+
+_HEX = re.compile(r"(sha256:)?([0-9a-f]{4,64})")
+
+
+class UnknownImageError(ImageStoreError):
+    """There is no such image on this host, or there are several."""
+
+    id = "image-unknown"
+
+
+def reference(text: str) -> ImageReference:
+    """Return the reference that ``text`` writes.
+
+    Raises:
+        UnknownImageError: it is none.
+    """
+    try:
+        return ImageReference(text)
+    except ValueError as error:
+        raise UnknownImageError(str(error)) from error
+
+
+def find(store: ImageStore, text: str) -> StoredImage:
+    """Return the image that ``text`` means; a name goes before an id.
+
+    Raises:
+        UnknownImageError: none or several are meant.
+    """
+    named = next((image for image in store.list() if is_named(image, text)), None)
+    if named is not None:
+        return named
+    match = _HEX.fullmatch(text)
+    wanted = {
+        image.digest: image
+        for image in store.list()
+        if match and any(each.removeprefix("sha256:").startswith(match[2]) for each in (image.id, image.digest))
+    }
+    if len(wanted) > 1:
+        raise UnknownImageError(f"{text} is the beginning of several ids", details="\n".join(sorted(wanted)))
+    if not wanted:
+        raise UnknownImageError(f"there is no image {text}", hint="`hostctl images` lists them")
+    return next(iter(wanted.values()))
+
+
+def is_named(image: StoredImage, text: str) -> bool:
+    try:
+        wanted = ImageReference(text)
+    except ValueError:
+        return False
+    if wanted.digest:
+        return wanted.digest == image.digest
+    return str(wanted) == image.reference
