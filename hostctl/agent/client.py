@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hostctl.agent import bus
 from hostctl.agent.apply import Outcome
@@ -54,3 +55,14 @@ def copy(member: str, name: str, path: str, options: str, descriptor: int, *, ad
     """Let the agent copy a tree out of a workload (``CopyOut``) or into it (``CopyIn``), as a tar stream."""
     document = json.loads(bus.call(member, name, path, options, descriptors=(descriptor,), address=address))
     return Copied(files=int(document["files"]), skipped=tuple(document["skipped"]))
+
+
+def ask(
+    member: str,
+    *arguments: str,
+    descriptors: Sequence[int] = (),
+    on_progress: Callable[[str], None] = lambda text: None,
+    address: str | None = None,
+) -> Any:  # noqa: ANN401 - whatever the method's documentation says
+    """Call a method and return its JSON document; arguments and errors as :func:`hostctl.agent.bus.call`."""
+    return json.loads(bus.call(member, *arguments, descriptors=descriptors, on_progress=on_progress, address=address))

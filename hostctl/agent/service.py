@@ -17,6 +17,7 @@ from hostctl.agent import (
     control,
     event_log,
     generation,
+    images,
     limits,
     overview,
     reach,
@@ -25,13 +26,13 @@ from hostctl.agent import (
 )
 from hostctl.agent.apply import Context, Notify, Outcome
 from hostctl.agent.bus import Call, Method
+from hostctl.agent.image_service import ImageService
 from hostctl.agent.machine import SystemdMachine, release_version, workload_unit
 from hostctl.agent.plan import Action
 from hostctl.agent.plan import workloads as workloads_of
 from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import HostWorkloads
 from hostctl.config.load import parse_host
-from hostctl.image.store import ImageStore
 from hostctl.layout import HostLayout
 
 
@@ -45,10 +46,10 @@ def context(layout: HostLayout, *, notify: Notify = _silent, booting: bool = Fal
     return Context(
         layout=layout,
         machine=SystemdMachine(layout),
-        stage=HostStager(layout=layout, release=release, workloads=HostWorkloads(layout=layout)),
+        stage=HostStager(layout=layout, release=release, workloads=HostWorkloads(layout=layout, notify=notify)),
         release=release,
         notify=notify,
-        collect=ImageStore(layout.images, layout.baked_images).collect,
+        collect=lambda pinned: images.collect(layout, pinned),
         booting=booting,
     )
 
@@ -119,6 +120,7 @@ class HostService:
             *control.WorkloadControl(self._layout, self._machine).methods(),
             *transient_methods.TransientService(self._layout, self._apply).methods(),
             *volume_methods.VolumeService(self._layout, self._machine).methods(),
+            *ImageService(self._layout).methods(),
         )
 
 

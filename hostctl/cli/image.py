@@ -1,39 +1,117 @@
-"""``hostctl image``: build OCI images from Debian packages and files."""
+"""``hostctl image``: what is known of an image on this host, what nothing needs, and, on a builder, how one is made."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import importlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 
-from hostctl.durable import write_file
-from hostctl.image.build import LOCK_NAME, build_image, format_lock, load_image, make_lock
-from hostctl.progress import Progress
+from hostctl.agent import client
+from hostctl.cli.images import age, open_store, size
+from hostctl.cli.tables import table
+from hostctl.errors import EXIT_FAILED
+from hostctl.image import details, lookup
+from hostctl.image.store import ImageStore, StoredImage
+from hostctl.os_release import identity
+
+BUILDER = "hostctl.cli.image_build"
+"""The words that only a builder has."""
 
 EXAMPLES = """examples:
-  hostctl image lock image.yaml                     write image.lock beside it
-  hostctl image build image.yaml -o site.oci.tar    build the archive; the lock is made if there is none"""
+  hostctl image inspect nginx:1           everything known of it, as JSON
+  hostctl image history nginx:1           the steps that it was made by
+  hostctl image prune                     remove what has no name and is not needed
+  hostctl image prune --all               remove whatever no generation needs
+  hostctl image verify                    read every layer and compare it with what was pulled"""
+if importlib.util.find_spec(BUILDER) is not None:
+    EXAMPLES += str(importlib.import_module(BUILDER).EXAMPLES)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    build = verbs.add_parser("build", help="build an OCI archive")
-    build.add_argument("image", type=Path, metavar="IMAGE.yaml")
-    build.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the OCI archive")
-    lock = verbs.add_parser("lock", help="pin the packages")
-    lock.add_argument("image", type=Path, metavar="IMAGE.yaml")
+    inspect = verbs.add_parser("inspect", help="print everything known of images as JSON")
+    inspect.add_argument("image", nargs="+", help="names or ids")
+    history = verbs.add_parser("history", help="print the steps that an image was made by")
+    history.add_argument("image", help="a name or id")
+    history.add_argument("--no-trunc", action="store_true", help="do not shorten the commands")
+    prune = verbs.add_parser("prune", help="remove images that nothing needs")
+    prune.add_argument("-a", "--all", action="store_true", help="those that have a name as well")
+    verify = verbs.add_parser("verify", help="compare layers with what was pulled; exit code 1 if any differs")
+    verify.add_argument("image", nargs="*", help="names or ids; all by default")
+    for each in (inspect, history, prune, verify):
+        each.add_argument("--json", action="store_true", help="print a JSON document")
+    if importlib.util.find_spec(BUILDER) is not None:
+        importlib.import_module(BUILDER).configure(verbs)
+
+
+def _inspect(store: ImageStore, names: Sequence[str]) -> int:
+    found = []
+    for image in [lookup.find(store, name) for name in names]:
+        known = details.details(store, image)
+        config = {key: value for key, value in asdict(image.config).items() if key != "diff_ids"}
+        found.append(
+            {
+                "id": image.id,
+                "digest": image.digest,
+                "references": [name for name, digest in store.names().items() if digest == image.digest],
+                "bytes": image.bytes,
+                "baked": store.is_baked(image.digest),
+                **{key: value for key, value in asdict(known).items() if key != "history"},
+                "config": config,
+                "layers": list(image.config.diff_ids),
+            }
+        )
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+def _history(store: ImageStore, arguments: argparse.Namespace) -> int:
+    steps = details.details(store, lookup.find(store, arguments.image)).history[::-1]
+    if arguments.json:
+        print(json.dumps([asdict(step) for step in steps]))
+        return 0
+    width = None if arguments.no_trunc else 45
+    rows = [(age(step.created), step.created_by[:width], size(step.size), step.comment) for step in steps]
+    print(table(("CREATED", "CREATED BY", "SIZE", "COMMENT"), rows))
+    return 0
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    said = client.ask("PruneImages", "all" if arguments.all else "nameless")
+    if arguments.json:
+        print(json.dumps(said))
+        return 0
+    for digest in said["deleted"]:
+        print(f"Deleted: {digest}")
+    print(f"Total reclaimed space: {size(said['bytes'])}")
+    return 0
+
+
+def _verify(store: ImageStore, arguments: argparse.Namespace) -> int:
+    images: list[StoredImage] = [lookup.find(store, name) for name in arguments.image] or list(store.list())
+    wrong = {image.digest: details.damage(store, image) for image in images}
+    if arguments.json:
+        print(json.dumps([{"digest": digest, "problems": list(found)} for digest, found in wrong.items()]))
+    else:
+        names = {image.digest: image.reference or image.digest for image in images}
+        for digest, found in wrong.items():
+            print(f"{names[digest]}: {'well' if not found else ''}{'; '.join(found)}")
+    return EXIT_FAILED if any(wrong.values()) else 0
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lock or build."""
-    progress = Progress()
-    if arguments.what == "lock":
-        image = load_image(arguments.image)
-        with progress.stage("resolve packages"):
-            packages = make_lock(image)
-        write_file(arguments.image.with_name(LOCK_NAME), format_lock(image, packages))
-        return 0
-    with progress.stage("image"):
-        digest = build_image(arguments.image, arguments.output)
-    print(digest)
-    return 0
+    """Do what the word says."""
+    if arguments.what in ("build", "lock"):
+        code: int = importlib.import_module(BUILDER).run(arguments)
+        return code
+    identity()
+    if arguments.what == "prune":
+        return _prune(arguments)
+    store = open_store()
+    if arguments.what == "inspect":
+        return _inspect(store, arguments.image)
+    return _history(store, arguments) if arguments.what == "history" else _verify(store, arguments)

@@ -1,0 +1,198 @@
+"""The agent's methods on images: each holds the machine's write lock and gives the store what the declaration says.
+
+What a generation needs is never removed, whatever is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from hostctl.agent import apply as transaction
+from hostctl.agent import generation, images
+from hostctl.agent.bus import Call, Method
+from hostctl.config.values import RegistryHost
+from hostctl.errors import UsageError
+from hostctl.image import lookup, retention
+from hostctl.image.credentials import SECRET_BYTES, CredentialError, encode
+from hostctl.image.registry import Skopeo, access
+from hostctl.image.store import ImageStore, ImageStoreError, StoredImage
+from hostctl.layout import HostLayout
+
+
+class ImageInUseError(ImageStoreError):
+    """A generation needs the image."""
+
+    id = "image-in-use"
+
+
+def document(image: StoredImage) -> dict[str, object]:
+    """Return an image as it goes over the bus."""
+    return {"reference": image.reference, "digest": image.digest, "id": image.id, "bytes": image.bytes}
+
+
+def users(layout: HostLayout, digest: str) -> tuple[str, ...]:
+    """Return which workloads of which generations need an image."""
+    stored = [generation.load(layout.generations / str(number)) for number in generation.numbers(layout)]
+    return tuple(
+        f"workload {name} of generation {each.record.number}"
+        for each in stored
+        for name, pin in (*each.record.images.items(), *each.record.mounted.items())
+        if pin.digest == digest
+    )
+
+
+def registry_host(text: str) -> RegistryHost:
+    """Return the registry that ``text`` names, Docker Hub for its other names.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        host = RegistryHost(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return RegistryHost("docker.io") if host in ("index.docker.io", "registry-1.docker.io") else host
+
+
+class ImageService:
+    """The methods, for the machine below a layout."""
+
+    def __init__(self, layout: HostLayout) -> None:
+        self._layout = layout
+
+    def _store(self) -> ImageStore:
+        return images.open_store(self._layout, images.declared(self._layout))
+
+    def pull(self, call: Call) -> str:
+        """Pull the image of a reference, as the name stands now. Returns it."""
+        reference = lookup.reference(call.arguments[0])
+        with transaction.lock(self._layout):
+            declaration = images.declared(self._layout)
+            store = images.open_store(self._layout, declaration)
+            pull = images.Registries(layout=self._layout, declaration=declaration, store=store, notify=call.notify)
+            return json.dumps(document(pull(reference, reference.digest)))
+
+    def push(self, call: Call) -> str:
+        """Push an image to the registry that its name says. Returns the name, and the digest that it has there."""
+        from hostctl.image import export  # noqa: PLC0415 - only for this method
+
+        reference = lookup.reference(call.arguments[0])
+        if reference.digest:
+            raise UsageError(f"{reference} has a digest; what is pushed gets its own", hint="give a name with a tag")
+        with transaction.lock(self._layout):
+            declaration = images.declared(self._layout)
+            store = images.open_store(self._layout, declaration)
+            reach = access(declaration, reference.registry, images.credential_store(self._layout).get)
+            image = lookup.find(store, str(reference))
+            skopeo = Skopeo(runtime=self._layout.runtime / "registries")
+            digest = export.push(store, image, reference, access=reach, skopeo=skopeo, notify=call.notify)
+            return json.dumps({"reference": str(reference), "digest": digest})
+
+    def save(self, call: Call) -> str:
+        """Write an archive of images to a file or pipe: the argument is a JSON list of names and ids. Returns them."""
+        from hostctl.image.export import save_stream  # noqa: PLC0415 - only for this method
+
+        wanted = json.loads(call.arguments[0])
+        if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
+            raise UsageError("a list of names is needed")
+        store = self._store()
+        found: dict[str, tuple[StoredImage, list[str]]] = {}
+        for name in wanted:
+            image = lookup.find(store, name)
+            names = found.setdefault(image.digest, (image, []))[1]
+            names += [image.reference] if lookup.is_named(image, name) and image.reference not in names else []
+        with os.fdopen(os.dup(call.descriptors[0]), "wb") as file:
+            save_stream(store, list(found.values()), file)
+        return json.dumps([document(image) for image, _ in found.values()])
+
+    def tag(self, call: Call) -> str:
+        """Give an image a name more: arguments are a name or id, and the new name. Returns the image."""
+        source, target = call.arguments
+        wanted = lookup.reference(target)
+        if wanted.digest:
+            raise lookup.UnknownImageError(f"{target} has a digest, which is no name to give")
+        with transaction.lock(self._layout):
+            store = self._store()
+            return json.dumps(document(store.name(lookup.find(store, source), str(wanted))))
+
+    def remove(self, call: Call) -> str:
+        """Take a name or an id away, and the image with its last name. Returns names and digests that are gone."""
+        with transaction.lock(self._layout):
+            store = self._store()
+            image = lookup.find(store, call.arguments[0])
+            names = [name for name, digest in store.names().items() if digest == image.digest]
+            if len(names) > 1 and lookup.is_named(image, call.arguments[0]):
+                store.forget(image.reference)
+                return json.dumps({"untagged": [image.reference], "deleted": []})
+            if len(names) > 1:
+                raise ImageStoreError(f"{call.arguments[0]} has several names", details="\n".join(sorted(names)))
+            return json.dumps({"untagged": names, "deleted": self._delete(store, image)})
+
+    def _delete(self, store: ImageStore, image: StoredImage) -> list[str]:
+        needed = users(self._layout, image.digest)
+        if needed:
+            hint = "remove the workload from host.yaml; former generations go as new ones come"
+            raise ImageInUseError(f"{image.reference or image.digest} is in use", details="\n".join(needed), hint=hint)
+        if store.is_baked(image.digest):
+            raise ImageInUseError(f"{image.reference or image.digest} came with the release and goes with it")
+        retention.drop(self._layout.images, image.digest)
+        retention.sweep(self._layout.images, ())
+        return [image.digest]
+
+    def prune(self, call: Call) -> str:
+        """Remove images that no generation needs: those without a name, or with the argument ``all`` every one."""
+        with transaction.lock(self._layout):
+            store = self._store()
+            before = {image.digest for image in store.list()}
+            keep = set(generation.pinned(self._layout))
+            if call.arguments[0] != "all":
+                keep |= set(store.names().values())
+            used = retention.used(self._layout.images) if self._layout.images.is_dir() else 0
+            store.collect(keep)
+            gone = sorted(before - {image.digest for image in store.list()})
+            return json.dumps({"deleted": gone, "bytes": max(0, used - retention.used(self._layout.images))})
+
+    def load(self, call: Call) -> str:
+        """Import the images of an archive, OCI's or Docker's, from a file or pipe. Returns them."""
+        from hostctl.image.archive import load_stream  # noqa: PLC0415 - only for this method
+
+        with transaction.lock(self._layout), os.fdopen(os.dup(call.descriptors[0]), "rb") as file:
+            return json.dumps([document(image) for image in load_stream(file, self._store())])
+
+    def login(self, call: Call) -> str:
+        """Check and store a user's password: arguments are the registry, the user, and a file with the password."""
+        from hostctl.image.login import check  # noqa: PLC0415 - only for this method
+
+        registry, user = registry_host(call.arguments[0]), call.arguments[1]
+        with os.fdopen(os.dup(call.descriptors[0]), "rb") as file:
+            data = file.read(SECRET_BYTES + 1)
+        try:
+            password = data.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise CredentialError("the password is no text") from error
+        secret = encode(user, password)
+        declaration = images.declared(self._layout)
+        reach = access(declaration, registry)
+        check(registry, user, password, reach, Skopeo(runtime=self._layout.runtime / "registries"))
+        images.credential_store(self._layout).put(registry, secret)
+        return json.dumps({"registry": registry, "user": user})
+
+    def logout(self, call: Call) -> str:
+        """Forget a registry's password."""
+        registry = registry_host(call.arguments[0])
+        return json.dumps({"registry": registry, "removed": images.credential_store(self._layout).remove(registry)})
+
+    def methods(self) -> tuple[Method, ...]:
+        """Return this part of the interface."""
+        return (
+            Method(name="PullImage", handler=self.pull, strings=1, root_only=True),
+            Method(name="PushImage", handler=self.push, strings=1, root_only=True),
+            Method(name="SaveImages", handler=self.save, strings=1, descriptors=1, root_only=True),
+            Method(name="TagImage", handler=self.tag, strings=2, root_only=True),
+            Method(name="RemoveImage", handler=self.remove, strings=1, root_only=True),
+            Method(name="PruneImages", handler=self.prune, strings=1, root_only=True),
+            Method(name="LoadImages", handler=self.load, descriptors=1, root_only=True),
+            Method(name="Login", handler=self.login, strings=2, descriptors=1, root_only=True),
+            Method(name="Logout", handler=self.logout, strings=1, root_only=True),
+        )
