@@ -88,7 +88,7 @@ def test_mutated_blobs_leave_nothing_in_the_store_but_a_whole_layer(tmp_path: Pa
             assert list(store.iterdir()) == [], f"seed {seed}"
         else:
             check(target.read_bytes())
-            assert {path.name for path in store.iterdir()} == {"layer.erofs"}
+            assert {path.name for path in store.iterdir()} == {"layer.erofs", "layer.check", "layer.recipe"}
             for path in store.iterdir():
                 path.unlink()
         assert {path.name for path in tmp_path.iterdir()} == {"store", "blob"}
