@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from hostctl_lab.host import Host
 from hostctl_lab.registry import PASSWORD, USER, Registry, run_registry
 from hostctl_lab.releases import Lab
+from hostctl_qemu.ssh import make_key
 
 BOX = "/usr/bin/busybox"
 BAKED = "localhost/box:1"
@@ -48,10 +50,11 @@ def private(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regi
 
 
 @pytest.fixture(scope="module")
-def wanted(declaration: str, registry: Registry, private: Registry) -> str:
-    """Return a declaration without workloads that says how the registries are reached."""
+def wanted(declaration: str, ssh_folder: Path, registry: Registry, private: Registry) -> str:
+    """Return a declaration without workloads that says how the registries are reached, with a user who is nobody."""
+    with_eve = declaration.replace("users:\n", f"users:\n  eve: {{ssh_keys: ['{make_key(ssh_folder)}']}}\n")
     known = "\n".join(f'  "{each.guest_address}": {{insecure: true}}' for each in (registry, private))
-    return f"{declaration}registries:\n{known}\n"
+    return f"{with_eve}registries:\n{known}\n"
 
 
 def test_an_image_is_pulled(host: Host, wanted: str, registry: Registry) -> None:
@@ -81,8 +84,8 @@ def test_names_are_given_and_taken(host: Host, registry: Registry) -> None:
 
 def test_a_plain_user_changes_nothing(host: Host, registry: Registry) -> None:
     for words in (("pull", f"{registry.guest_address}/box:1"), ("rmi", BAKED), ("image", "prune")):
-        assert host.run("hostctl", *words, user="ops", check=False).status == 1
-    assert "localhost/box" in host.run("hostctl", "images", user="ops").text
+        assert host.run("hostctl", *words, user="eve", check=False).status == 1
+    assert "localhost/box" in host.run("hostctl", "images", user="eve").text
 
 
 def test_an_archive_is_loaded_and_goes_out_again(host: Host, registry: Registry) -> None:
