@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from hostctl.agent import client
+from hostctl.cli.output import output
 from hostctl.errors import UsageError
 
 EXAMPLES = """examples:
   hostctl export site -o site.tar
   hostctl export site | tar t
 
-Owners are the workload's own numbers. A file is written beside its place and renamed, so it is whole or not there.
+Owners are the workload's own numbers. A file is whole, or what was there before stays.
 """
 
 
@@ -32,14 +33,6 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         client.copy("CopyOut", arguments.workload, "/", "whole", 1)
         return 0
-    output: Path = arguments.output
-    passing = output.with_name(f".{output.name}.part")
-    try:
-        with passing.open("wb") as file:
-            client.copy("CopyOut", arguments.workload, "/", "whole", file.fileno())
-            file.flush()
-            os.fsync(file.fileno())
-        passing.rename(output)
-    finally:
-        passing.unlink(missing_ok=True)
+    with output(arguments.output) as file:
+        client.copy("CopyOut", arguments.workload, "/", "whole", file.fileno())
     return 0

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from hostctl.agent import client
+from hostctl.cli.output import output
 from hostctl.errors import UsageError
 
 EXAMPLES = """examples:
@@ -26,21 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Let the agent write the archive; one that could not be written whole is removed."""
+    """Let the agent write the archive; one that could not be written whole leaves what was there."""
     if arguments.output is None:
         if os.isatty(1) or arguments.json:
             raise UsageError("an archive is written to a file or a pipe", hint="hostctl save -o FILE IMAGE")
         client.ask("SaveImages", json.dumps(arguments.image), descriptors=(1,))
         return 0
-    try:
-        descriptor = os.open(arguments.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UsageError(f"{arguments.output} cannot be written: {error.strerror}") from error
-    try:
-        saved = client.ask("SaveImages", json.dumps(arguments.image), descriptors=(descriptor,))
-    except BaseException:
-        arguments.output.unlink(missing_ok=True)
-        raise
+    with output(arguments.output) as file:
+        saved = client.ask("SaveImages", json.dumps(arguments.image), descriptors=(file.fileno(),))
     if arguments.json:
         print(json.dumps(saved))
     return 0

@@ -6,15 +6,14 @@ import argparse
 import hashlib
 import json
 import os
-import secrets
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from hostctl.agent import bus
 from hostctl.agent.copying import CopyError
 from hostctl.cli import formats, many
+from hostctl.cli.output import output
 from hostctl.cli.stats import size
 from hostctl.cli.tables import table
 from hostctl.errors import UsageError
@@ -95,7 +94,7 @@ class Hashing:
         return self._sum.hexdigest()
 
 
-def backup(name: str, output: Path | None, options: str) -> dict[str, object]:
+def backup(name: str, target: Path | None, options: str) -> dict[str, object]:
     """Write a backup; a file appears when it is whole."""
     from hostctl.cli.cp import piped  # noqa: PLC0415 - only for streams
 
@@ -114,24 +113,12 @@ def backup(name: str, output: Path | None, options: str) -> dict[str, object]:
         sink.flush()
         return {"volume": name, "sha256": hashing.hex, "bytes": hashing.bytes, **saved}
 
-    if output is None:
+    if target is None:
         if os.isatty(1):
             raise UsageError("an archive is nothing for a terminal", hint="-o FILE, or a pipe")
         return written(sys.stdout.buffer)
-    return _whole(output, written)
-
-
-def _whole(output: Path, write: Callable[[BinaryIO], dict[str, object]]) -> dict[str, object]:
-    passing = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    try:
-        with passing.open("xb") as file:
-            passing.chmod(0o600)
-            done = write(file)
-            os.fsync(file.fileno())
-        passing.rename(output)
-    finally:
-        passing.unlink(missing_ok=True)
-    return done
+    with output(target, mode=0o600) as file:
+        return written(file)
 
 
 def restore(name: str, source: Path | None, sha256: str | None, options: str) -> dict[str, object]:
