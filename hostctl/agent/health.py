@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from hostctl.errors import HostctlError
 PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take
 PAUSE = 0.5  # seconds between two rounds of probes
 SETTLED = 2.0  # seconds a workload without a check must have been up: one that dies at once is not healthy
-WORKLOAD_DEADLINE = 90.0  # seconds for a workload without a check of its own
+WORKLOAD_DEADLINE = 90.0  # seconds that a workload may take at least, if it waits for no other
 
 
 class UnhealthyError(HostctlError):
@@ -126,13 +127,17 @@ def judge_workload(workload: Workload, state: UnitState | None, health: str) -> 
     return True, "active"
 
 
-def workload_deadline(workload: Workload) -> float:
-    """Return how many seconds a workload may take to become healthy."""
-    check = workload.healthcheck
-    if check is None:
-        return WORKLOAD_DEADLINE
-    patience = float(check.start_period) + check.retries * (float(check.interval) + float(check.timeout))
-    return max(WORKLOAD_DEADLINE, patience)
+def workload_deadlines(declared: Mapping[str, Workload]) -> dict[str, float]:
+    """Return how many seconds each workload may take to become healthy, with those that it starts after."""
+    order = TopologicalSorter({name: [*map(str, each.depends_on)] for name, each in declared.items()}).static_order()
+    found: dict[str, float] = {}
+    for name in order:
+        check, patience = declared[name].healthcheck, 0.0
+        if check is not None:
+            patience = float(check.start_period) + check.retries * (float(check.interval) + float(check.timeout))
+        before = max((found[str(other)] for other in declared[name].depends_on), default=0.0)
+        found[name] = before + max(WORKLOAD_DEADLINE, patience)
+    return found
 
 
 def required(declaration: HostDeclaration) -> Mapping[str, Workload]:
@@ -159,8 +164,8 @@ def check_once(declaration: HostDeclaration, machine: Machine, workloads: Sequen
 def deadlines(declaration: HostDeclaration, workloads: Sequence[str]) -> dict[tuple[str, str], float]:
     """Return the seconds that each check and workload may take."""
     limits = {("check", str(name)): float(check.within) for name, check in declaration.health.items()}
-    declared = {str(name): workload for name, workload in declaration.workloads.items()}
-    limits |= {("workload", name): workload_deadline(declared[name]) for name in workloads}
+    own = workload_deadlines({str(name): workload for name, workload in declaration.workloads.items()})
+    limits |= {("workload", name): own[name] for name in workloads}
     return limits
 
 

@@ -119,10 +119,23 @@ def test_a_workload_is_well_when_up_and_its_check_says_so(
     assert health.judge_workload(workload(check), unit, said)[0] is good
 
 
-def test_patience_covers_the_workloads_own_check() -> None:
-    patient = workload(", healthcheck: {tcp: 'localhost:1', interval: 1m, timeout: 10s, retries: 2, start_period: 5m}")
-    assert health.workload_deadline(patient) == 300 + 2 * 70
-    assert health.workload_deadline(workload()) == 90
+CHAIN = """version: 1
+hostname: a
+workloads:
+  shop: {image: r.example/w:1, required: true, depends_on: {db: {}, cache: {}}}
+  db: {image: r.example/w:1, depends_on: {disk: {}},
+    healthcheck: {tcp: 'localhost:1', interval: 1m, timeout: 10s, retries: 2, start_period: 5m}}
+  cache: {image: r.example/w:1}
+  disk: {image: r.example/w:1}
+"""
+
+
+def test_patience_covers_a_workloads_check_and_those_it_starts_after() -> None:
+    declaration = parse_host(CHAIN, "host.yaml")
+    declared = {str(name): each for name, each in declaration.workloads.items()}
+    own = 300 + 2 * 70
+    assert health.workload_deadlines(declared) == {"disk": 90, "cache": 90, "db": 90 + own, "shop": 180 + own}
+    assert health.deadlines(declaration, ["shop"]) == {("workload", "shop"): 180 + own}
 
 
 @pytest.mark.parametrize(

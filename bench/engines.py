@@ -1,0 +1,104 @@
+"""The host on which our workloads and Podman's Quadlets run side by side, from one image.
+
+Podman is not part of a host of ours. The release `bench/engines` adds it with three settings: its networks are kept
+below /var, since /etc is read-only, its addresses are not those of our private network, and its firewall is nftables,
+the only one on the host. conmon needs GLib, which our images leave out, so the library is laid over the root.
+Everything else is the product as it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hostctl_qemu.ssh import Ssh
+
+from bench import hosts
+from hostctl.compose.lock import cache_folder, load_lock
+from hostctl.compose.packages import deb_path
+from hostctl.run import run
+
+RELEASE = hosts.ROOT / "bench/engines"
+LIBRARIES = ("libglib2.0-0t64", "libatomic1")
+ARCHIVE = "/var/lib/site.oci.tar"
+IMAGE = "localhost/site:1"
+QUADLETS = "/run/containers/systemd"
+OUR_PORT, THEIR_PORT = 8081, 9081
+LOAD_SECONDS = 900.0
+
+QUADLET = """\
+[Unit]
+Description=The same image by Podman
+
+[Container]
+Image={image}
+ContainerName=quadlet-{number}
+PublishPort={port}:80
+ReadOnly=true
+Pull=never
+
+[Service]
+TimeoutStartSec=300
+"""
+
+
+def ours(number: int) -> str:
+    """Return the unit of our workload with a number."""
+    return f"workload-site-{number}.service"
+
+
+def theirs(number: int) -> str:
+    """Return the unit of the Quadlet with a number."""
+    return f"quadlet-{number}.service"
+
+
+def declaration(count: int) -> str:
+    """Return a host.yaml with workloads `site-1` and so on, each in the private network with a published port."""
+    lines = ["version: 1", "hostname: bench", "workloads:"]
+    lines += [
+        f'  site-{n}: {{image: "{IMAGE}", ports: ["{OUR_PORT + n - 1}:80"], read_only: true}}'
+        for n in range(1, count + 1)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def build() -> Path:
+    """Build the release and return the folder with what was made."""
+    site = hosts.make_site()
+    folder = hosts.WORK / "engines"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(RELEASE / "release.yaml", folder / "release.yaml")
+    shutil.copyfile(site, folder / site.name)
+    lock = hosts.make_lock(RELEASE / "release.yaml")
+    known = {package.name: package for package in load_lock(lock).host}
+    with tempfile.TemporaryDirectory(dir=hosts.WORK) as name:
+        overlay = Path(name, "overlay")
+        shutil.copytree(RELEASE / "overlay", overlay)
+        for library in LIBRARIES:
+            unpacked = Path(name, library)
+            run(["dpkg-deb", "--extract", deb_path(cache_folder(), known[library]), unpacked])
+            shutil.copytree(unpacked / "usr/lib", overlay / "usr/lib", symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(folder / "overlay", ignore_errors=True)
+        shutil.move(overlay, folder / "overlay")
+    output = hosts.WORK / "engines-build"
+    hosts.hostctl("build", folder / "release.yaml", "-o", output, "--keys", hosts.make_keys(), "--lock", lock)
+    return output
+
+
+def load_quadlets(ssh: Ssh, count: int) -> None:
+    """Bring the image to Podman and have its generator make the units of ``count`` Quadlets; none is started."""
+    ssh.put(hosts.SITE, ARCHIVE, LOAD_SECONDS)
+    ssh.run(["podman", "load", "--quiet", "--input", ARCHIVE], seconds=LOAD_SECONDS)
+    ssh.run(["podman", "image", "exists", IMAGE], seconds=120)
+    ssh.run(["mkdir", "-p", QUADLETS])
+    for number in range(1, count + 1):
+        text = QUADLET.format(image=IMAGE, number=number, port=THEIR_PORT + number - 1)
+        ssh.run(["dd", f"of={QUADLETS}/quadlet-{number}.container", "status=none"], stdin=text.encode())
+    ssh.run(["systemctl", "daemon-reload"], seconds=120)
+
+
+def version(ssh: Ssh) -> str:
+    """Return what is compared, with versions."""
+    programs = (["podman", "--version"], ["crun", "--version"], ["systemctl", "--version"])
+    return ", ".join(ssh.run(words, seconds=120).text.splitlines()[0] for words in programs)
