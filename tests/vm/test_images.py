@@ -88,10 +88,16 @@ def test_a_plain_user_changes_nothing(host: Host, registry: Registry) -> None:
     assert "localhost/box" in host.run("hostctl", "images", user="eve").text
 
 
+def test_nothing_is_asked_of_what_answers_a_machine_alone(host: Host) -> None:
+    assert "operation not permitted" in host.fails("hostctl", "pull", "169.254.169.254/box:1")
+
+
 def test_an_archive_is_loaded_and_goes_out_again(host: Host, registry: Registry) -> None:
     host.text("python3", "-c", MAKE_ARCHIVE)
     assert host.text("sh", "-c", "hostctl load </run/hello.tar.gz") == "Loaded image: docker.io/library/hello:1"
     (layer,) = host.shell("ls /var/lib/hostctl/images/layers/*.erofs").split()
+    assert host.shell("cat /var/lib/hostctl/images/layers/*.check").startswith("verity sha256:")
+    assert "Operation not permitted" in host.fails("sh", "-c", f"echo other >>{layer}")
     assert "docker.io/library/hello:1: well" in host.text("hostctl", "image", "verify")
     host.text("hostctl", "save", "-o", "/run/saved.tar", "hello:1")
     saved = host.text("skopeo", "inspect", "--raw", "docker-archive:/run/saved.tar:hello:1")
