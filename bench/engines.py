@@ -1,9 +1,9 @@
-"""The host on which our workloads and Podman's Quadlets run side by side, from one image.
+"""The host on which our workloads, Podman's Quadlets and Docker's containers run side by side, from one image.
 
-Podman is not part of a host of ours. The release `bench/engines` adds it with three settings: its networks are kept
-below /var, since /etc is read-only, its addresses are not those of our private network, and its firewall is nftables,
-the only one on the host. conmon needs GLib, which our images leave out, so the library is laid over the root.
-Everything else is the product as it is.
+Neither is part of a host of ours. The release `bench/engines` adds Podman with three settings: its networks are kept
+below /var, since /etc is read-only, its addresses are not those of our networks, and its firewall is nftables, the only
+one on the host. conmon needs GLib, which our images leave out, so the library is laid over the root. Docker is started
+when it is asked for. Everything else is the product as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ LIBRARIES = ("libglib2.0-0t64", "libatomic1")
 ARCHIVE = "/var/lib/site.oci.tar"
 IMAGE = "localhost/site:1"
 QUADLETS = "/run/containers/systemd"
+DOCKER, DOCKER_ADDRESS = "bench-docker.service", "10.101.0.1/16"
 OUR_PORT, THEIR_PORT = 8081, 9081
 LOAD_SECONDS = 900.0
 
@@ -102,3 +103,17 @@ def version(ssh: Ssh) -> str:
     """Return what is compared, with versions."""
     programs = (["podman", "--version"], ["crun", "--version"], ["systemctl", "--version"])
     return ", ".join(ssh.run(words, seconds=120).text.splitlines()[0] for words in programs)
+
+
+def load_docker(ssh: Ssh) -> None:
+    """Start Docker's daemon with addresses of its own and bring it the image, after :func:`load_quadlets`."""
+    words = ["dockerd", "--group=root", "--host=unix:///run/docker.sock", f"--bip={DOCKER_ADDRESS}"]
+    unit = [f"--unit={DOCKER}", "--property=Type=notify", "--property=Delegate=yes", "--property=TimeoutStartSec=600"]
+    ssh.run(["systemd-run", "--quiet", *unit, *words], seconds=LOAD_SECONDS)
+    copy = ["skopeo", "--insecure-policy", "copy", "--quiet", f"oci-archive:{ARCHIVE}", f"docker-daemon:{IMAGE}"]
+    ssh.run(copy, seconds=LOAD_SECONDS)
+
+
+def docker_version(ssh: Ssh) -> str:
+    """Return Docker's version."""
+    return ssh.run(["docker", "--version"], seconds=120).text.strip()
