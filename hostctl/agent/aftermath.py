@@ -26,6 +26,7 @@ MAX_REPORT = 16 << 10
 BOOTS_BACK = 5
 KERNEL_LINES = 60  # of a boot, within which the kernel prints its command line
 JOURNAL_LINES = 400
+UNIT_LINES = 20
 JOURNAL_SECONDS = 60.0
 NOT_IN_TIME = "it was not healthy in time"
 CAME_UP_NOT = "it did not come up three times"  # rootfs/initrd/init
@@ -44,10 +45,17 @@ def journal(*words: str) -> bytes:
 
 
 def unit_lines(units: Sequence[str]) -> tuple[str, ...]:
-    """Return the last lines of this boot that tell of ``units``; of no unit, what went wrong at all."""
-    words = [f"--unit={unit}" for unit in units]
-    said = parse_journal(journal("--boot", "--output=json", _FIELDS, f"--lines={JOURNAL_LINES}", *words))
-    return tuple(each.line for each in said[-20:]) if units else telling_lines(said)
+    """Return the last lines of this boot of each of ``units``, in their order; of no unit, what went wrong at all.
+
+    They share :data:`UNIT_LINES`, so that one that says much does not hide the others.
+    """
+    words = ("--boot", "--output=json", _FIELDS)
+    if not units:
+        return telling_lines(parse_journal(journal(*words, f"--lines={JOURNAL_LINES}")))
+    told = units[:UNIT_LINES]
+    share = UNIT_LINES // len(told)
+    said = (parse_journal(journal(*words, f"--lines={share}", f"--unit={unit}")) for unit in told)
+    return tuple(each.line for lines in said for each in lines[-share:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

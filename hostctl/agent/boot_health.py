@@ -16,7 +16,7 @@ from hostctl.agent import aftermath, generation, health
 from hostctl.agent import apply as transaction
 from hostctl.agent.aftermath import Aftermath
 from hostctl.agent.apply import Context
-from hostctl.agent.machine import workload_unit
+from hostctl.agent.machine import NETWORK_UNIT, workload_unit
 from hostctl.boot import assess, firmware
 from hostctl.boot.entries import BootEntry, parse_entry
 from hostctl.boot.last_words import Booted, Words
@@ -147,11 +147,17 @@ def _passed(context: Context, edge: BootEdge, *, counted: bool) -> None:
 
 
 def concerned(report: health.Report, declaration: HostDeclaration) -> tuple[str, ...]:
-    """Return the units that failures are about; none when it is a check of an address."""
+    """Return the units that failures are about; none when it is a check of an address.
+
+    A workload in a network of its own cannot run without what makes those, which is first then: it may be the reason.
+    """
     checked = {str(name): str(check.unit or "") for name, check in declaration.health.items()}
+    private = {str(name) for name, workload in declaration.workloads.items() if workload.network == "private"}
     units: list[str] = []
     for result in report.failures:
         if result.kind == "workload":
+            if result.name in private and NETWORK_UNIT not in units:
+                units.insert(0, NETWORK_UNIT)
             units.append(workload_unit(result.name))
         elif unit := checked.get(result.name):
             units.append(unit)

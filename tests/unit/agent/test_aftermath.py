@@ -21,6 +21,7 @@ JOURNAL = f"""#!/bin/sh
 case "$*" in
     *--boot=-3*--dmesg*) echo "Command line: roothash={HASH} hostctl.release=edge_2" ;;
     *--dmesg*) echo "Command line: roothash=cc hostctl.release=edge_1" ;;
+    *--unit=chatty.service*) for n in $(seq 30); do echo "{{\\"MESSAGE\\": \\"chat $n\\"}}"; done ;;
     *--boot=-3*) echo '{{"MESSAGE": "hostctl: not healthy, or not in time: restarting", "PRIORITY": "6"}}' ;;
     *) echo '{{"MESSAGE": "of another boot", "PRIORITY": "0"}}' ;;
 esac
@@ -85,6 +86,13 @@ def test_the_journal_is_that_of_the_release(tmp_path: Path) -> None:
     assert found.explain(HASH).lines == ("hostctl: not healthy, or not in time: restarting",)
     assert found.explain("ef" * 32) == Words(cause=GIVEN_UP)
     assert aftermath.unit_lines(["probe.service"]) == ("of another boot",)
+
+
+@pytest.mark.usefixtures("journalctl")
+def test_a_unit_that_says_much_does_not_hide_the_others() -> None:
+    lines = aftermath.unit_lines(["probe.service", "chatty.service"])
+    assert lines == ("of another boot", *(f"chat {number}" for number in range(21, 31)))
+    assert len(aftermath.unit_lines(["chatty.service"] * 100)) == aftermath.UNIT_LINES
 
 
 def test_without_a_journal_there_are_no_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

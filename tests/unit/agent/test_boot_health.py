@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import generation
 from hostctl.agent.apply import Context
-from hostctl.agent.boot_health import BootEdge, check_boot
+from hostctl.agent.boot_health import BootEdge, check_boot, concerned
+from hostctl.agent.health import Report, Result
 from hostctl.agent.machine import SystemdMachine
 from hostctl.agent.stage import HostStager, Rendered
 from hostctl.config.load import parse_host
@@ -134,3 +136,30 @@ def test_the_machine_id_stays_and_numbers_of_users_too(tmp_path: Path) -> None:
     fresh = (third.path / "etc/machine-id").read_text().strip()
     assert len(fresh) == 32
     assert fresh != "0" * 32
+
+
+DECLARED = """version: 1
+hostname: a
+workloads:
+  site: {image: r.example/w:1, required: true}
+  lone: {image: r.example/w:1, required: true, network: none}
+health: {probe: {unit: probe.service}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "units"),
+    [
+        ([("workload", "site")], ("hostctl-network.service", "workload-site.service")),
+        ([("workload", "lone")], ("workload-lone.service",)),
+        (
+            [("check", "probe"), ("workload", "site")],
+            ("hostctl-network.service", "probe.service", "workload-site.service"),
+        ),
+    ],
+)
+def test_units_that_a_failure_is_about(
+    failed: list[tuple[Literal["check", "workload"], str]], units: tuple[str, ...]
+) -> None:
+    results = tuple(Result(kind=kind, name=name, ok=False, detail="") for kind, name in failed)
+    assert concerned(Report(results=results), parse_host(DECLARED, "host.yaml")) == units
