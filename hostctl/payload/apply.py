@@ -2,7 +2,8 @@
 
 Stored bytes are hashed before they are decompressed, results after, both against the index. Each segment is written
 at its offset as soon as it is right, so whatever was cut off goes on with :func:`missing`. The caller opens, flushes
-and closes; descriptors may be those of partitions or of files that stand in for them.
+and closes; descriptors may be those of partitions or of files that stand in for them. What the next segment refers to
+is read by the kernel while one is made and written, so a delta does not wait for the old release.
 
 Memory, besides the process itself: at most ``2 * MAX_REFERENCE`` while a dictionary is read, then one of it, one
 segment and its stored bytes. With segments of 4 MiB it stays below 20 MiB.
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from hostctl.durable import CHUNK
 from hostctl.errors import HostctlError
@@ -20,6 +22,8 @@ from hostctl.payload import difference
 from hostctl.payload.frame import FrameError, decompress, raw_dictionary
 from hostctl.payload.index import Index, Method, Range, Reference, Segment
 
+AHEAD = 128 << 10
+"""Bytes that the kernel is asked to read at once; it reads no more than its own window of one wish."""
 References = Mapping[Reference, int]
 """Descriptors to read references from."""
 Stored = Callable[[Segment], Iterable[bytes]]
@@ -105,9 +109,11 @@ def apply(
     """
     known = set(index.segments(output))
     made = 0
-    for segment in segments:
+    for segment, following in zip(segments, (*segments[1:], None), strict=True):
         if segment not in known:
             raise ValueError(f"a segment at {segment.offset} is none of {output}")
+        if following is not None:
+            _announce(following, references)
         if segment.method is Method.COPY:
             _copy(segment, references, target)
         else:
@@ -158,28 +164,27 @@ def _descriptor(part: Range, references: References) -> int:
     return references[part.source]
 
 
-def _pieces(segment: Segment, references: References) -> Iterator[bytes]:
-    """Yield the bytes of a segment's ranges in pieces of at most ``CHUNK``."""
-    for part in segment.ranges:
-        descriptor = _descriptor(part, references)
-        end = part.offset + part.length
-        for start in range(part.offset, end, CHUNK):
-            wanted = min(CHUNK, end - start)
-            try:
-                data = os.pread(descriptor, wanted, start)
-            except OSError as error:
-                raise ReferenceReadError(f"{part.source} cannot be read at byte {start}", details=str(error)) from error
-            if len(data) != wanted:
-                raise ReferenceReadError(f"{part.source} ends before byte {start + wanted}")
-            yield data
+def _fill(view: memoryview, part: Range, start: int, references: References) -> None:
+    """Read bytes of a range's source from ``start`` on until ``view`` is full."""
+    descriptor = _descriptor(part, references)
+    place = 0
+    while place < len(view):
+        try:
+            count = os.preadv(descriptor, [view[place:]], start + place)
+        except OSError as error:
+            raise ReferenceReadError(f"{part.source} cannot be read at byte {start}", details=str(error)) from error
+        if count == 0:
+            raise ReferenceReadError(f"{part.source} ends before byte {start + len(view)}")
+        place += count
 
 
 def _read(segment: Segment, references: References) -> bytearray:
     data = bytearray(segment.reference_bytes)
     place = 0
-    for piece in _pieces(segment, references):
-        data[place : place + len(piece)] = piece
-        place += len(piece)
+    with memoryview(data) as view:
+        for part in segment.ranges:
+            _fill(view[place : place + part.length], part, part.offset, references)
+            place += part.length
     return data
 
 
@@ -187,15 +192,31 @@ def _copy(segment: Segment, references: References, target: int) -> None:
     """Copy without ever holding the whole. What is wrong is seen at its end, before it is reported as made."""
     digest = hashlib.sha256()
     place = segment.offset
-    for piece in _pieces(segment, references):
-        digest.update(piece)
-        _write(target, place, piece)
-        place += len(piece)
+    buffer = memoryview(bytearray(CHUNK))
+    for part in segment.ranges:
+        end = part.offset + part.length
+        for start in range(part.offset, end, CHUNK):
+            piece = buffer[: min(CHUNK, end - start)]
+            _fill(piece, part, start, references)
+            digest.update(piece)
+            _write(target, place, piece)
+            place += len(piece)
     if digest.hexdigest() != segment.sha256:
         raise SegmentResultError(f"{_title(segment)} came out wrong", details="made by copying")
 
 
-def _write(target: int, offset: int, data: bytes | bytearray) -> None:
+def _announce(segment: Segment, references: References) -> None:
+    """Have the kernel read what a segment refers to while the one before it is made and written."""
+    for part in segment.ranges:
+        descriptor = references.get(part.source)
+        if descriptor is None:
+            continue
+        for start in range(part.offset, part.offset + part.length, AHEAD):
+            with suppress(OSError):  # it is only a wish; reading says what is wrong
+                os.posix_fadvise(descriptor, start, AHEAD, os.POSIX_FADV_WILLNEED)
+
+
+def _write(target: int, offset: int, data: bytes | bytearray | memoryview) -> None:
     view = memoryview(data)
     try:
         while view:

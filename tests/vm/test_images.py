@@ -89,7 +89,14 @@ def test_a_plain_user_changes_nothing(host: Host, registry: Registry) -> None:
 
 
 def test_nothing_is_asked_of_what_answers_a_machine_alone(host: Host) -> None:
-    assert "operation not permitted" in host.fails("hostctl", "pull", "169.254.169.254/box:1")
+    host.shell("""\
+ip address add 169.254.7.7/32 dev lo
+systemd-run --quiet --unit=alone python3 -m http.server --bind 169.254.7.7 80
+""")
+    ask = ("python3", "-c", "import urllib.request as r; r.urlopen('http://169.254.7.7/', timeout=5)")
+    host.wait_for("it answers others", lambda: host.run(*ask, check=False).status == 0, 60)
+    assert "i/o timeout" in host.fails("hostctl", "pull", "169.254.7.7:80/box:1")
+    host.shell("systemctl stop alone; ip address delete 169.254.7.7/32 dev lo")
 
 
 def test_an_archive_is_loaded_and_goes_out_again(host: Host, registry: Registry) -> None:
