@@ -55,12 +55,12 @@ def ask(host: Host, path: str, body: str | None = None) -> tuple[int, Mapping[st
         return error.code, dict(error.headers), None
 
 
-def answers(host: Host) -> bool:
-    """Tell whether the list of notes can be had."""
+def ask_health(host: Host) -> int:
+    """Return the status with which the application answers for itself and its databases; 0 is no answer."""
     try:
-        return ask(host, "/notes")[0] == 200
+        return ask(host, "/health")[0]
     except OSError:
-        return False
+        return 0
 
 
 def notes(host: Host) -> object:
@@ -107,7 +107,7 @@ def test_only_the_application_reaches_the_databases(host: Host, name: str, port:
 def test_a_part_that_is_killed_comes_back(host: Host, part: str) -> None:
     before = notes(host)
     host.text("hostctl", "kill", "--signal", "KILL", part)
-    host.wait_for(f"the application answers without its {part}", lambda: answers(host), BACK_SECONDS)
+    host.wait_for(f"the application answers without its {part}", lambda: ask_health(host) == 200, BACK_SECONDS)
     host.text("hostctl", "exec", "cache", "--", "/usr/bin/redis-cli", "flushall")
     assert notes(host) == before
 
@@ -122,11 +122,12 @@ def test_a_backup_is_restored(host: Host) -> None:
     host.text("hostctl", "stop", "database", seconds=300)
     digest = host.text("hostctl", "volume", "backup", "database", "-o", BACKUP, seconds=300).split()[0]
     host.text("hostctl", "start", "database", seconds=300)
-    host.wait_for("the database is back", lambda: ask(host, "/notes", "to be lost")[0] == 201, BACK_SECONDS)
+    host.wait_for("the database is back", lambda: ask_health(host) == 200, BACK_SECONDS)
+    assert ask(host, "/notes", "to be lost")[0] == 201
     assert notes(host) == ["first", "second", "to be lost"]
     host.text("hostctl", "volume", "restore", "--live", "database", "-i", BACKUP, "--sha256", digest, seconds=300)
     host.text("hostctl", "exec", "cache", "--", "/usr/bin/redis-cli", "flushall")
-    host.wait_for("the database is back", lambda: answers(host), BACK_SECONDS)
+    host.wait_for("the database is back", lambda: ask_health(host) == 200, BACK_SECONDS)
     assert notes(host) == ["first", "second"]
 
 
@@ -135,7 +136,7 @@ def test_one_part_is_upgraded_alone(host: Host, wanted: str) -> None:
     newer = yaml.safe_load(wanted)
     newer["workloads"]["app"]["image"] = newer["workloads"]["app"]["image"].replace("notes-app:1", "notes-app:2")
     assert "is in force" in host.apply(yaml.safe_dump(newer, sort_keys=False), seconds=UP_SECONDS)
-    host.wait_for("the application answers", lambda: answers(host), BACK_SECONDS)
+    host.wait_for("the application answers", lambda: ask_health(host) == 200, BACK_SECONDS)
     status, headers, document = ask(host, "/notes")
     assert (status, headers["X-Version"], document) == (200, "2", ["first", "second"])
     assert {name: since(host, name) for name in started} == started
