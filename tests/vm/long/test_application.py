@@ -18,6 +18,7 @@ EXAMPLE_REGISTRY = "registry.example.org"
 PASSWORD = "it's a secret"  # noqa: S105 - of a database that nobody else reaches
 UP_SECONDS = 900.0  # four pulls and the making of a database, emulated
 BACK_SECONDS = 120.0
+CHECK_TIMEOUT = "30s"  # of a program that takes seconds to start, emulated
 BACKUP = "/run/database.tar.zst"
 
 
@@ -41,6 +42,8 @@ def wanted(declaration: str, filled: Registry) -> str:
     where = filled.guest_address
     text = (EXAMPLE / "host.yaml").read_text().replace(EXAMPLE_REGISTRY, where)
     both = yaml.safe_load(declaration) | yaml.safe_load(text)
+    for workload in both["workloads"].values():
+        workload.get("healthcheck", {})["timeout"] = CHECK_TIMEOUT
     return yaml.safe_dump(both | {"registries": {where: {"insecure": True}}}, sort_keys=False)
 
 
