@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 
 from hostctl.durable import CHUNK
 from hostctl.errors import HostctlError
@@ -109,7 +110,7 @@ def apply(
     """
     known = set(index.segments(output))
     made = 0
-    for segment, following in zip(segments, (*segments[1:], None), strict=True):
+    for segment, following in zip_longest(segments, segments[1:]):
         if segment not in known:
             raise ValueError(f"a segment at {segment.offset} is none of {output}")
         if following is not None:
