@@ -111,6 +111,7 @@ def test_what_was_cut_off_goes_on_where_it_was(tmp_path: Path, kept: int) -> Non
         reported = make(index, packed.segments, "root", target, {})
         assert len(reported) == len(index.segments("root")) - kept // SIZE
         assert missing(index, "root", target) == ()
+        assert make(index, packed.segments, "root", target, {}) == []
     assert (tmp_path / "slot").read_bytes() == whole
 
 
