@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -78,8 +78,6 @@ class Report:
     figures: tuple[Figure, ...]
     conditions: Conditions
     lines: tuple[str, ...] = field(default=())
-    ratios: Mapping[str, float] = field(default_factory=dict)
-    """Ratios by short names, for programs."""
 
 
 def as_text(report: Report) -> str:

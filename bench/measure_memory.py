@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hostctl_qemu.machine import Machine
 from hostctl_qemu.ssh import Ssh
 
-from bench import engines, figures, hosts
+from bench import figures, hosts, podman_host
 
 SETTLED_SECONDS = 120.0  # the agent ends 30 s after its last call
 PEERS_SECONDS = 600.0
@@ -51,19 +51,19 @@ def wait_until_idle(ssh: Ssh) -> None:
 
 def measure(count: int) -> tuple[Seen, tuple[str, ...]]:
     """Boot the host, start everything, and return what is there once it is idle, with the conditions."""
-    built, folder = engines.build(), hosts.fresh_folder("memory-machine")
-    config = hosts.machine(built, folder, declaration=engines.declaration(count))
+    built, folder = podman_host.build(), hosts.fresh_folder("memory-machine")
+    config = hosts.machine(built, folder, declaration=podman_host.declaration(count))
     numbers = range(1, count + 1)
-    units = [*map(engines.ours, numbers), *map(engines.theirs, numbers)]
+    units = [*map(podman_host.ours, numbers), *map(podman_host.theirs, numbers)]
     with Machine.start(config):
         ssh = hosts.shell(folder)
         hosts.settle(ssh)
-        engines.load_quadlets(ssh, count)
+        podman_host.load_quadlets(ssh, count)
         ssh.run(["systemctl", "start", *units], seconds=PEERS_SECONDS)
         ssh.run(["systemctl", "is-active", *units], seconds=60)
         wait_until_idle(ssh)
         found = json.loads(hosts.run_inside(ssh, "processes.py", units, PEERS_SECONDS))
-        details = (f"accelerator {config.accelerator.name}, 2 processors, 2 GiB", engines.version(ssh))
+        details = (f"accelerator {config.accelerator.name}, 2 processors, 2 GiB", podman_host.version(ssh))
     empty = [unit for unit in units if not found["units"][unit]]
     if empty:
         raise hosts.BenchError("these units have no process to look at", details="\n".join(empty))
@@ -73,8 +73,8 @@ def measure(count: int) -> tuple[Seen, tuple[str, ...]]:
 def rows(seen: Seen, count: int) -> list[figures.Figure]:
     """Return the figures."""
     numbers = range(1, count + 1)
-    our_count, our_size = seen.helpers([engines.ours(n) for n in numbers])
-    their_count, their_size = seen.helpers([engines.theirs(n) for n in numbers])
+    our_count, our_size = seen.helpers([podman_host.ours(n) for n in numbers])
+    their_count, their_size = seen.helpers([podman_host.theirs(n) for n in numbers])
     resident = sum(float(str(each["kib"])) for each in seen.ours)
     return [
         figures.Figure(name="hostctl: processes resident on the idle host", value=len(seen.ours), unit="", target=0),

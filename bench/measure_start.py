@@ -13,7 +13,7 @@ import statistics
 
 from hostctl_qemu.machine import Machine
 
-from bench import engines, figures, hosts
+from bench import figures, hosts, podman_host
 
 TARGET = 0.25
 SECONDS_A_ROUND = 300.0
@@ -29,25 +29,25 @@ TEXTS = {
 
 def measure(rounds: int) -> tuple[dict[str, dict[str, list[float]]], tuple[str, ...]]:
     """Boot the host, go through the rounds, and return the times by unit and kind, with the conditions."""
-    built, folder = engines.build(), hosts.fresh_folder("start-machine")
-    config = hosts.machine(built, folder, declaration=engines.declaration(1))
+    built, folder = podman_host.build(), hosts.fresh_folder("start-machine")
+    config = hosts.machine(built, folder, declaration=podman_host.declaration(1))
     with Machine.start(config):
         ssh = hosts.shell(folder)
         hosts.settle(ssh)
-        engines.load_quadlets(ssh, 1)
+        podman_host.load_quadlets(ssh, 1)
         ssh.run(["dd", f"of=/run/systemd/system/{FLOOR}", "status=none"], stdin=FLOOR_UNIT.encode())
         ssh.run(["systemctl", "daemon-reload"], seconds=120)
-        ssh.run(["systemctl", "stop", engines.ours(1)], seconds=120)
-        words = [f"{engines.ours(1)}={engines.OUR_PORT}", f"{engines.theirs(1)}={engines.THEIR_PORT}"]
+        ssh.run(["systemctl", "stop", podman_host.ours(1)], seconds=120)
+        words = [f"{podman_host.ours(1)}={podman_host.OUR_PORT}", f"{podman_host.theirs(1)}={podman_host.THEIR_PORT}"]
         words.append(f"{FLOOR}=0")
         text = hosts.run_inside(ssh, "switch.py", [str(rounds), *words], SECONDS_A_ROUND * (rounds + 1))
-        details = (f"accelerator {config.accelerator.name}, 2 processors, 2 GiB", engines.version(ssh))
+        details = (f"accelerator {config.accelerator.name}, 2 processors, 2 GiB", podman_host.version(ssh))
     return json.loads(text), details
 
 
 def rows(times: dict[str, dict[str, list[float]]]) -> list[figures.Figure]:
     """Return the figures out of the times."""
-    ours, theirs = times[engines.ours(1)], times[engines.theirs(1)]
+    ours, theirs = times[podman_host.ours(1)], times[podman_host.theirs(1)]
     made = []
     for kind, text in TEXTS.items():
         made.append(figures.median(f"hostctl: {text}", ours[kind]))

@@ -1,9 +1,9 @@
-"""The host on which our workloads, Podman's Quadlets and Docker's containers run side by side, from one image.
+"""The host on which our workloads and Podman's Quadlets run side by side, from one image.
 
-Neither is part of a host of ours. The release `bench/engines` adds Podman with three settings: its networks are kept
+Podman is not part of a host of ours. The release `bench/podman` adds it with three settings: its networks are kept
 below /var, since /etc is read-only, its addresses are not those of our networks, and its firewall is nftables, the only
-one on the host. conmon needs GLib, which our images leave out, so the library is laid over the root. Docker is started
-when it is asked for. Everything else is the product as it is.
+one on the host. Our images leave out what conmon and Podman's networks need, so that is laid over the root. Everything
+else is the product as it is.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from hostctl.compose.lock import cache_folder, load_lock
 from hostctl.compose.packages import deb_path
 from hostctl.run import run
 
-RELEASE = hosts.ROOT / "bench/engines"
-LIBRARIES = ("libglib2.0-0t64", "libatomic1")
+RELEASE = hosts.ROOT / "bench/podman"
+LIBRARIES = ("libglib2.0-0t64", "libatomic1", "netavark")
 ARCHIVE = "/var/lib/site.oci.tar"
 IMAGE = "localhost/site:1"
 QUADLETS = "/run/containers/systemd"
-DOCKER, DOCKER_ADDRESS = "bench-docker.service", "10.101.0.1/16"
 OUR_PORT, THEIR_PORT = 8081, 9081
 LOAD_SECONDS = 900.0
 
@@ -67,7 +66,7 @@ def declaration(count: int) -> str:
 def build() -> Path:
     """Build the release and return the folder with what was made."""
     site = hosts.make_site()
-    folder = hosts.WORK / "engines"
+    folder = hosts.WORK / "podman"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(RELEASE / "release.yaml", folder / "release.yaml")
     shutil.copyfile(site, folder / site.name)
@@ -82,7 +81,7 @@ def build() -> Path:
             shutil.copytree(unpacked / "usr/lib", overlay / "usr/lib", symlinks=True, dirs_exist_ok=True)
         shutil.rmtree(folder / "overlay", ignore_errors=True)
         shutil.move(overlay, folder / "overlay")
-    output = hosts.WORK / "engines-build"
+    output = hosts.WORK / "podman-build"
     hosts.hostctl("build", folder / "release.yaml", "-o", output, "--keys", hosts.make_keys(), "--lock", lock)
     return output
 
@@ -103,17 +102,3 @@ def version(ssh: Ssh) -> str:
     """Return what is compared, with versions."""
     programs = (["podman", "--version"], ["crun", "--version"], ["systemctl", "--version"])
     return ", ".join(ssh.run(words, seconds=120).text.splitlines()[0] for words in programs)
-
-
-def load_docker(ssh: Ssh) -> None:
-    """Start Docker's daemon with addresses of its own and bring it the image, after :func:`load_quadlets`."""
-    words = ["dockerd", "--group=root", "--host=unix:///run/docker.sock", f"--bip={DOCKER_ADDRESS}"]
-    unit = [f"--unit={DOCKER}", "--property=Type=notify", "--property=Delegate=yes", "--property=TimeoutStartSec=600"]
-    ssh.run(["systemd-run", "--quiet", *unit, *words], seconds=LOAD_SECONDS)
-    copy = ["skopeo", "--insecure-policy", "copy", "--quiet", f"oci-archive:{ARCHIVE}", f"docker-daemon:{IMAGE}"]
-    ssh.run(copy, seconds=LOAD_SECONDS)
-
-
-def docker_version(ssh: Ssh) -> str:
-    """Return Docker's version."""
-    return ssh.run(["docker", "--version"], seconds=120).text.strip()
