@@ -20,14 +20,14 @@ class OutputError(HostctlError):
 
 
 @contextmanager
-def output(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+def output(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write that becomes ``path`` when all went well.
 
-    A link is followed; a device or a pipe is neither replaced nor removed.
+    A link is followed; a device or a pipe is neither replaced nor removed. A file is its maker's alone (0600, as Docker's),
+    because what workloads hold is.
 
     Args:
         path: what the user named.
-        mode: the permissions of a new file.
 
     Raises:
         OutputError: ``path`` cannot be written, or the disk is full.
@@ -37,7 +37,7 @@ def output(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
         else:
-            with replacing(Path(os.path.realpath(path)), mode=mode) as file:
+            with replacing(Path(os.path.realpath(path)), mode=0o600) as file:
                 yield file
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error

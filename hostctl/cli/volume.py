@@ -117,7 +117,7 @@ def backup(name: str, target: Path | None, options: str) -> dict[str, object]:
         if os.isatty(1):
             raise UsageError("an archive is nothing for a terminal", hint="-o FILE, or a pipe")
         return written(sys.stdout.buffer)
-    with output(target, mode=0o600) as file:
+    with output(target) as file:
         return written(file)
 
 

@@ -11,15 +11,16 @@ import pytest
 from hostctl.cli.output import OutputError, output
 
 
-def write(path: Path, data: bytes = b"new", *, mode: int = 0o644) -> None:
-    with output(path, mode=mode) as file:
+def write(path: Path, data: bytes = b"new") -> None:
+    with output(path) as file:
         file.write(data)
 
 
-def test_a_file_is_replaced_with_the_mode_asked_for(tmp_path: Path) -> None:
+def test_a_file_is_replaced_by_one_for_its_maker_alone(tmp_path: Path) -> None:
     target = tmp_path / "archive"
     target.write_bytes(b"old")
-    write(target, mode=0o600)
+    target.chmod(0o644)
+    write(target)
     assert target.read_bytes() == b"new"
     assert target.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["archive"]
