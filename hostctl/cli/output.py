@@ -23,8 +23,8 @@ class OutputError(HostctlError):
 def output(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write that becomes ``path`` when all went well.
 
-    A link is followed; a device or a pipe is neither replaced nor removed. A file is its maker's alone (0600, as Docker's),
-    because what workloads hold is.
+    A link is followed; a device or a pipe is neither replaced nor removed. A file is its maker's alone (0600, as what
+    Docker writes), because it holds what workloads hold.
 
     Args:
         path: what the user named.
@@ -40,7 +40,8 @@ def output(path: Path) -> Iterator[BinaryIO]:
             with replacing(Path(os.path.realpath(path)), mode=0o600) as file:
                 yield file
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        why = error.strerror or error
+        raise OutputError(f"{path} cannot be written: {why}", hint="name a place with room that you may write") from error
 
 
 def _special(path: Path) -> bool:

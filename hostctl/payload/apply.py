@@ -24,7 +24,7 @@ from hostctl.payload.frame import FrameError, decompress, raw_dictionary
 from hostctl.payload.index import Index, Method, Range, Reference, Segment
 
 AHEAD = 128 << 10
-"""Bytes that the kernel is asked to read at once; it reads no more than its own window of one wish."""
+"""Bytes of one wish to the kernel (posix_fadvise(2)), which fulfils no more of it than its window of read-ahead."""
 References = Mapping[Reference, int]
 """Descriptors to read references from."""
 Stored = Callable[[Segment], Iterable[bytes]]
