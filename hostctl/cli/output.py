@@ -41,7 +41,9 @@ def output(path: Path) -> Iterator[BinaryIO]:
                 yield file
     except OSError as error:
         why = error.strerror or error
-        raise OutputError(f"{path} cannot be written: {why}", hint="name a place with room that you may write") from error
+        raise OutputError(
+            f"{path} cannot be written: {why}", hint="name a place that has room and that you may write"
+        ) from error
 
 
 def _special(path: Path) -> bool:
