@@ -61,6 +61,11 @@ class HostLayout:
         return self.root / "run/hostctl"
 
     @property
+    def changing_network(self) -> Path:
+        """The network plan that holds while workloads have two instances; a boot begins without it."""
+        return self.runtime / "network.json"
+
+    @property
     def spare_declaration(self) -> Path:
         """Copy of the declaration in force, for a boot whose state is lost."""
         return self.esp / "hostctl/host.yaml"

@@ -25,6 +25,7 @@ from hostctl.network.model import (
     PublishedAddressError,
     WorkloadNetwork,
 )
+from hostctl.workload import instance
 
 SIZE, SIZE6 = 24, 64  # prefix lengths of networks from the pools
 _HIGH = 1 << 32  # IPv6 addresses that do not follow from the IPv4 one are counted from here
@@ -66,6 +67,13 @@ class Wanted:
     attachments: tuple[WantedAttachment, ...] = (WantedAttachment(),)
     ports: tuple[PortMapping, ...] = ()
     dns: tuple[str, ...] = ()
+    instance: str = ""
+    standby: bool = False
+
+    @property
+    def key(self) -> str:
+        """What this instance of the workload is called by."""
+        return instance.key(self.name, self.instance)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +95,7 @@ def allocate(
     """Give every network its subnet and every workload its addresses.
 
     Args:
-        wanted: the workloads with private networks, each name once.
+        wanted: the workloads with private networks, each instance once.
         former: the plan of the generation in force; what is in it keeps its subnet and its addresses.
         networks: the declared networks, each name once; ``default`` is there in any case.
         pools: where subnets come from.
@@ -97,16 +105,16 @@ def allocate(
         NetworkCollisionError: a subnet overlaps what the host is in, or a static address is somebody else's.
         PublishedAddressError: a port is to be published at an IPv6 address, and there is no IPv6.
     """
-    base, declared = former or NetworkPlan(), sorted(wanted, key=lambda each: each.name)
+    base, declared = former or NetworkPlan(), sorted(wanted, key=lambda each: each.key)
     asked = {each.name: each for each in networks}
     used = {attachment.network for each in declared for attachment in each.attachments}
     if DEFAULT in used or any(each.name == DEFAULT for each in base.networks):
         asked.setdefault(DEFAULT, WantedNetwork())
     made = _subnets(asked, base, pools or Pools())
-    places: dict[str, dict[str, Attachment]] = {each.name: {} for each in declared}
+    places: dict[str, dict[str, Attachment]] = {each.key: {} for each in declared}
     done = []
     for name, network in made.items():
-        on = [(each.name, place) for each in declared for place in each.attachments if place.network == name]
+        on = [(each.key, place) for each in declared for place in each.attachments if place.network == name]
         last, held = _Addresses(network, asked[name].range, _held(base, network)).give(on)
         for workload, attachment in held.items():
             places[workload][name] = attachment
@@ -117,9 +125,11 @@ def allocate(
             WorkloadNetwork(
                 name=each.name,
                 userns_start=each.userns_start,
-                attachments=tuple(places[each.name][place.network] for place in each.attachments),
+                attachments=tuple(places[each.key][place.network] for place in each.attachments),
                 ports=each.ports,
                 dns=each.dns,
+                instance=each.instance,
+                standby=each.standby,
             )
             for each in declared
         ),
@@ -153,7 +163,7 @@ def check_published(plan: NetworkPlan) -> None:
 def _held(base: NetworkPlan, network: Network) -> dict[str, Attachment]:
     """Return who has which addresses of a network, as far as they still are addresses of it."""
     return {
-        workload.name: place
+        workload.key: place
         for workload in base.workloads
         for place in workload.attachments
         if place.network == network.name and place.address in network.subnet

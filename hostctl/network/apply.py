@@ -3,15 +3,17 @@
 Run by ``hostctl-network.service`` as ``python3 -I -m hostctl.network.apply``, at boot and after every change. It reads
 ``/var/lib/hostctl/current/network.json``, compares with what is there, and does only what is missing: a second pass
 changes nothing but the packet filter, which is replaced by an equal one. What is not declared any more is removed.
+While workloads change by having two instances, ``/run/hostctl/network.json`` says what is there instead.
 One workload that cannot be connected does not keep the others from it; the pass then ends with a failure.
 
 The workload's side joins what is pinned here. Its ``config.json`` names, under ``linux.namespaces``,
 ``{"type": "user", "path": "/run/hostctl/userns/NAME"}`` and
-``{"type": "network", "path": "/run/netns/workload-NAME"}``; the user namespace maps 0 to ``userns_start`` and the
-65535 ids after it, for users and groups alike, so the bundle's own mappings must say the same or nothing. The
-interfaces are ``eth0`` and so on, in the order of the networks; the default route is that of the first network that is
-not internal. The name server answers at the gateway of each, see :mod:`hostctl.network.names`. Its unit has ``Wants=``
-and ``After=`` this service, never ``Requires=``: a restart of the pass must not restart workloads.
+``{"type": "network", "path": "/run/netns/workload-NAME"}``, of an instance with its letter behind NAME; the user
+namespace maps 0 to ``userns_start`` and the 65535 ids after it, for users and groups alike, so the bundle's own
+mappings must say the same or nothing. The interfaces are ``eth0`` and so on, in the order of the networks; the default
+route is that of the first network that is not internal. The name server answers at the gateway of each, see
+:mod:`hostctl.network.names`. Its unit has ``Wants=`` and ``After=`` this service, never ``Requires=``: a restart of the
+pass must not restart workloads.
 
 A running workload keeps the namespaces it joined. If its link is taken away by somebody, or its range of user ids
 changes, the pass makes new namespaces, which the workload joins when it is started next.
@@ -48,15 +50,24 @@ class NetworkPassError(HostctlError):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one pass over the plan in the file that ``arguments`` name, else over the generation's; return the status."""
+    """Run one pass over the plan in the file that ``arguments`` name, else over the one in force; return the status."""
     layout = HostLayout()
-    path = Path(arguments[0]) if arguments else layout.current / "network.json"
     try:
-        network_pass(layout, read(path))
+        network_pass(layout, read(Path(arguments[0])) if arguments else in_force(layout))
     except HostctlError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def in_force(layout: HostLayout) -> NetworkPlan:
+    """Return the plan of the generation in force, or while workloads change what holds until that has ended.
+
+    Raises:
+        NetworkPlanError: there is none, or it is damaged.
+    """
+    changing = layout.changing_network
+    return read(changing if changing.exists() else layout.current / "network.json")
 
 
 def read(path: Path) -> NetworkPlan:
@@ -89,7 +100,7 @@ def network_pass(layout: HostLayout, plan: NetworkPlan) -> None:
     from hostctl.network.links import Links, nested  # noqa: PLC0415 - 200 ms, see above
 
     whole = frozenset(name for name in pinned if namespaces.is_whole(layout, name))
-    with_macvlan = {workload.name for workload, *_ in places(plan, "macvlan")} & whole
+    with_macvlan = {workload.key for workload, *_ in places(plan, "macvlan")} & whole
     with closing(Links()) as links:
         work = decide(
             plan,
@@ -115,8 +126,8 @@ def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) ->
     _forward(layout, plan)
     for link, bridge in work.attach:
         links.attach(link, bridge)
-    failures: dict[str, HostctlError] = {**namespaces.pin(layout, {one.name: one.userns_start for one in work.connect})}
-    failures |= links.connect(layout, plan, [one for one in work.connect if one.name not in failures])
+    failures: dict[str, HostctlError] = {**namespaces.pin(layout, {one.key: one.userns_start for one in work.connect})}
+    failures |= links.connect(layout, plan, [one for one in work.connect if one.key not in failures])
     if failures:
         raise NetworkPassError(
             f"{len(failures)} of {len(plan.workloads)} workloads have no network: {', '.join(sorted(failures))}",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
 from hostctl.network.allocate import Pools, Wanted, WantedAttachment, WantedNetwork, allocate
 from hostctl.network.model import NetworkPlan, WorkloadNetwork
-from hostctl.workload import identity
+from hostctl.workload import identity, instance
 from hostctl.workload.spec import Network
 
 _POOL6_USE = b"hostctl network pool"
@@ -38,7 +39,12 @@ def pools(declaration: HostDeclaration, machine_id: str, routes: Mapping[str, IP
 
 
 def plan(
-    declaration: HostDeclaration, ranges: Mapping[str, int], former: NetworkPlan | None, pools: Pools
+    declaration: HostDeclaration,
+    ranges: Mapping[str, int],
+    former: NetworkPlan | None,
+    pools: Pools,
+    instances: Mapping[str, str] | None = None,
+    leaving: Collection[str] = (),
 ) -> NetworkPlan:
     """Return the plan of all networks, in which everybody keeps the addresses that they have.
 
@@ -47,6 +53,9 @@ def plan(
         ranges: the numbers of the workloads' ranges of user ids.
         former: the plan in force.
         pools: where subnets come from.
+        instances: the letters of the workloads that have any.
+        leaving: instances of the former plan that stay until others have taken their place. They are not in the plan,
+            but nobody gets their addresses.
 
     Raises:
         NetworkFullError, NetworkCollisionError, PublishedAddressError: it cannot be done as it is declared.
@@ -58,12 +67,51 @@ def plan(
             attachments=tuple(_attachment(network, place) for network, place in on.items()),
             ports=workload.ports,
             dns=tuple(map(str, workload.dns.servers)),
+            instance=(instances or {}).get(str(name), ""),
         )
         for name, workload in declaration.workloads.items()
         if (on := networks.attachments(workload))
     ]
     asked = [_network(str(name), network) for name, network in declaration.networks.items()]
-    return allocate(wanted, former, asked, pools)
+    staying = [_staying(each) for each in (former.workloads if former else ()) if each.key in leaving]
+    made = allocate([*wanted, *staying], former, asked, pools)
+    return replace(made, workloads=tuple(each for each in made.workloads if each.key not in leaving))
+
+
+def _staying(workload: WorkloadNetwork) -> Wanted:
+    return Wanted(
+        name=workload.name,
+        userns_start=workload.userns_start,
+        attachments=tuple(WantedAttachment(network=place.network) for place in workload.attachments),
+        instance=workload.instance,
+        standby=True,
+    )
+
+
+def during(plan: NetworkPlan, former: NetworkPlan, leaving: Collection[str], *, moved: bool) -> NetworkPlan:
+    """Return the plan that holds while workloads have two instances.
+
+    Args:
+        plan: the plan that is gone to, made with the same ``leaving``.
+        former: the plan that is left.
+        leaving: the instances in ``former`` that others in ``plan`` take the place of.
+        moved: whether names and ports are the new instances' already.
+    """
+    old = [replace(each, standby=moved) for each in former.workloads if each.key in leaving]
+    changing = {each.name for each in old}
+    new = [replace(each, standby=each.name in changing and not moved) for each in plan.workloads]
+    return replace(plan, workloads=tuple(sorted([*new, *old], key=lambda each: each.key)))
+
+
+def moved(plan: NetworkPlan, *, to: Collection[str]) -> NetworkPlan:
+    """Return a plan of :func:`during` with names and ports at the instances in ``to``, of workloads that have two."""
+    names = {instance.name_of(key) for key in to}
+    return replace(
+        plan,
+        workloads=tuple(
+            replace(each, standby=each.key not in to) if each.name in names else each for each in plan.workloads
+        ),
+    )
 
 
 def _attachment(network: str, place: networks.Attachment) -> WantedAttachment:

@@ -1,7 +1,8 @@
 """The file ``network.json``: a generation's plan of the networks, read strictly.
 
 Format 2 holds any plan. Format 1 is what releases read that know one network only; what it can hold is written in it,
-so that a release that is gone back to understands the generation. Both are read.
+so that a release that is gone back to understands the generation. Both are read. Instances of a workload stand under
+its name with their letter.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hostctl.network.model import (
     NetworkPlanError,
     WorkloadNetwork,
 )
+from hostctl.workload import instance
 
 OLD_FORMAT, FORMAT = 1, 2
 MAX_BYTES = 4 << 20
@@ -57,10 +59,11 @@ def _new(plan: NetworkPlan) -> Mapping[str, object]:
             for each in plan.networks
         },
         "workloads": {
-            each.name: {
+            each.key: {
                 "userns_start": each.userns_start,
                 "ports": [str(port) for port in each.ports],
                 "dns": list(each.dns),
+                **({"standby": True} if each.standby else {}),
                 "attachments": [
                     {
                         "network": place.network,
@@ -88,6 +91,7 @@ def _fits_old(plan: NetworkPlan) -> bool:
     plain = Network(name=DEFAULT, subnet=network.subnet, gateway=network.subnet[1], last=network.last)
     return network == plain and all(
         not each.dns
+        and not each.instance
         and not each.attachments[0].aliases
         and not any(port.count > 1 or ":" in (port.address or "") for port in each.ports)
         for each in plan.workloads
@@ -154,8 +158,11 @@ def _object(value: object, what: str, *keys: str) -> Object:
 def _mapping(value: object, what: str) -> Object:
     if not isinstance(value, dict):
         raise ValueError(f"{what} must be a mapping by name")  # noqa: TRY004 - decode() turns every ValueError into ours
-    for name in value:
+    for key in value:
+        name, letter = instance.split(key)
         Name.parse(name)
+        if letter and what != "workloads":
+            raise ValueError(f"{key!r}: only workloads have instances")
     return value
 
 
@@ -209,7 +216,7 @@ def _plan(value: object) -> NetworkPlan:
     networks, workloads = _mapping(document["networks"], "networks"), _mapping(document["workloads"], "workloads")
     return NetworkPlan(
         networks=tuple(_network(name, networks[name]) for name in sorted(networks)),
-        workloads=tuple(_workload(name, workloads[name]) for name in sorted(workloads)),
+        workloads=tuple(_workload(key, workloads[key]) for key in sorted(workloads)),
     )
 
 
@@ -225,7 +232,7 @@ def _old_plan(value: object) -> NetworkPlan:
     )
     workloads = []
     for name, raw in sorted(_mapping(document["workloads"], "workloads").items()):
-        where = f"workloads.{name}"
+        where = f"workloads.{Name.parse(name)}"
         entry = _object(raw, where, "address", "userns_start", "ports")
         address = _text(entry["address"], f"{where}: address", IPv4Address)
         workloads.append(
@@ -268,15 +275,19 @@ def _network(name: str, value: object) -> Network:
     )
 
 
-def _workload(name: str, value: object) -> WorkloadNetwork:
-    where = f"workloads.{name}"
-    entry = _object(value, where, "userns_start", "ports", "dns", "attachments")
+def _workload(key: str, value: object) -> WorkloadNetwork:
+    where = f"workloads.{key}"
+    name, letter = instance.split(key)
+    standby = isinstance(value, dict) and value.get("standby") is True
+    entry = _object(value, where, "userns_start", "ports", "dns", "attachments", *(["standby"] if standby else []))
     return WorkloadNetwork(
         name=name,
         userns_start=_range(entry["userns_start"], where),
         attachments=tuple(_attachment(where, raw) for raw in _list(entry["attachments"], f"{where}: attachments")),
         ports=_ports(entry["ports"], where),
         dns=tuple(str(_text(each, f"{where}: dns", IpAddress.parse)) for each in _list(entry["dns"], f"{where}: dns")),
+        instance=letter,
+        standby=standby,
     )
 
 
@@ -295,17 +306,21 @@ def _attachment(where: str, value: object) -> Attachment:
 def _check(plan: NetworkPlan) -> None:
     """Check the invariants of :mod:`hostctl.network.model`."""
     names = {network.name for network in plan.networks}
+    serving = [workload.name for workload in plan.workloads if not workload.standby]
+    if len(set(serving)) < len(serving):
+        raise ValueError("two instances of a workload cannot both have its name and ports")
     for workload in plan.workloads:
         on = [place.network for place in workload.attachments]
         if not on or len(set(on)) != len(on) or not set(on) <= names:
-            raise ValueError(f"{workload.name}: it must be on networks of this plan, on each once")
+            raise ValueError(f"{workload.key}: it must be on networks of this plan, on each once")
     for one, other in itertools.combinations([each for each in plan.networks if each.driver == "bridge"], 2):
         six = one.subnet6 is not None and other.subnet6 is not None and one.subnet6.overlaps(other.subnet6)
         if one.subnet.overlaps(other.subnet) or six:
             raise ValueError(f"networks {one.name} and {other.name} overlap")
     for network in plan.networks:
         _check_addresses(network, plan)
-    ranges = sorted((each.userns_start, each.name) for each in plan.workloads)
+    # Instances of one workload share its range.
+    ranges = sorted({(each.userns_start, each.name) for each in plan.workloads})
     for (start, name), (following, after) in itertools.pairwise(ranges):
         if following < start + RANGE_SIZE:
             raise ValueError(f"the user ids of {name} and {after} overlap")
@@ -314,7 +329,7 @@ def _check(plan: NetworkPlan) -> None:
 def _check_addresses(network: Network, plan: NetworkPlan) -> None:
     if network.gateway is None and network.driver == "bridge":
         raise ValueError(f"network {network.name}: the bridge has no address")
-    places = [(each.name, place) for each in plan.workloads for place in each.attachments]
+    places = [(each.key, place) for each in plan.workloads for place in each.attachments]
     on = [(name, place) for name, place in places if place.network == network.name]
     holders: dict[IPv4Address | IPv6Address, str] = {}
     named: list[tuple[str, IPv4Address | IPv6Address | None]] = [("gateway", network.gateway)]

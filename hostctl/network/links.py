@@ -184,15 +184,15 @@ class _Connector:
         self._make_links(workloads)
         for workload in self._left(workloads):
             try:
-                with namespaces.inside(namespaces.network_namespace(self.layout, workload.name)):
+                with namespaces.inside(namespaces.network_namespace(self.layout, workload.key)):
                     self._configure(workload)
             except (OSError, ValueError) as error:
-                self._fail(workload.name, str(error))
+                self._fail(workload.key, str(error))
         self._finish(self._left(workloads))
         return self.failed
 
     def _left(self, workloads: Sequence[WorkloadNetwork]) -> list[WorkloadNetwork]:
-        return [workload for workload in workloads if workload.name not in self.failed]
+        return [workload for workload in workloads if workload.key not in self.failed]
 
     def _fail(self, name: str, why: str) -> None:
         self.failed.setdefault(name, LinkError(f"workload {name} cannot be connected", details=why))
@@ -207,11 +207,11 @@ class _Connector:
         try:
             for workload in workloads:
                 try:
-                    place = namespaces.network_namespace(self.layout, workload.name)
+                    place = namespaces.network_namespace(self.layout, workload.key)
                     descriptors.append(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
-                    batch += [(workload.name, link) for link in self._links(workload, descriptors[-1])]
+                    batch += [(workload.key, link) for link in self._links(workload, descriptors[-1])]
                 except OSError as error:
-                    self._fail(workload.name, f"{error.strerror}: {error.filename or 'a link of the host'}")
+                    self._fail(workload.key, f"{error.strerror}: {error.filename or 'a link of the host'}")
             self._send(batch)
         finally:
             for descriptor in descriptors:
@@ -224,7 +224,7 @@ class _Connector:
             if network.driver == "macvlan":
                 made.append(macvlan(network, inside(position), place.address, namespace))
             else:
-                name = host_side(workload.name, network.name)
+                name = host_side(workload.key, network.name)
                 made.append(self.veth.message(network, name, inside(position), place.address, namespace))
         return made
 
@@ -247,7 +247,7 @@ class _Connector:
                 batch.append((name, self.finish.name(where.index, alias(self.plan, workload, position))))
         with channel() as inner:
             for name, error in exchange(inner, batch):
-                self._fail(workload.name, f"{name}: {os.strerror(error)}")
+                self._fail(workload.key, f"{name}: {os.strerror(error)}")
 
     def _finish(self, workloads: Sequence[WorkloadNetwork]) -> None:
         batch: Batch = []
@@ -255,8 +255,8 @@ class _Connector:
             for position, place in enumerate(workload.attachments):
                 if self.networks[place.network].driver == "macvlan":
                     continue
-                name = host_side(workload.name, place.network)
+                name = host_side(workload.key, place.network)
                 _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
                 index, mark = socket.if_nametoindex(name), alias(self.plan, workload, position)
-                batch += [(workload.name, self.finish.port(index)), (workload.name, self.finish.name(index, mark))]
+                batch += [(workload.key, self.finish.port(index)), (workload.key, self.finish.name(index, mark))]
         self._send(batch)

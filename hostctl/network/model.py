@@ -15,6 +15,7 @@ from typing import Literal
 from hostctl.config.networks import DEFAULT
 from hostctl.config.references import PortMapping
 from hostctl.errors import HostctlError
+from hostctl.workload import instance
 
 BRIDGE = "hostctl0"
 RANGE_SIZE = 65536
@@ -93,7 +94,8 @@ class WorkloadNetwork:
     """A workload on its networks, in the order of its interfaces.
 
     ``userns_start`` is the first of :data:`RANGE_SIZE` user ids on the host; ``dns`` are name servers for what is not a
-    workload's name, none means the host's.
+    workload's name, none means the host's. While a workload changes, two instances of it may be there, with one range
+    of user ids; the one that stands by has neither the name nor the ports.
     """
 
     name: str
@@ -101,6 +103,13 @@ class WorkloadNetwork:
     attachments: tuple[Attachment, ...]
     ports: tuple[PortMapping, ...] = ()
     dns: tuple[str, ...] = ()
+    instance: str = ""
+    standby: bool = False
+
+    @property
+    def key(self) -> str:
+        """What namespaces, links and entries of this instance are called by."""
+        return instance.key(self.name, self.instance)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

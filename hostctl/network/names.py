@@ -42,9 +42,10 @@ def _table(plan: NetworkPlan, network: Network) -> str:
 
 
 def _line(workload: WorkloadNetwork, place: Attachment) -> str:
-    names = dict.fromkeys((workload.name, *place.aliases))
+    # Who asks is known by their line, so the one that stands by needs one too, with a name that nobody asks for.
+    names = dict.fromkeys((workload.key,) if workload.standby else (workload.name, *place.aliases))
     address6 = str(place.address6) if place.address6 is not None else ""
-    fields = [workload.name, str(place.address), address6, ",".join(names), ",".join(workload.dns)]
+    fields = [workload.key, str(place.address), address6, ",".join(names), ",".join(workload.dns)]
     return " ".join(fields if workload.dns else fields[:-1])
 
 

@@ -168,7 +168,7 @@ def _name_server(network: Network, chain: str, verdict: Json) -> Iterator[tuple[
 
 def _published(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
     for workload in plan.workloads:
-        place = plan.way_in(workload)
+        place = plan.way_in(workload) if not workload.standby else None
         for port in workload.ports if place is not None else ():
             for rule in _redirections(place, port) if place is not None else ():
                 yield "published", rule

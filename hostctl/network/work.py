@@ -72,7 +72,7 @@ def alias(plan: NetworkPlan, workload: WorkloadNetwork, position: int) -> str:
     ]
     place = workload.attachments[position]
     digest = _digest((workload.userns_start, made_from))
-    return f"hostctl workload {workload.name} {inside(position)} {place.network} {place.address} {digest}"
+    return f"hostctl workload {workload.key} {inside(position)} {place.network} {place.address} {digest}"
 
 
 def places(plan: NetworkPlan, driver: str) -> Iterator[tuple[WorkloadNetwork, int, Attachment, Network]]:
@@ -101,29 +101,29 @@ def decide(
         whole: those of which both are.
         nested: the links inside the namespaces of workloads that have macvlan links, by workload.
     """
-    wanted = {host_side(w.name, place.network): (w, position) for w, position, place, _ in places(plan, "bridge")}
-    lacking = {w.name for w in plan.workloads if w.name not in whole}
+    wanted = {host_side(w.key, place.network): (w, position) for w, position, place, _ in places(plan, "bridge")}
+    lacking = {w.key for w in plan.workloads if w.key not in whole}
     finished = {link.alias for each in (nested or {}).values() for link in each if link.up}
-    lacking |= {w.name for w, position, _, _ in places(plan, "macvlan") if alias(plan, w, position) not in finished}
+    lacking |= {w.key for w, position, _, _ in places(plan, "macvlan") if alias(plan, w, position) not in finished}
     ours = [link for link in links if _is_ours(link)]
     found = {link.name: link for link in ours if link.kind == "veth"}
     for name, (workload, position) in wanted.items():
         link = found.get(name)
         if link is None or not link.up or link.alias != alias(plan, workload, position):
-            lacking.add(workload.name)
+            lacking.add(workload.key)
     bridges = {network.bridge: network for network in plan.bridges}
     kept = {link.name: link for link in ours if link.kind == "bridge" and _is_finished(link, bridges)}
-    veths = {name: found[name] for name, (workload, _) in wanted.items() if workload.name not in lacking}
+    veths = {name: found[name] for name, (workload, _) in wanted.items() if workload.key not in lacking}
     return Work(
         remove=tuple(link for link in ours if link.name not in kept and link.name not in veths),
-        unpin=tuple(sorted(pinned - ({workload.name for workload in plan.workloads} - lacking))),
+        unpin=tuple(sorted(pinned - ({workload.key for workload in plan.workloads} - lacking))),
         make_bridges=tuple(network for name, network in bridges.items() if name not in kept),
         attach=tuple(
-            (veths[host_side(w.name, place.network)], network.bridge)
+            (veths[host_side(w.key, place.network)], network.bridge)
             for w, _, place, network in places(plan, "bridge")
-            if w.name not in lacking and not _is_port(veths[host_side(w.name, place.network)], kept.get(network.bridge))
+            if w.key not in lacking and not _is_port(veths[host_side(w.key, place.network)], kept.get(network.bridge))
         ),
-        connect=tuple(workload for workload in plan.workloads if workload.name in lacking),
+        connect=tuple(workload for workload in plan.workloads if workload.key in lacking),
     )
 
 

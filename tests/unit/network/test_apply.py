@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 import hostctl
 from hostctl.config.references import PortMapping
+from hostctl.network import declared
 from hostctl.network.allocate import Wanted, WantedAttachment, WantedNetwork, allocate
 from hostctl.network.document import encode
 from hostctl.network.model import NetworkPlan
@@ -460,3 +462,69 @@ def test_names_are_written_for_the_server_and_only_what_changed(host: Host) -> N
     host.apply(allocate([wanted("web", on=("front",))], first, [FRONT, BACK]))
     assert host.run("ls", folder).split() == ["aardvark.pid", "front"]
     assert host.run("stat", "-c", "%i", f"{folder}/front") == kept
+
+
+SERVE = """
+import socketserver, sys
+class Answer(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(sys.argv[1].encode() + line)
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address, request_queue_size, daemon_threads = True, 128, True
+with Server(("", 80), Answer) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+KEEP_ASKING = """
+import socket, sys
+failed, answers = 0, []
+held = socket.create_connection((sys.argv[1], 8080), 5).makefile("rw")
+def asked(file):
+    file.write("x\\n")
+    file.flush()
+    return file.readline()[:1]
+print(asked(held), flush=True)
+while answers[-200:] != ["b"] * 200 and len(answers) < 20000:
+    try:
+        with socket.create_connection((sys.argv[1], 8080), 5) as one:
+            answers.append(asked(one.makefile("rw")))
+    except OSError:
+        failed += 1
+print(failed, "".join(dict.fromkeys(answers)), asked(held), flush=True)
+"""
+
+
+@contextmanager
+def serving(host: Host, key: str) -> Iterator[None]:
+    """Answer each line at port 80 of an instance with its letter."""
+    words = host.words(*PYTHON, SERVE, key[-1], net=netns(key))
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield
+        process.kill()
+
+
+@pytest.mark.parametrize(("address", "net"), [("192.0.2.1", OUTSIDE), ("127.0.0.1", None)])
+def test_new_connections_move_to_another_instance_and_those_that_are_there_stay(
+    host: Host, address: str, net: str | None
+) -> None:
+    site = replace(wanted("site", "8080:80"), instance="a")
+    first = allocate([site])
+    second = allocate([replace(site, instance="b"), replace(site, standby=True)], first)
+    before, after = declared.moved(second, to=["site.a"]), declared.moved(second, to=["site.b"])
+    host.apply(first)
+    with serving(host, "site.a"):
+        namespace = host.namespace("site.a")
+        host.apply(before)
+        assert host.namespace("site.a") == namespace
+        with serving(host, "site.b"):
+            words = host.words(*PYTHON, KEEP_ASKING, address, net=net)
+            with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as asking:
+                assert asking.stdout is not None
+                assert asking.stdout.readline() == "a\n"
+                host.apply(after)
+                assert asking.stdout.readline() == "0 ab a\n"
+            host.apply(replace(after, workloads=tuple(each for each in after.workloads if not each.standby)))
+            assert not Path(f"/proc/{host.process.pid}/root{netns('site.a')}").exists()
