@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from hostctl.run import CommandError, run
+from hostctl.workload.instance import name_of
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def of_workloads(runtime: Path, locks: Path = Path("/proc/locks")) -> tuple[str,
     for path in sorted(folder.iterdir()):
         status = path.lstat()
         if (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) in held:
-            found.append(f"workload {path.name}")
+            found.append(f"workload {name_of(path.name)}")
     return tuple(found)
 
 

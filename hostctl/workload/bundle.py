@@ -131,8 +131,8 @@ def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
     if spec.workload.sysctls:
         linux["sysctl"] = {str(name): value for name, value in spec.workload.sysctls.items()}
     if spec.workload.network == "private":
-        namespaces.append({"type": "user", "path": f"/run/hostctl/userns/{spec.name}"})
-        namespaces.append({"type": "network", "path": f"/run/netns/workload-{spec.name}"})
+        namespaces.append({"type": "user", "path": f"/run/hostctl/userns/{spec.key}"})
+        namespaces.append({"type": "network", "path": f"/run/netns/workload-{spec.key}"})
         return linux
     namespaces.append({"type": "user"})
     if spec.workload.network == "none":

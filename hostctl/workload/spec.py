@@ -15,6 +15,7 @@ from hostctl.config.values import Signal
 from hostctl.config.workload import Workload
 from hostctl.errors import HostctlError
 from hostctl.image.store import StoredImage
+from hostctl.workload import instance as instances
 from hostctl.workload.identity import RANGE, range_start
 
 RUNTIME = "/run/hostctl/workloads"
@@ -58,6 +59,13 @@ class WorkloadSpec:
     """Whether another workload's start waits until this one is healthy."""
     zone: bytes | None = None
     """The rules of its time zone (RFC 8536), if it declares one."""
+    instance: str = ""
+    """The letter of this instance, of a workload that is started beside the running one when it changes."""
+
+    @property
+    def key(self) -> str:
+        """What units, folders and namespaces of this instance are called by."""
+        return instances.key(self.name, self.instance)
 
     @property
     def hostname(self) -> str:
@@ -77,7 +85,7 @@ class WorkloadSpec:
     @property
     def runtime(self) -> str:
         """The folder with process id and mount points, on a tmpfs."""
-        return f"{RUNTIME}/{self.name}"
+        return f"{RUNTIME}/{self.key}"
 
     @property
     def rootfs(self) -> str:
@@ -87,22 +95,22 @@ class WorkloadSpec:
     @property
     def state(self) -> str:
         """The folder with the writable layer, which no start inherits from the one before."""
-        return f"{STATE}/{self.name}"
+        return f"{STATE}/{self.key}"
 
     @property
     def bundle(self) -> str:
         """The folder with config.json and the files of :func:`hostctl.workload.bundle.files`."""
-        return f"{BUNDLES}/{self.name}"
+        return f"{BUNDLES}/{self.key}"
 
     @property
     def inhibitor(self) -> str | None:
         """The file whose lock holds back a restart of the host, if the workload may do that."""
-        return f"{INHIBITORS}/{self.name}" if self.workload.may_delay_reboot else None
+        return f"{INHIBITORS}/{self.key}" if self.workload.may_delay_reboot else None
 
     @property
     def credentials(self) -> str:
         """The folder in which systemd shows the secrets to the workload's unit (systemd.exec(5), "Credentials")."""
-        return f"/run/credentials/workload-{self.name}.service"
+        return f"/run/credentials/workload-{self.key}.service"
 
     @property
     def config_file(self) -> str:

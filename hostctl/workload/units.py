@@ -4,7 +4,9 @@ Pure but for reading the templates. systemd owns the life of a workload: startin
 mount, systemd-tmpfiles and crun, none of our own code, and nothing stays resident. Whatever can be is done once, by the
 root file system's own service, which stays active when the workload stops: a start of a read-only workload without
 volumes is crun alone. The text names no generation and no other workload, so that what did not change is not restarted.
-Mounts are named by what they show; a unit never comes to mean another layer while it is still mounted.
+Mounts are named by what they show; a unit never comes to mean another layer while it is still mounted. Of a workload
+that is started beside the running one, every unit has the instance's letter in its name, and the workload's name is an
+alias.
 """
 
 from __future__ import annotations
@@ -105,19 +107,18 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, st
     """
     templates = environment()
     root = templates.get_template("root.service.j2")
-    service = f"workload-{spec.name}.service"
     made = {
-        f"{SYSTEM}/{service}": templates.get_template("workload.service.j2").render(_service(spec)),
-        f"{SYSTEM}/workload-{spec.name}.root.service": root.render(_root(spec, secret_env)),
-        f"hostctl/workloads/{spec.name}.root.conf": templates.get_template("root.conf.j2").render(_mount_points(spec)),
+        f"{SYSTEM}/workload-{spec.key}.service": templates.get_template("workload.service.j2").render(_service(spec)),
+        f"{SYSTEM}/workload-{spec.key}.root.service": root.render(_root(spec, secret_env)),
+        f"hostctl/workloads/{spec.key}.root.conf": templates.get_template("root.conf.j2").render(_mount_points(spec)),
     }
     if _prepares(spec):
-        made[f"hostctl/workloads/{spec.name}.conf"] = templates.get_template("start.conf.j2").render(_fresh(spec))
+        made[f"hostctl/workloads/{spec.key}.conf"] = templates.get_template("start.conf.j2").render(_fresh(spec))
     for name, file in _layers(spec).items():
         layer, mapped = f"{LAYERS}/{name}", f"{spec.runtime}/{name}"
         shared = {"name": name, "file": file, "where": layer}
         own = {
-            "workload": spec.name,
+            "workload": spec.key,
             "layer": layer,
             "layer_unit": mount_unit(layer),
             "where": mapped,
@@ -130,15 +131,15 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, st
         values = _health(spec, probe)
         for kind in ("service", "timer"):
             text = templates.get_template(f"health.{kind}.j2").render(values)
-            made[f"{SYSTEM}/workload-{spec.name}.health.{kind}"] = text
+            made[f"{SYSTEM}/workload-{spec.key}.health.{kind}"] = text
     if spec.awaited:
-        values = {"name": spec.name, "probe": probe}
+        values = {"name": spec.key, "called": spec.name, "probe": probe}
         text = templates.get_template("healthy.service.j2").render(values)
-        made[f"{SYSTEM}/workload-{spec.name}.healthy.service"] = text
+        made[f"{SYSTEM}/workload-{spec.key}.healthy.service"] = text
     if spec.workload.starter != "service":
         values = {"name": spec.name, "schedule": _schedule(spec.workload), "sockets": spec.workload.sockets}
         text = templates.get_template(f"start.{spec.workload.starter}.j2").render(values)
-        made[f"{SYSTEM}/workload-{spec.name}.{spec.workload.starter}"] = text
+        made[f"{SYSTEM}/workload-{spec.key}.{spec.workload.starter}"] = text
     return made
 
 
@@ -148,17 +149,32 @@ def _schedule(workload: Workload) -> str:
 
 
 def links(spec: WorkloadSpec) -> Mapping[str, str]:
-    """Return the symbolic link below /etc that starts at boot the workload, or what starts it, by path."""
+    """Return the symbolic links below /etc, by path.
+
+    One starts at boot the workload, or what starts it. Units of an instance are found by the workload's name too
+    (systemd.unit(5), "Unit File Load Path", on aliases).
+    """
     kind = spec.workload.starter
     target = {"service": "multi-user", "timer": "timers", "socket": "sockets"}[kind]
-    unit = f"workload-{spec.name}.{kind}"
-    return {f"{SYSTEM}/{target}.target.wants/{unit}": f"../{unit}"}
+    unit = f"workload-{spec.key}.{kind}"
+    made = {f"{SYSTEM}/{target}.target.wants/{unit}": f"../{unit}"}
+    for alias in aliases(spec):
+        made[f"{SYSTEM}/workload-{spec.name}.{alias}"] = f"workload-{spec.key}.{alias}"
+    return made
+
+
+def aliases(spec: WorkloadSpec) -> tuple[str, ...]:
+    """Return the kinds of units by which others wait for an instance or act on it."""
+    if not spec.instance:
+        return ()
+    return ("service", "healthy.service") if spec.awaited else ("service",)
 
 
 def _service(spec: WorkloadSpec) -> dict[str, object]:
     workload = spec.workload
     return {
-        "name": spec.name,
+        "name": spec.key,
+        "called": spec.name,
         "read_only": workload.read_only,
         "prepares": _prepares(spec),
         "private": workload.network == "private",
@@ -204,7 +220,7 @@ def _root(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
         "config": spec.config_file,
         "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
         "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},
-        "name": spec.name,
+        "name": spec.key,
         "mounts": [mount_unit(f"{spec.runtime}/{name}") for name in _layers(spec)],
         "volumes": [
             (spec.volume_root(target), _volume_overlay(spec, image)) for target, image in spec.image_volumes.items()
@@ -287,7 +303,8 @@ def _health(spec: WorkloadSpec, probe: Path) -> dict[str, object]:
     if check is None:
         raise ValueError(f"{spec.name} has no health check")
     return {
-        "name": spec.name,
+        "name": spec.key,
+        "called": spec.name,
         "bundle": spec.bundle,
         "probe": probe,
         "interval": _systemd_time(check.interval),

@@ -340,3 +340,25 @@ def test_a_start_that_waits_for_a_message_is_still_of_the_detached_container() -
     lines = service(notify=True)
     assert {"Type=notify", "NotifyAccess=all", "UnsetEnvironment=NOTIFY_SOCKET"} <= set(lines)
     assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
+
+
+def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> None:
+    check = WorkloadHealth(tcp="localhost:80")
+    one = dataclasses.replace(spec(healthcheck=check), instance="b", awaited=True)
+    made = units.render(one, PROBE, SECRET_ENV)
+    names = {path.rpartition("/")[2] for path in made if "layers" not in path}
+    assert all(
+        name.startswith(("workload-my-web.b.", "my-web.b.", r"run-hostctl-workloads-my\x2dweb.b-")) for name in names
+    )
+    service = made["systemd/system/workload-my-web.b.service"].splitlines()
+    assert "SyslogIdentifier=my-web" in service
+    assert "PIDFile=/run/hostctl/workloads/my-web.b/pid" in service
+    assert "Wants=workload-my-web.b.health.timer" in service
+    (start,) = [line for line in service if line.startswith("ExecStart=")]
+    assert start.endswith("--bundle /var/lib/hostctl/current/bundles/my-web.b my-web.b")
+    assert units.links(one) == {
+        "systemd/system/multi-user.target.wants/workload-my-web.b.service": "../workload-my-web.b.service",
+        "systemd/system/workload-my-web.service": "workload-my-web.b.service",
+        "systemd/system/workload-my-web.healthy.service": "workload-my-web.b.healthy.service",
+    }
+    assert list(units.links(spec())) == ["systemd/system/multi-user.target.wants/workload-my-web.service"]
