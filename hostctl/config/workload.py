@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hostctl.config import networks
+from hostctl.config import networks, rolling
 from hostctl.config.networks import Attachment, Dns
 from hostctl.config.values import (
     ByteSize,
@@ -116,6 +116,23 @@ class Logging:
         """Refuse a limit that is none."""
         if not 1 <= self.rate_limit <= 1_000_000:
             raise ValueError("rate_limit: must be from 1 to 1000000")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadUpdate:
+    """How a changed workload takes the place of the running one."""
+
+    order: Literal["stop-first", "start-first"] = "stop-first"
+    """stop-first: the old container ends before the new one starts. start-first: the new one is started beside the old
+    one, and takes the published ports and the name once it is healthy or, with notify, ready; if it does not become
+    that, the old one stays, untouched. It needs a healthcheck or notify, and nothing that only one can have."""
+    drain: Duration = field(default_factory=lambda: Duration(10.0))
+    """With start-first: how long connections to the old container may go on before it is asked to end; 10m at most."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would keep a change waiting for too long."""
+        if self.drain > rolling.LONGEST_DRAIN:
+            raise ValueError(f"drain: must be at most {Duration(rolling.LONGEST_DRAIN)}")
 
 
 LONGEST_STOP = 240.0  # seconds; whoever stops a unit waits for it no longer than five minutes
@@ -235,12 +252,15 @@ class Workload:
     /run/hostctl/inhibit, a file that is there for nothing else."""
     healthcheck: WorkloadHealth | None = None
     """How to tell that it works."""
+    update: WorkloadUpdate = field(default_factory=WorkloadUpdate)
+    """How a changed one takes its place."""
 
     def __post_init__(self) -> None:
         """Refuse limits, mounts and ports that cannot work."""
         wrong = [*self._number_problems(), *self._memory_problems(), *self._mount_problems(), *self._word_problems()]
         wrong += networks.workload_problems(self)
         wrong += self._run_problems()
+        wrong += rolling.workload_problems(self)
         if self.network == "host":
             wrong += [
                 f"sysctls.{name}: with network: host it is the whole machine's"
@@ -321,6 +341,11 @@ class Workload:
     def used_configs(self) -> tuple[Name, ...]:
         """The configs that it uses, each once."""
         return tuple(dict.fromkeys((*(mount.config for mount in self.configs), *self.env_from, *_given(self.seccomp))))
+
+    @property
+    def rolls(self) -> bool:
+        """Whether a changed one is started beside the running one."""
+        return self.update.order == "start-first"
 
     @property
     def restarts(self) -> RestartPolicy:

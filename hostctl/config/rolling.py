@@ -1,0 +1,54 @@
+"""What stands against starting a changed workload beside the running one. Pure.
+
+Two instances of a workload run at once for a while, so it must have nothing that only one of them can have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hostctl.config import networks
+
+if TYPE_CHECKING:
+    from hostctl.config.host import HostDeclaration
+    from hostctl.config.workload import Workload
+
+LONGEST_DRAIN = 600.0  # seconds
+
+
+def workload_problems(workload: Workload) -> Iterator[str]:
+    """Yield what is wrong with a workload's settings by themselves, each with its place."""
+    if not workload.rolls:
+        return
+    if workload.type == "job":
+        yield "update.order: a job ends by itself, so start-first means nothing"
+        return
+    if workload.healthcheck is None and not workload.notify:
+        yield "update.order: start-first needs a healthcheck or notify, or nobody knows when the new one is ready"
+    if workload.network != "private":
+        yield "network: only private is possible with update.order: start-first, so that each instance has its own"
+    if workload.sockets:
+        yield "sockets: with update.order: start-first they would have to be given to both instances"
+    for index, mount in enumerate(workload.volumes):
+        if not mount.read_only:
+            again = f"{str(mount).removesuffix(':rw')}:ro"
+            yield f"volumes[{index}]: with update.order: start-first two instances would write; {again} is possible"
+    for index, port in enumerate(workload.ports):
+        if port.protocol == "udp":
+            yield f"ports[{index}]: with update.order: start-first only tcp is possible, whose connections have an end"
+
+
+def problems(declaration: HostDeclaration) -> Iterator[str]:
+    """Yield what is wrong between workloads that are started first and their networks, each with its place."""
+    known = networks.declared(declaration)
+    for name, workload in declaration.workloads.items():
+        if not workload.rolls:
+            continue
+        for network, place in networks.attachments(workload).items():
+            where = f"workloads.{name}.networks"
+            for family in ("ipv4", "ipv6"):
+                if getattr(place, family) is not None:
+                    yield f"{where}.{network}.{family}: with update.order: start-first two instances would have it"
+            if network in known and known[network].driver == "macvlan":
+                yield f"{where}: {network!r} is macvlan; with update.order: start-first only bridges are possible"
