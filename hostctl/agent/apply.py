@@ -10,16 +10,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hostctl import durable
 from hostctl.agent import generation, health, spare
-from hostctl.agent.generation import Content, Stored
-from hostctl.agent.machine import Machine, root_unit, starter_units, workload_unit
-from hostctl.agent.plan import Action, plan, touched, workloads
+from hostctl.agent.generation import Content, Draft, Pin, Record, Stored
+from hostctl.agent.machine import Machine, root_unit
+from hostctl.agent.plan import Action, by_images, plan, touched, workloads
 from hostctl.agent.render import METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
+from hostctl.agent.rolling import PAUSE, Changeover, Roll, between, draft, stop
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_BUSY, HostctlError
@@ -41,9 +42,9 @@ class ApplyError(HostctlError):
     id = "apply-failed"
 
 
-Stager = Callable[[str, HostDeclaration, Stored | None, int], Content]
-"""Makes the content of a generation from the declaration as written and as parsed, the former generation and its own
-number. It may pull images, and changes nothing that is in force."""
+Stager = Callable[[str, HostDeclaration, Stored | None, Draft], Content]
+"""Makes the content of a generation from the declaration as written and as parsed, the former generation and what is
+decided of it already. It may pull images, and changes nothing that is in force."""
 
 Collect = Callable[[frozenset[str]], object]
 """Removes pulled images but those with these manifest digests."""
@@ -81,6 +82,13 @@ class Context:
     collect: Collect = lambda digests: None
     booting: bool = False
     """During boot nothing runs yet, starting must not wait, and the boot's own health check judges."""
+    pause: Callable[[float], object] = PAUSE.wait
+    """Waits so many seconds."""
+
+    @property
+    def changeover(self) -> Changeover:
+        """The steps of workloads that change beside themselves."""
+        return Changeover(layout=self.layout, machine=self.machine, notify=self.notify, pause=self.pause)
 
 
 @contextmanager
@@ -117,6 +125,11 @@ def read_pending(layout: HostLayout) -> Pending | None:
         return Pending(former=0, wanted=0)  # torn by no power cut of ours; treated as settled by resolve()
 
 
+def unsettled(layout: HostLayout) -> bool:
+    """Tell whether a change was cut off, so that :func:`resolve` has something to do."""
+    return read_pending(layout) is not None or layout.changing_network.exists()
+
+
 def _mark_pending(layout: HostLayout, pending: Pending) -> None:
     document = {"former": pending.former, "wanted": pending.wanted, "booting": pending.booting}
     durable.write_file(layout.state / "pending", json.dumps(document).encode())
@@ -130,22 +143,28 @@ def settle(layout: HostLayout) -> None:
 
 
 def activate(
-    actions: tuple[Action, ...], declaration: HostDeclaration, new: Stored | None, context: Context
+    actions: tuple[Action, ...],
+    declaration: HostDeclaration,
+    old: Stored | None,
+    new: Stored | None,
+    context: Context,
 ) -> tuple[str, ...]:
     """Bring the running system from one generation to another; only what ``actions`` name is stopped or started.
 
-    Workloads that change are stopped by their old units and started by their new ones; during boot they may be
-    starting already, and are started again. Returns what could not be started: whether that is a failure is for health
-    to say.
+    Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
+    themselves; during boot they may be starting already, and are started again. Returns what could not be started:
+    whether that is a failure is for health to say.
     """
     machine, block = context.machine, not context.booting
+    beside = {roll.name for roll in between(_record(old), _record(new))}
+    ends = {name: _key(old, name) for name in workloads(actions, "remove", "change") if name not in beside}
     if block:
-        _stop(machine, workloads(actions, "remove", "change"))
-    for name in workloads(actions, "remove", "change"):
-        machine.forget_health(name)
+        stop(machine, list(ends.values()))
+    for key in ends.values():
+        machine.forget_health(key)
     if block:
         for name in workloads(actions, "remove"):
-            machine.forget_workload(name)
+            machine.forget_workload(ends[name])
     machine.lay_etc(new.path / "etc" if new else None)
     machine.reload_units()
     if touched(actions, "hostname"):
@@ -159,7 +178,15 @@ def activate(
     _switch_services(actions, declaration, machine, block=block)
     if touched(actions, "workload", "workload-network"):
         machine.refresh_workload_network(block=block)
-    return _start(actions, declaration, context)
+    return _start(actions, declaration, new, beside, context)
+
+
+def _record(stored: Stored | None) -> Record | None:
+    return stored.record if stored else None
+
+
+def _key(stored: Stored | None, name: str) -> str:
+    return stored.record.key(name) if stored else name
 
 
 def _switch_services(
@@ -177,29 +204,30 @@ def _switch_services(
             machine.units("start", [METRICS_SOCKET], block=block)
 
 
-def _start(actions: tuple[Action, ...], declaration: HostDeclaration, context: Context) -> tuple[str, ...]:
+def _start(
+    actions: tuple[Action, ...],
+    declaration: HostDeclaration,
+    new: Stored | None,
+    beside: Collection[str],
+    context: Context,
+) -> tuple[str, ...]:
     """Start the workloads that are new or changed, or what starts them; return what could not be started."""
     machine, block = context.machine, not context.booting
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
-    running = () if block else workloads(actions, "change")
+    running = () if block else [name for name in workloads(actions, "change") if name not in beside]
     notes = []
     for name in workloads(actions, "create", "change"):
         context.notify(f"starting workload {name}")
         try:
-            starter = f"workload-{name}.{declared[name].starter}"
+            key = _key(new, name)
+            starter = f"workload-{key}.{declared[name].starter}"
             if name in running:
-                machine.units("restart", [root_unit(name), starter], block=block)
+                machine.units("restart", [root_unit(key), starter], block=block)
             else:  # nobody waits for the end of a job, which may take hours
                 machine.units("start", [starter], block=block and declared[name].type != "job")
         except HostctlError as error:
             notes.append(f"workload {name} did not start: {error.brief}")
     return tuple(notes)
-
-
-def _stop(machine: Machine, names: Iterable[str]) -> None:
-    """Stop workloads with their mounts; one that systemd never got to know, because of a crash, is stopped already."""
-    units = [unit for name in names for unit in (*starter_units(name), workload_unit(name), root_unit(name))]
-    machine.units("stop", list(machine.states(units)))
 
 
 def _declared(stored: Stored | None) -> HostDeclaration | None:
@@ -224,15 +252,24 @@ def _go_back(context: Context, wanted: Stored, former: Stored | None) -> None:
         old_release=wanted.record.release,
         new_release=former.record.release if former else wanted.record.release,
     )
-    activate(back, target or empty, former, context)
+    back += by_images(_digests(wanted), _digests(former), back)
+    context.changeover.take_back(between(wanted.record, _record(former)), target or empty)
+    activate(back, target or empty, wanted, former, context)
+
+
+def _digests(stored: Stored | None) -> dict[str, str]:
+    return {name: pin.digest for name, pin in stored.record.images.items()} if stored else {}
 
 
 def resolve(context: Context) -> str:
     """Take back a generation that a crash left untried; return what was done, nothing if all was settled.
 
-    Call it with the lock held.
+    Of one that was settled, the instances leave that it has taken the place of. Call it with the lock held.
     """
     pending = read_pending(context.layout)
+    if pending is None and context.changeover.under_way:
+        left = context.changeover.finish(generation.current(context.layout))
+        return f"what was left of a change is gone: {', '.join(left)}" if left else ""
     if pending is None or pending.booting:
         return ""
     wanted_path = context.layout.generations / str(pending.wanted)
@@ -252,13 +289,15 @@ def wanted_actions(declaration: HostDeclaration, former: Stored | None, release:
     return plan(_declared(former), declaration, old_release=old_release, new_release=release)
 
 
-def apply(text: str, name: str, context: Context) -> Outcome:
+def apply(text: str, name: str, context: Context, renewed: Mapping[str, Pin] | None = None) -> Outcome:
     """Make a declaration the one in force, or change nothing.
 
     Args:
         text: the declaration as written.
         name: what to call it in error messages.
         context: where and with what.
+        renewed: images that workloads get although they are declared as they were, by workload; then these must become
+            healthy too.
 
     Raises:
         DeclarationError: the declaration is wrong.
@@ -273,19 +312,43 @@ def apply(text: str, name: str, context: Context) -> Outcome:
         former = generation.current(layout)
         former_number = former.record.number if former else 0
         actions = wanted_actions(declaration, former, context.release)
+        new_images = {each: pin.digest for each, pin in (renewed or {}).items()}
+        actions += by_images(_digests(former), new_images, actions)
         if former and not actions:
             return Outcome(generation=former_number, former=former_number, actions=(), notes=notes)
         number = max([former_number, *generation.numbers(layout)]) + 1
         context.notify(f"rendering generation {number}")
-        wanted = generation.store(layout, context.stage(text, declaration, former, number))
+        decided = draft(
+            number,
+            actions,
+            old=_declared(former),
+            new=declaration,
+            record=_record(former),
+            booting=context.booting,
+            renewed=renewed,
+        )
+        wanted = generation.store(layout, context.stage(text, declaration, former, decided))
         _mark_pending(layout, Pending(former=former_number, wanted=number, booting=context.booting))
+        rolls = between(_record(former), wanted.record)
+        if former is not None:
+            context.changeover.begin(former, wanted, rolls)
         generation.put_in_force(layout, number)
-        notes += _try(actions, declaration, wanted, former, context)
+        notes += _try(actions, declaration, wanted, former, context, tuple(renewed or ()))
         if not context.booting:
             settle(layout)
+            notes += _retire(rolls, declaration, context)
         generation.prune(layout)
         notes += _collect(context)
         return Outcome(generation=number, former=former_number or None, actions=actions, notes=notes)
+
+
+def _retire(rolls: tuple[Roll, ...], declaration: HostDeclaration, context: Context) -> tuple[str, ...]:
+    """Let old instances leave. The declaration is in force whatever comes of it: a failure is a note."""
+    try:
+        context.changeover.retire(rolls, declaration)
+    except HostctlError as error:
+        return (f"an old instance did not leave, which the agent's next start tries again: {error.brief}",)
+    return ()
 
 
 def _collect(context: Context) -> tuple[str, ...]:
@@ -297,17 +360,42 @@ def _collect(context: Context) -> tuple[str, ...]:
     return ()
 
 
+def _await(
+    declaration: HostDeclaration, names: Sequence[str], wanted: Stored, context: Context, *, checks: bool = True
+) -> None:
+    """Wait for health of workloads and, if ``checks`` are wanted, of all that is declared."""
+    report = health.wait(
+        declaration,
+        context.machine,
+        notify=context.notify,
+        workloads=names,
+        checks=checks,
+        key=wanted.record.key,
+    )
+    if not report.healthy:
+        raise health.UnhealthyError("the machine did not become healthy", details=report.cause())
+
+
 def _try(
-    actions: tuple[Action, ...], declaration: HostDeclaration, wanted: Stored, former: Stored | None, context: Context
+    actions: tuple[Action, ...],
+    declaration: HostDeclaration,
+    wanted: Stored,
+    former: Stored | None,
+    context: Context,
+    renewed: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Activate and wait for health; on any failure go back and raise."""
     try:
-        notes = activate(actions, declaration, wanted, context)
+        notes = activate(actions, declaration, former, wanted, context)
         if context.booting:
             return notes
-        report = health.wait(declaration, context.machine, notify=context.notify)
-        if not report.healthy:
-            raise health.UnhealthyError("the machine did not become healthy", details=report.cause())
+        rolls = between(_record(former), wanted.record)
+        beside = [roll.name for roll in rolls]
+        if beside:  # what is checked by a published port is still the old instance until then
+            _await(declaration, beside, wanted, context, checks=False)
+            context.changeover.move(rolls)
+        others = [*health.required(declaration), *beside, *renewed]
+        _await(declaration, list(dict.fromkeys(others)), wanted, context)
     except HostctlError as error:
         context.notify("going back to the former generation")
         _go_back(context, wanted, former)

@@ -146,7 +146,7 @@ def _passed(context: Context, edge: BootEdge, *, counted: bool) -> None:
         context.notify(f"the firmware's boot options cannot be set: {error}")
 
 
-def concerned(report: health.Report, declaration: HostDeclaration) -> tuple[str, ...]:
+def concerned(report: health.Report, declaration: HostDeclaration, key: health.Key = str) -> tuple[str, ...]:
     """Return the units that failures are about; none when it is a check of an address.
 
     A workload in a network of its own cannot run without what makes those, which is first then: it may be the reason.
@@ -158,7 +158,7 @@ def concerned(report: health.Report, declaration: HostDeclaration) -> tuple[str,
         if result.kind == "workload":
             if result.name in private and NETWORK_UNIT not in units:
                 units.insert(0, NETWORK_UNIT)
-            units.append(workload_unit(result.name))
+            units.append(workload_unit(key(result.name)))
         elif unit := checked.get(result.name):
             units.append(unit)
     return tuple(units)
@@ -183,12 +183,18 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     counted = edge.tries() > 0
     if counted:
         reach(Stage.TRIAL, BEFORE)
-    report = health.wait(declaration, context.machine, notify=context.notify, steady=edge.steady if counted else 0.0)
+    report = health.wait(
+        declaration,
+        context.machine,
+        notify=context.notify,
+        steady=edge.steady if counted else 0.0,
+        key=stored.record.key,
+    )
     if counted:
         reach(Stage.TRIAL, AFTER)
     verdict = judge(report, counted=counted)
     if verdict == "bad":
-        lines = edge.unit_lines(concerned(report, declaration))
+        lines = edge.unit_lines(concerned(report, declaration, stored.record.key))
         log = layout.state / "history.jsonl"
         history.append(log, history.BAD, context.release, report.cause(), root_hash=edge.root_hash, lines=lines)
         edge.mark_bad()

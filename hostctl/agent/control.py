@@ -33,8 +33,10 @@ class WorkloadControl:
 
     def _declared(self, name: str) -> str:
         """Return the unit of a workload that is declared."""
-        overview.require(name, self._layout)
-        return workload_unit(name)
+        return workload_unit(self._key(name))
+
+    def _key(self, name: str) -> str:
+        return overview.require(name, self._layout).record.key(name)
 
     def _up(self, name: str) -> UnitState:
         unit = self._declared(name)
@@ -89,7 +91,8 @@ class WorkloadControl:
         """Let nothing of a workload run until it is unpaused; it is not checked meanwhile."""
         name = call.arguments[0]
         unit = self._up(name).name
-        checks = [f"workload-{name}.health.timer", f"workload-{name}.health.service"]
+        key = self._key(name)
+        checks = [f"workload-{key}.health.timer", f"workload-{key}.health.service"]
         self._machine.units("stop", list(self._machine.states(checks)))
         unit_control.freeze(unit)
         event_log.write("pause", name)
@@ -99,7 +102,7 @@ class WorkloadControl:
         """Let a paused workload run on."""
         name = call.arguments[0]
         unit_control.thaw(self._up(name).name)
-        self._machine.units("start", list(self._machine.states([f"workload-{name}.health.timer"])))
+        self._machine.units("start", list(self._machine.states([f"workload-{self._key(name)}.health.timer"])))
         event_log.write("unpause", name)
         return _done(name, "unpause")
 

@@ -129,12 +129,12 @@ def of_workload(name: str, layout: HostLayout, machine: Machine) -> tuple[Change
         NotRunningError: it does not run, so there is nothing that it wrote.
         TooManyChangesError: they are more than :data:`MAX_CHANGES`.
     """
-    overview.require(name, layout)
-    unit = workload_unit(name)
+    key = overview.require(name, layout).record.key(name)
+    unit = workload_unit(key)
     state = machine.states([unit]).get(unit)
     if state is None or not state.main_pid:
         raise overview.NotRunningError(f"workload {name} is not running", hint="what it wrote is gone with its run")
-    upper = layout.workloads / name / "upper"
+    upper = layout.workloads / key / "upper"
     if not upper.is_dir():
         return ()
     with ExitStack() as stack:
@@ -144,7 +144,7 @@ def of_workload(name: str, layout: HostLayout, machine: Machine) -> tuple[Change
             stack.callback(os.close, descriptor)
             return descriptor
 
-        lowers = [opened(path) for path in _lowers(layout.runtime / "workloads" / name / "rootfs")]
+        lowers = [opened(path) for path in _lowers(layout.runtime / "workloads" / key / "rootfs")]
         found = []
         for change in changes(opened(upper), lowers):
             found.append(change)

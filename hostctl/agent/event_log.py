@@ -25,7 +25,7 @@ ACTIONS: Mapping[str, str] = {  # sd-messages.h
     "5eb03494b6584870a536b337290809b3": "restart",
     "fe6faa94e7774663a0da52717891d8ef": "oom",
 }
-_UNIT = re.compile(r"workload-(?P<name>[a-z0-9][a-z0-9-]*)\.service")
+_UNIT = re.compile(r"workload-(?P<name>[a-z0-9][a-z0-9-]*)(\.(?P<instance>[ab]))?\.service")
 _FIELDS = {"EXIT_CODE": "exit_code", "EXIT_STATUS": "exit_status", "UNIT_RESULT": "result", "N_RESTARTS": "restarts"}
 
 
@@ -101,4 +101,5 @@ def parse(line: str) -> Event | None:
     if found is None or action is None or entry.get("_PID") != "1":
         return None
     attributes = {ours: str(entry[theirs]) for theirs, ours in _FIELDS.items() if theirs in entry}
+    attributes |= {"instance": found["instance"]} if found["instance"] else {}
     return Event(time=time, type="workload", action=action, name=found["name"], attributes=attributes)

@@ -130,15 +130,21 @@ class Target:
 def target(name: str, bundle: Path, machine: Machine) -> Target:
     """Return where a workload runs.
 
+    Args:
+        name: of it.
+        bundle: its config.json, in a folder that is called as its units and its container are.
+        machine: the running system.
+
     Raises:
         NotRunningError: it does not, or it is paused.
     """
-    state = machine.states([workload_unit(name)]).get(workload_unit(name))
+    key = bundle.parent.name
+    state = machine.states([workload_unit(key)]).get(workload_unit(key))
     if state is None or not state.is_active or not state.main_pid:
         raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
     if state.paused:
         raise NotRunningError(f"workload {name} is paused", hint=f"hostctl unpause {name}")
-    return Target(name=name, pid=state.main_pid, bundle=bundle)
+    return Target(name=key, pid=state.main_pid, bundle=bundle)
 
 
 def account_in(where: Target, user: str) -> Account | None:

@@ -16,6 +16,7 @@ from hostctl import durable
 from hostctl.agent.tree import Tree, write
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
+from hostctl.workload import instance
 
 KEEP = 5  # generations that stay on the disk besides the one in force
 
@@ -47,6 +48,25 @@ class Record:
     """Images that are volumes, by ``WORKLOAD:/path``."""
     uids: Mapping[str, int] = field(default_factory=dict)
     ranges: Mapping[str, int] = field(default_factory=dict)
+    instances: Mapping[str, str] = field(default_factory=dict)
+    """The letter of the live instance, of each workload that is started beside the running one when it changes."""
+
+    def key(self, workload: str) -> str:
+        """Return what units, folders and namespaces of a workload are called by in this generation."""
+        return instance.key(workload, self.instances.get(workload, ""))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """What is decided of a generation before it is rendered."""
+
+    number: int
+    instances: Mapping[str, str] = field(default_factory=dict)
+    """As in the record."""
+    leaving: tuple[str, ...] = ()
+    """The former generation's instances, by name and letter, that stay until the new ones have taken their place."""
+    renewed: Mapping[str, Pin] = field(default_factory=dict)
+    """Images that workloads get although their references did not change."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +121,7 @@ def encode(record: Record) -> bytes:
         "mounted": _encode_pins(record.mounted),
         "uids": dict(record.uids),
         "ranges": dict(record.ranges),
+        "instances": dict(record.instances),
     }
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
@@ -121,6 +142,7 @@ def decode(data: bytes) -> Record:
         mounted=_decode_pins(document.get("mounted", {})),  # former releases wrote none
         uids={str(name): int(uid) for name, uid in document["uids"].items()},
         ranges={str(name): int(index) for name, index in document["ranges"].items()},
+        instances={str(name): str(letter) for name, letter in document.get("instances", {}).items()},  # as above
     )
 
 

@@ -145,17 +145,24 @@ def required(declaration: HostDeclaration) -> Mapping[str, Workload]:
     return {str(name): workload for name, workload in declaration.workloads.items() if workload.required}
 
 
-def check_once(declaration: HostDeclaration, machine: Machine, workloads: Sequence[str]) -> Report:
-    """Run every check once and look at ``workloads``."""
-    states = machine.states([workload_unit(name) for name in workloads])
+Key = Callable[[str], str]
+"""What units and folders of a workload are called by; see :meth:`hostctl.agent.generation.Record.key`."""
+
+
+def check_once(
+    declaration: HostDeclaration, machine: Machine, workloads: Sequence[str], *, key: Key = str, checks: bool = True
+) -> Report:
+    """Run every check once, if ``checks`` are wanted, and look at ``workloads``."""
+    units = {name: workload_unit(key(name)) for name in workloads}
+    states = machine.states(list(units.values()))
     results = []
-    for label, check in declaration.health.items():
+    for label, check in declaration.health.items() if checks else ():
         ok, detail = probe(check, machine)
         results.append(Result(kind="check", name=str(label), ok=ok, detail=detail))
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
     for name in workloads:
-        ok, detail = judge_workload(declared[name], states.get(workload_unit(name)), machine.workload_health(name))
-        state = states.get(workload_unit(name))
+        state = states.get(units[name])
+        ok, detail = judge_workload(declared[name], state, machine.workload_health(key(name)))
         final = state is not None and state.active == "failed"
         results.append(Result(kind="workload", name=name, ok=ok, detail=detail, final=final))
     return Report(results=tuple(results))
@@ -177,24 +184,30 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], object] = _PAUSE.wait,
     steady: float = 0.0,
+    workloads: Sequence[str] | None = None,
+    checks: bool = True,
+    key: Key = str,
 ) -> Report:
     """Repeat the checks until all pass, or one that still fails is past its deadline.
 
     Args:
-        declaration: what is declared; its required workloads count.
+        declaration: what is declared.
         machine: the running system.
         notify: told what is being waited for, whenever that changes.
         steady: seconds that all must go on to pass: what fails in between is waited for again.
         clock: seconds that only grow.
         pause: waits that many seconds between two rounds.
+        workloads: those that count; by default the required ones.
+        checks: whether the declared checks count as well.
+        key: what units and folders of a workload are called by.
     """
-    workloads = tuple(required(declaration))
+    workloads = tuple(required(declaration)) if workloads is None else workloads
     limits = deadlines(declaration, workloads)
     started = clock()
     told = ""
     well: float | None = None
     while True:
-        report = check_once(declaration, machine, workloads)
+        report = check_once(declaration, machine, workloads, key=key, checks=checks)
         passed = clock() - started
         late = [result for result in report.failures if result.final or passed >= limits[result.kind, result.name]]
         well = (passed if well is None else well) if report.healthy else None

@@ -45,7 +45,11 @@ now)."""
 
 
 def choose(
-    declaration: HostDeclaration, former: Mapping[str, Pin], images: Images, pull: Pull
+    declaration: HostDeclaration,
+    former: Mapping[str, Pin],
+    images: Images,
+    pull: Pull,
+    renewed: Mapping[str, Pin] | None = None,
 ) -> dict[str, StoredImage]:
     """Return an image for every workload.
 
@@ -57,9 +61,10 @@ def choose(
         former: the former generation's pins, by workload.
         images: what the host has.
         pull: asks the registry.
+        renewed: what names stand for now, by workload, whatever the former generation says.
     """
     wanted = {str(name): workload.image for name, workload in declaration.workloads.items()}
-    return _choose(wanted, declaration, former, images, pull)
+    return _choose(wanted, declaration, former, images, pull, renewed)
 
 
 def choose_mounted(
@@ -85,14 +90,18 @@ def _choose(
     former: Mapping[str, Pin],
     images: Images,
     pull: Pull,
+    renewed: Mapping[str, Pin] | None = None,
 ) -> dict[str, StoredImage]:
     chosen: dict[str, StoredImage] = {}
     for name, reference in wanted.items():
-        pin = former.get(name)
-        kept = images.get(pin.digest) if pin is not None and pin.reference == str(reference) else None
-        found = kept or images.find(reference)
+        new, pin = (renewed or {}).get(name), former.get(name)
+        if new is not None and new.reference == str(reference):
+            found, digest = images.get(new.digest), new.digest
+        else:
+            kept = images.get(pin.digest) if pin is not None and pin.reference == str(reference) else None
+            found, digest = kept or images.find(reference), reference.digest or ""
         if found is None:
-            found = pull(reference, reference.digest)
+            found = pull(reference, digest or None)
         elif not images.is_signed(found.digest, access(declaration, reference.registry).key_id):
             found = pull(reference, found.digest)
         chosen[name] = found
@@ -146,11 +155,24 @@ class Registries:
         """Return how a registry is reached, credentials included."""
         return access(self.declaration, registry, credential_store(self.layout).get)
 
+    def resolve(self, reference: ImageReference) -> str:
+        """Return the digest that a name stands for now.
+
+        Raises:
+            PullError: the registry cannot be reached or has no such image.
+            ImageFormatError: what it gave is not sound.
+        """
+        from hostctl.image import pull  # noqa: PLC0415 - only when a registry is asked
+
+        return pull.resolve(reference, access=self.access(reference.registry), skopeo=self._skopeo())
+
     def __call__(self, reference: ImageReference, digest: str | None) -> StoredImage:
         """Pull."""
         from hostctl.image import pull  # noqa: PLC0415 - only when the host lacks an image
 
-        skopeo = Skopeo(runtime=self.layout.runtime / "registries")
+        found = digest or self.resolve(reference)
         reach = self.access(reference.registry)
-        found = digest or pull.resolve(reference, access=reach, skopeo=skopeo)
-        return pull.pull(reference, found, self.store, access=reach, skopeo=skopeo, notify=self.notify)
+        return pull.pull(reference, found, self.store, access=reach, skopeo=self._skopeo(), notify=self.notify)
+
+    def _skopeo(self) -> Skopeo:
+        return Skopeo(runtime=self.layout.runtime / "registries")

@@ -12,6 +12,7 @@ from typing import Any
 
 from hostctl.agent.generation import Stored
 from hostctl.config.networks import DEFAULT
+from hostctl.workload.instance import name_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ def networks(document: Mapping[str, Any]) -> tuple[NetworkView, ...]:
     found = []
     for name, each in sorted(document["networks"].items()):
         on = {
-            str(workload): Place(
+            name_of(str(workload)): Place(
                 address=str(place["address"]),
                 address6=str(place.get("address6") or ""),
                 aliases=tuple(str(alias) for alias in place.get("aliases", ())),

@@ -14,6 +14,7 @@ from hostctl.agent.machine import Machine, UnitState, release_version, starter_u
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 from hostctl.update import history
+from hostctl.workload.instance import name_of
 
 
 class UnknownWorkloadError(HostctlError):
@@ -121,8 +122,8 @@ def published(stored: Stored) -> Mapping[str, tuple[str, ...]]:
     try:
         document = json.loads((stored.path / "network.json").read_bytes())
         return {
-            str(name): tuple(str(port) for port in each.get("ports", ()))
-            for name, each in document.get("workloads", {}).items()
+            name_of(str(key)): tuple(str(port) for port in each.get("ports", ()))
+            for key, each in document.get("workloads", {}).items()
         }
     except (OSError, ValueError, AttributeError):
         return {}
@@ -134,13 +135,12 @@ def list_workloads(layout: HostLayout, machine: Machine) -> tuple[WorkloadStatus
     if stored is None:
         return ()
     names = sorted(stored.record.images)
-    states = machine.states([workload_unit(name) for name in names])
+    keys = {name: stored.record.key(name) for name in names}
+    states = machine.states([workload_unit(key) for key in keys.values()])
     ports = published(stored)
     return tuple(
-        workload_status(
-            name, stored, states.get(workload_unit(name)), machine.workload_health(name), ports.get(name, ())
-        )
-        for name in names
+        workload_status(name, stored, states.get(workload_unit(key)), machine.workload_health(key), ports.get(name, ()))
+        for name, key in keys.items()
     )
 
 
@@ -199,11 +199,12 @@ def inspect(name: str, layout: HostLayout, machine: Machine) -> Mapping[str, obj
 
     declaration = parse_host(stored.declaration, "host.yaml")
     declared = {str(key): workload for key, workload in declaration.workloads.items()}[name]
-    unit = workload_unit(name)
+    key = stored.record.key(name)
+    unit = workload_unit(key)
     state = machine.states([unit]).get(unit)
-    file = stored.path / "bundles" / name / "config.json"
+    file = stored.path / "bundles" / key / "config.json"
     bundle = json.loads(file.read_bytes()) if file.is_file() else None
-    status = workload_status(name, stored, state, machine.workload_health(name), published(stored).get(name, ()))
+    status = workload_status(name, stored, state, machine.workload_health(key), published(stored).get(name, ()))
     shown = unit_control.show([unit], inspection.PROPERTIES)[0] if state else {}
     return {
         **inspection.describe(status, bundle or {}, shown, network_view.read(stored)),

@@ -174,6 +174,27 @@ def plan(
     return (*actions, *containers)
 
 
+def by_images(old: Mapping[str, str], new: Mapping[str, str], actions: tuple[Action, ...] = ()) -> tuple[Action, ...]:
+    """Return the changes of workloads that stay as they are declared but get another image under the same name.
+
+    Args:
+        old: the images' digests by workload.
+        new: those that are wanted.
+        actions: what is done in any case.
+    """
+    others = {action.subject for action in actions if action.area == "workload"}
+    return tuple(
+        Action(kind="change", area="workload", subject=name, reason=f"image {short(old[name])} → {short(digest)}")
+        for name, digest in sorted(new.items())
+        if name in old and old[name] != digest and name not in others
+    )
+
+
+def short(digest: str) -> str:
+    """Return as much of a digest as people can tell apart."""
+    return digest[:19]
+
+
 def touched(actions: tuple[Action, ...], *areas: Area) -> bool:
     """Tell whether any action is of one of ``areas``."""
     return any(action.area in areas for action in actions)

@@ -22,7 +22,7 @@ class WorkloadReach:
 
     def _target(self, name: str) -> Target:
         stored = overview.require(name, self._layout)
-        bundle: Path = stored.path / "bundles" / name / "config.json"
+        bundle: Path = stored.path / "bundles" / stored.record.key(name) / "config.json"
         return execution.target(name, bundle, self._machine)
 
     def exec(self, call: Call) -> str:

@@ -34,6 +34,7 @@ from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import HostWorkloads
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
+from hostctl.workload import instance
 
 
 def _silent(text: str) -> None:
@@ -103,7 +104,7 @@ class HostService:
     def _apply(self, text: str, name: str, notify: Notify) -> Outcome:
         outcome = transaction.apply(text, name, context(self._layout, notify=notify))
         changed = workloads_of(outcome.actions, "change", "remove")
-        limits.forget([workload_unit(each) for each in changed], self._layout.root)
+        limits.forget([workload_unit(key) for each in changed for key in instance.keys(each)], self._layout.root)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome
@@ -134,14 +135,14 @@ def administrators(layout: HostLayout) -> frozenset[int]:
 
 
 def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDLE) -> None:
-    """Be the agent: take back what a crash left untried, then answer until idle.
+    """Be the agent: take back what a crash left untried, or end what it left unended, then answer until idle.
 
     Args:
         layout: the machine.
         address: of the bus; none is the system bus.
         idle: seconds without a call after which it ends.
     """
-    if transaction.read_pending(layout) is not None:
+    if transaction.unsettled(layout):
         with transaction.lock(layout):
             transaction.resolve(context(layout))
     bus.serve(HostService(layout).methods(), address=address, idle=idle, administrators=lambda: administrators(layout))

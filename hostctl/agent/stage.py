@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hostctl.agent import render
-from hostctl.agent.generation import Content, Pin, Record, Stored
+from hostctl.agent.generation import Content, Draft, Pin, Record, Stored
 from hostctl.agent.tree import Tree, merge
 from hostctl.config.host import HostDeclaration
 from hostctl.layout import HostLayout
@@ -30,8 +30,9 @@ class Rendered:
     network: bytes = b"{}\n"
 
 
-WorkloadRenderer = Callable[[HostDeclaration, Stored | None, int], Rendered]
-"""Renders all workloads of a declaration, given the former generation and the new one's number; may pull images."""
+WorkloadRenderer = Callable[[HostDeclaration, Stored | None, Draft], Rendered]
+"""Renders all workloads of a declaration, given the former generation and what is decided of the new one; may pull
+images."""
 
 
 def machine_id(layout: HostLayout) -> str:
@@ -51,16 +52,16 @@ class HostStager:
     release: str
     workloads: WorkloadRenderer
 
-    def __call__(self, text: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
-        """Return the content of generation ``number``.
+    def __call__(self, text: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
+        """Return the content of the generation that ``draft`` begins.
 
         Raises:
             TreeError: a declared file collides with a rendered one.
         """
         uids = render.allocate_uids([str(name) for name in declaration.users], former.record.uids if former else {})
-        part = self.workloads(declaration, former, number)
+        part = self.workloads(declaration, former, draft)
         record = Record(
-            number=number,
+            number=draft.number,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             release=self.release,
             declaration_sha256=hashlib.sha256(text.encode()).hexdigest(),
@@ -68,6 +69,7 @@ class HostStager:
             mounted=part.mounted,
             uids=uids,
             ranges=part.ranges,
+            instances=draft.instances,
         )
         host = render.host(declaration, machine_id=machine_id(self.layout), uids=uids)
         return Content(

@@ -52,11 +52,12 @@ def running(layout: HostLayout, machine: Machine, names: Sequence[str] = ()) -> 
         overview.require(name, layout)
     stored = generation.current(layout)
     wanted = sorted(names or (stored.record.images if stored else ()))
-    states = machine.states([workload_unit(name) for name in wanted])
+    units = {name: workload_unit(stored.record.key(name) if stored else name) for name in wanted}
+    states = machine.states(list(units.values()))
     found: dict[str, Running] = {}
     host = _namespace(Path("/proc/self"))
     for name in wanted:
-        state = states.get(workload_unit(name))
+        state = states.get(units[name])
         if state is None or not state.main_pid:
             continue
         process = Path(f"/proc/{state.main_pid}")

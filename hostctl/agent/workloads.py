@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostctl.agent import stage
-from hostctl.agent.generation import Pin, Stored
+from hostctl.agent import leaving, stage
+from hostctl.agent.generation import Draft, Pin, Stored
 from hostctl.agent.images import Registries, choose, choose_mounted, mounted_key, open_store
 from hostctl.agent.render import MADE_BY
 from hostctl.agent.stage import Rendered
@@ -77,6 +77,7 @@ def specs(
     ranges: Mapping[str, int],
     plan: NetworkPlan,
     rules: Mapping[TimeZone, bytes],
+    instances: Mapping[str, str] | None = None,
 ) -> tuple[WorkloadSpec, ...]:
     """Return every declared workload with everything decided."""
     connected = {each.name: connection(plan, each) for each in plan.workloads}
@@ -97,6 +98,7 @@ def specs(
             awaited=name in awaited,
             configs={str(config): declaration.configs[config].content for config in workload.used_configs},
             zone=rules[workload.timezone] if workload.timezone is not None else None,
+            instance=(instances or {}).get(str(name), ""),
         )
         for name, workload in declaration.workloads.items()
     )
@@ -133,23 +135,26 @@ class HostWorkloads:
     layout: HostLayout
     notify: Callable[[str], None] = lambda text: None
 
-    def __call__(self, declaration: HostDeclaration, former: Stored | None, number: int) -> Rendered:
+    def __call__(self, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Rendered:
         """Return the units, bundles and network of all workloads; images that are not here are pulled.
 
         Raises:
             PullError, ImageFormatError, LayerError: an image cannot be had.
             WorkloadError: a workload cannot be run as it is declared, or as its image wants.
         """
-        del number
         store = open_store(self.layout, declaration)
         pull = Registries(layout=self.layout, declaration=declaration, store=store, notify=self.notify)
-        images = choose(declaration, former.record.images if former else {}, store, pull)
+        images = choose(declaration, former.record.images if former else {}, store, pull, draft.renewed)
         pins = former.record.mounted if former else {}
         mounted = choose_mounted(declaration, pins, store, pull)
         ranges = identity.allocate(images, former.record.ranges if former else {})
         pools = declared.pools(declaration, stage.machine_id(self.layout), surroundings.routes(self.layout.root))
-        plan = declared.plan(declaration, ranges, former_network(former), pools)
-        wanted = specs(declaration, images, mounted, ranges, plan, zones(declaration, self.layout.root / ZONES))
+        network = former_network(former)
+        plan = declared.plan(declaration, ranges, network, pools, draft.instances, draft.leaving)
+        rules = zones(declaration, self.layout.root / ZONES)
+        wanted = specs(declaration, images, mounted, ranges, plan, rules, draft.instances)
+        made = etc(wanted, plan, declaration)
+        stays = leaving.tree(former, draft.leaving, made) if former else {}
         profile = self._profile() if wanted else b""
         return Rendered(
             images={spec.name: Pin(reference=str(spec.workload.image), digest=spec.image.digest) for spec in wanted},
@@ -159,8 +164,11 @@ class HostWorkloads:
                 for path, reference in spec.workload.image_volumes.items()
             },
             ranges=ranges,
-            units=etc(wanted, plan, declaration),
-            bundles={spec.name: bundle.render(spec, profile) for spec in wanted},
+            units={**made, **stays},
+            bundles={
+                **{spec.key: bundle.render(spec, profile) for spec in wanted},
+                **(leaving.bundles(former, draft.leaving) if former else {}),
+            },
             network=document.encode(plan),
         )
 

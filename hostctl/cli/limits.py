@@ -37,13 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = {name: value for name in ("memory", "cpus", "pids") if (value := getattr(arguments, name)) is not None}
     if wanted and arguments.reset:
         raise UsageError("--reset gives limits up, the others set them")
-    require(arguments.workload, HostLayout())
+    unit = workload_unit(require(arguments.workload, HostLayout()).record.key(arguments.workload))
     if arguments.reset:
         bus.call("ResetLimits", arguments.workload)
     elif wanted:
         limits.settings(wanted)  # so that mistakes show before anything is asked of the agent
         bus.call("SetLimits", arguments.workload, json.dumps(wanted))
-    found = limits.read(workload_unit(arguments.workload))
+    found = limits.read(unit)
     if arguments.json:
         print(json.dumps(asdict(found)))
     else:

@@ -12,6 +12,7 @@ from hostctl.agent.overview import require
 from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
 from hostctl.run import CommandNotFoundError
+from hostctl.workload import instance
 
 EXAMPLES = """examples:
   hostctl logs site
@@ -81,7 +82,7 @@ def command(
     words += [f"--since={moment(since)}"] if since is not None else []
     words += [f"--until={moment(until)}"] if until is not None else []
     words += [f"--priority={priority}"] if priority is not None else []
-    units = [workload_unit(name) for name in workloads]
+    units = [workload_unit(key) for name in workloads for key in instance.keys(name)]
     return words + (
         [f"--unit={unit}" for unit in units] if all_messages else [f"_SYSTEMD_UNIT={unit}" for unit in units]
     )

@@ -77,7 +77,9 @@ def _restart(layout: HostLayout, name: str) -> tuple[str, ...]:
     declaration = _declaration(layout)
     as_file, in_environment = users(declaration, name) if declaration else ((), ())
     # What is in an environment was put there when the root file system was mounted.
-    units = [*(workload_unit(each) for each in as_file), *(root_unit(each) for each in in_environment)]
+    stored = generation.current(layout)
+    key = stored.record.key if stored else str
+    units = [*(workload_unit(key(each)) for each in as_file), *(root_unit(key(each)) for each in in_environment)]
     if units:
         run_program(["systemctl", "try-restart", "--", *units], timeout=RESTART_SECONDS)
     return (*as_file, *in_environment)

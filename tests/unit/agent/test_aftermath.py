@@ -8,7 +8,7 @@ import pytest
 
 from hostctl.agent import aftermath, generation, spare
 from hostctl.agent.aftermath import Aftermath, collect
-from hostctl.agent.generation import Stored
+from hostctl.agent.generation import Draft, Stored
 from hostctl.agent.stage import HostStager, Rendered
 from hostctl.boot.last_words import Words
 from hostctl.config.load import parse_host
@@ -102,7 +102,7 @@ def test_without_a_journal_there_are_no_lines(monkeypatch: pytest.MonkeyPatch, t
 
 def stored(layout: HostLayout, number: int, text: str) -> Stored:
     stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
-    made = generation.store(layout, stager(text, parse_host(text, "host.yaml"), None, number))
+    made = generation.store(layout, stager(text, parse_host(text, "host.yaml"), None, Draft(number=number)))
     generation.put_in_force(layout, number)
     return made
 

@@ -12,7 +12,7 @@ import pytest
 from hostctl.agent import apply as transaction
 from hostctl.agent import generation, older, render
 from hostctl.agent.apply import ApplyError, BusyError, Context
-from hostctl.agent.generation import Content, Record, Stored
+from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
 from hostctl.agent.tree import merge, text
 from hostctl.config.host import HostDeclaration
@@ -114,7 +114,7 @@ class FakeMachine:
         self._did(f"forget {name}")
 
 
-def stage(source: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
+def stage(source: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
     units = {
         f"systemd/system/workload-{name}.{kind}": text(f"image={workload.image}\n")
         for name, workload in declaration.workloads.items()
@@ -122,7 +122,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, numb
     }
     return Content(
         record=Record(
-            number=number,
+            number=draft.number,
             created="2026-01-01T00:00:00Z",
             release="1",
             declaration_sha256=hashlib.sha256(source.encode()).hexdigest(),
@@ -375,9 +375,9 @@ def test_a_generation_of_a_newer_release_is_gone_back_from(layout: HostLayout, u
 def test_images_stay_while_a_generation_on_the_disk_needs_them(layout: HostLayout) -> None:
     kept: list[frozenset[str]] = []
 
-    def pinning(source: str, declaration: HostDeclaration, former: Stored | None, number: int) -> Content:
-        content = stage(source, declaration, former, number)
-        pins = {"site": generation.Pin(reference="r/site:1", digest=f"sha256:{number}")}
+    def pinning(source: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
+        content = stage(source, declaration, former, draft)
+        pins = {"site": generation.Pin(reference="r/site:1", digest=f"sha256:{draft.number}")}
         return replace(content, record=replace(content.record, images=pins))
 
     wanted = replace(context(layout, FakeMachine()), stage=pinning, collect=kept.append)

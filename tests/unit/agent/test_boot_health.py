@@ -13,6 +13,7 @@ from hostctl.agent import apply as transaction
 from hostctl.agent import generation
 from hostctl.agent.apply import Context
 from hostctl.agent.boot_health import BootEdge, check_boot, concerned
+from hostctl.agent.generation import Draft
 from hostctl.agent.health import Report, Result
 from hostctl.agent.machine import SystemdMachine
 from hostctl.agent.stage import HostStager, Rendered
@@ -53,7 +54,7 @@ def prepared(root: Path, port: int) -> Context:
     stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
     context = Context(layout=layout, machine=SystemdMachine(layout), stage=stager, release="2", booting=True)
     text = f"version: 1\nhostname: a\nhealth: {{site: {{tcp: '127.0.0.1:{port}', within: 10ms}}}}\n"
-    generation.store(layout, stager(text, parse_host(text, "host.yaml"), None, 1))
+    generation.store(layout, stager(text, parse_host(text, "host.yaml"), None, Draft(number=1)))
     generation.put_in_force(layout, 1)
     (layout.state / "pending").write_text('{"former": 0, "wanted": 1, "booting": true}')
     return context
@@ -127,12 +128,12 @@ def test_the_machine_id_stays_and_numbers_of_users_too(tmp_path: Path) -> None:
     (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
     one, two = "version: 1\nhostname: a\nusers: {b: {}}\n", "version: 1\nhostname: a\nusers: {a: {}, b: {}}\n"
-    first = generation.store(layout, stager(one, parse_host(one, "x"), None, 1))
-    second = stager(two, parse_host(two, "x"), first, 2)
+    first = generation.store(layout, stager(one, parse_host(one, "x"), None, Draft(number=1)))
+    second = stager(two, parse_host(two, "x"), first, Draft(number=2))
     assert dict(second.record.uids) == {"b": 1000, "a": 1001}
     assert (first.path / "etc/machine-id").read_text() == "0123456789abcdef0123456789abcdef\n"
     (tmp_path / "etc/machine-id").write_text("uninitialized\n")
-    third = generation.store(layout, stager(one, parse_host(one, "x"), None, 3))
+    third = generation.store(layout, stager(one, parse_host(one, "x"), None, Draft(number=3)))
     fresh = (third.path / "etc/machine-id").read_text().strip()
     assert len(fresh) == 32
     assert fresh != "0" * 32

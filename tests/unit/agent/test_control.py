@@ -162,3 +162,10 @@ def test_the_end_of_a_process_is_told_by_the_kernel(monkeypatch: pytest.MonkeyPa
         unit_control.await_end("workload-web.service", 0.05)
     child.communicate(b"\n")
     assert exit_status(ended) == 7
+
+
+def test_events_of_an_instance_are_the_workloads() -> None:
+    event = event_log.parse(json.dumps({**JOURNAL_LINE, "UNIT": "workload-web.b.service"}))
+    assert event is not None
+    assert (event.name, event.attributes["instance"]) == ("web", "b")
+    assert event_log.parse(json.dumps({**JOURNAL_LINE, "UNIT": "workload-web.root.service"})) is None

@@ -110,3 +110,13 @@ def test_a_registry_may_want_digests() -> None:
         parse_host(text, "host.yaml")
     assert "workloads.site.image: images of registry.example:5000 must" in caught.value.render()
     parse_host(text.replace("/site:1", f"/site:1@{OLD}"), "host.yaml")
+
+
+def test_a_renewed_image_goes_before_the_pin_and_what_the_name_stood_for() -> None:
+    host = parse_host(HOST, "host.yaml")
+    pins, renewed = {"site": Pin(reference=NAME, digest=OLD)}, {"site": Pin(reference=NAME, digest=NEW)}
+    for store, asked in ((Store(OLD, named=OLD), [(NAME, NEW)]), (Store(OLD, NEW, named=OLD), [])):
+        assert images.choose(host, pins, store, store.pull, renewed)["site"].digest == NEW
+        assert store.pulled == asked
+    other = {"site": Pin(reference="r.example/other:1", digest=NEW)}
+    assert images.choose(host, pins, store, store.pull, other)["site"].digest == OLD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hostctl.agent.plan import plan
+from hostctl.agent.plan import Action, by_images, plan
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 
@@ -124,3 +124,10 @@ def test_what_images_must_show_and_may_take_is_a_change_of_its_own() -> None:
     assert lines(BASE, f"{BASE}images: {{max_size: 2G}}\n") == ["~ images images: max_size none → 2G"]
     signed = f"{BASE}registries: {{r.example: {{signatures: {{require: digest}}}}}}\n"
     assert lines(BASE, signed) == ["+ registry r.example: declared"]
+
+
+def test_another_image_under_the_same_name_is_a_change_of_the_workload() -> None:
+    old, new = {"a": "sha256:1", "b": "sha256:2", "c": "sha256:3"}, {"a": "sha256:9", "c": "sha256:8", "d": "sha256:7"}
+    done = (Action(kind="change", area="workload", subject="c", reason="declared otherwise"),)
+    (only,) = by_images(old, new, done)
+    assert (only.subject, only.kind, only.reason) == ("a", "change", "image sha256:1 → sha256:9")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation
-from hostctl.agent.generation import Stored
+from hostctl.agent.generation import Draft, Stored
 from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import HostWorkloads, ProfileMissingError, ZoneMissingError
 from hostctl.config.load import parse_host
@@ -57,9 +57,10 @@ def layout(tmp_path: Path) -> HostLayout:
     return made
 
 
-def staged(layout: HostLayout, source: str, former: Stored | None, number: int) -> Stored:
+def staged(layout: HostLayout, source: str, former: Stored | None, number: int, draft: Draft | None = None) -> Stored:
     stager = HostStager(layout=layout, release="1", workloads=HostWorkloads(layout=layout))
-    return generation.store(layout, stager(source, parse_host(source, "host.yaml"), former, number))
+    decided = draft or Draft(number=number)
+    return generation.store(layout, stager(source, parse_host(source, "host.yaml"), former, decided))
 
 
 def test_a_generation_holds_everything_that_its_workloads_need(layout: HostLayout) -> None:
@@ -133,3 +134,31 @@ def test_the_bundle_of_what_did_not_change_is_the_same_beside_a_new_workload(lay
     second = staged(layout, HOST + "  again: {image: 'registry.example/web:1'}\n", first, 2)
     for file in (first.path / "bundles/web").iterdir():
         assert file.read_bytes() == (second.path / "bundles/web" / file.name).read_bytes()
+
+
+def test_an_instance_that_is_about_to_leave_is_taken_over_as_it_is(layout: HostLayout) -> None:
+    source = HOST.replace("['8080:80']", "['8080:80'], notify: true, update: {order: start-first}")
+    first = staged(layout, source, None, 1, Draft(number=1, instances={"web": "a"}))
+    changed = source.replace("notify: true", "notify: true, env: {A: '2'}")
+    second = staged(layout, changed, first, 2, Draft(number=2, instances={"web": "b"}, leaving=("web.a",)))
+    assert second.record.instances == {"web": "b"}
+    old = [path.relative_to(first.path) for path in first.path.rglob("*web.a*") if not path.is_symlink()]
+    old += [path.relative_to(first.path) for path in (first.path / "bundles/web.a").iterdir()]
+    assert len([path for path in old if path.suffix in (".service", ".mount", ".conf")]) >= 4
+    for path in old:
+        if (first.path / path).is_file():
+            assert (first.path / path).read_bytes() == (second.path / path).read_bytes()
+    units = second.path / "etc/systemd/system"
+    (mapped,) = units.glob("run-hostctl-workloads-web.a-*.mount")
+    layer = next(line.partition("=")[2] for line in mapped.read_text().splitlines() if line.startswith("BindsTo="))
+    assert (units / layer).is_file()
+    assert (units / "workload-web.service").readlink() == Path("workload-web.b.service")
+    assert [path.name for path in (units / "multi-user.target.wants").glob("workload-web*")] == [
+        "workload-web.b.service"
+    ]
+    network = json.loads((second.path / "network.json").read_bytes())["workloads"]
+    assert list(network) == ["web.b"]
+    config = json.loads((second.path / "bundles/web.b/config.json").read_bytes())
+    assert {"type": "network", "path": "/run/netns/workload-web.b"} in config["linux"]["namespaces"]
+    third = staged(layout, changed, second, 3, Draft(number=3, instances={"web": "b"}))
+    assert not list(third.path.rglob("*web.a*"))

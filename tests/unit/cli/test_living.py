@@ -95,8 +95,8 @@ def test_logs_ask_journalctl_for_what_the_workload_printed() -> None:
     words = logs.command(["site"], follow=True, lines="5", since="-1h; reboot", as_json=True)
     assert words[0] == "journalctl"
     assert set(words[1:]) == {
-        "--no-pager", "--quiet", "_SYSTEMD_UNIT=workload-site.service", "--output=json", "--follow", "--lines=5",
-        "--since=-1h; reboot",
+        "--no-pager", "--quiet", "--output=json", "--follow", "--lines=5", "_SYSTEMD_UNIT=workload-site.service",
+        "_SYSTEMD_UNIT=workload-site.a.service", "_SYSTEMD_UNIT=workload-site.b.service", "--since=-1h; reboot",
     }  # fmt: skip
     assert "--output=cat" in logs.command(["site"])
     several = logs.command(["web", "app"], timestamps=True, priority="err", until="2026-11-26T08:00:00.5Z")

@@ -1,0 +1,67 @@
+"""What a generation takes over of the former one so that instances which are about to leave run on meanwhile.
+
+Their units, what those do before a start, and their bundles, byte for byte: systemd reads the same text again, and one
+that ends by itself is started again as ever. Nothing starts them at boot, and the next generation is without them.
+Reads only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from hostctl.agent.generation import Stored
+from hostctl.agent.tree import File, Tree
+
+UNITS = "systemd/system"
+PREPARED = "hostctl/workloads"
+_LAYER = re.compile(r"^BindsTo=(\S+\.mount)$", re.MULTILINE)
+
+
+def tree(former: Stored, keys: Iterable[str], made: Tree) -> Tree:
+    """Return the files below /etc of instances of the former generation.
+
+    Args:
+        former: where they run.
+        keys: names with letters.
+        made: what the new generation has below /etc; what is in it already stands.
+    """
+    etc = former.path / "etc"
+    paths = {path for key in keys for path in _files(etc, key)}
+    return {
+        path: File(content=file.read_bytes(), mode=file.stat().st_mode & 0o777)
+        for path in sorted(paths)
+        if path not in made and (file := etc / path).is_file()
+    }
+
+
+def _files(etc: Path, key: str) -> Iterator[str]:
+    units = [*_named(etc / UNITS, f"workload-{key}."), *_named(etc / UNITS, f"run-hostctl-workloads-{_escaped(key)}-")]
+    for unit in units:
+        yield f"{UNITS}/{unit.name}"
+        for layer in _LAYER.findall(unit.read_text()):
+            yield f"{UNITS}/{layer}"
+    for file in _named(etc / PREPARED, f"{key}."):
+        yield f"{PREPARED}/{file.name}"
+
+
+def _escaped(key: str) -> str:
+    """Return a key as it stands in the name of a mount unit (systemd.unit(5), "String escaping")."""
+    return key.replace("-", r"\x2d")
+
+
+def _named(folder: Path, prefix: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.startswith(prefix) and not path.is_symlink())
+
+
+def bundles(former: Stored, keys: Iterable[str]) -> Mapping[str, Mapping[str, bytes]]:
+    """Return the bundles of instances of the former generation."""
+    folders = {key: former.path / "bundles" / key for key in keys}
+    return {
+        key: {file.name: file.read_bytes() for file in folder.iterdir()}
+        for key, folder in folders.items()
+        if folder.is_dir()
+    }
