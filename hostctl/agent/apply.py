@@ -10,17 +10,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hostctl import durable
 from hostctl.agent import generation, health, spare
-from hostctl.agent.generation import Content, Draft, Pin, Record, Stored
-from hostctl.agent.machine import Machine, root_unit
-from hostctl.agent.plan import Action, by_images, plan, touched, workloads
-from hostctl.agent.render import METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
-from hostctl.agent.rolling import PAUSE, Changeover, Roll, between, draft, stop
+from hostctl.agent.activation import activate
+from hostctl.agent.generation import Content, Draft, Record, Renewed, Stored
+from hostctl.agent.machine import Machine
+from hostctl.agent.plan import Action, by_images, plan
+from hostctl.agent.rolling import PAUSE, Changeover, Roll, between, draft
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_BUSY, HostctlError
@@ -142,92 +142,8 @@ def settle(layout: HostLayout) -> None:
     spare.keep(layout)
 
 
-def activate(
-    actions: tuple[Action, ...],
-    declaration: HostDeclaration,
-    old: Stored | None,
-    new: Stored | None,
-    context: Context,
-) -> tuple[str, ...]:
-    """Bring the running system from one generation to another; only what ``actions`` name is stopped or started.
-
-    Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
-    themselves; during boot they may be starting already, and are started again. Returns what could not be started:
-    whether that is a failure is for health to say.
-    """
-    machine, block = context.machine, not context.booting
-    beside = {roll.name for roll in between(_record(old), _record(new))}
-    ends = {name: _key(old, name) for name in workloads(actions, "remove", "change") if name not in beside}
-    if block:
-        stop(machine, list(ends.values()))
-    for key in ends.values():
-        machine.forget_health(key)
-    if block:
-        for name in workloads(actions, "remove"):
-            machine.forget_workload(ends[name])
-    machine.lay_etc(new.path / "etc" if new else None)
-    machine.reload_units()
-    if touched(actions, "hostname"):
-        machine.set_hostname(str(declaration.hostname))
-    if touched(actions, "sysctl"):
-        machine.apply_sysctl()
-    if touched(actions, "user"):
-        machine.make_homes()
-    if touched(actions, "network", "hostname"):
-        machine.reload_network(block=block)
-    _switch_services(actions, declaration, machine, block=block)
-    if touched(actions, "workload", "workload-network"):
-        machine.refresh_workload_network(block=block)
-    return _start(actions, declaration, new, beside, context)
-
-
 def _record(stored: Stored | None) -> Record | None:
     return stored.record if stored else None
-
-
-def _key(stored: Stored | None, name: str) -> str:
-    return stored.record.key(name) if stored else name
-
-
-def _switch_services(
-    actions: tuple[Action, ...], declaration: HostDeclaration, machine: Machine, *, block: bool
-) -> None:
-    """Start or stop what the host does besides workloads."""
-    if touched(actions, "update"):
-        waits = declaration.update is not None and declaration.update.unattended
-        machine.units("start" if waits else "stop", [UPDATE_TIMER], block=block)
-        if block:  # what is waited for may have changed, or a restart that was announced is called off
-            machine.units("restart", [UPDATE_SERVICE], block=False)
-    if touched(actions, "metrics"):
-        machine.units("stop", [METRICS_SERVICE, METRICS_SOCKET], block=block)
-        if declaration.metrics is not None:
-            machine.units("start", [METRICS_SOCKET], block=block)
-
-
-def _start(
-    actions: tuple[Action, ...],
-    declaration: HostDeclaration,
-    new: Stored | None,
-    beside: Collection[str],
-    context: Context,
-) -> tuple[str, ...]:
-    """Start the workloads that are new or changed, or what starts them; return what could not be started."""
-    machine, block = context.machine, not context.booting
-    declared = {str(name): workload for name, workload in declaration.workloads.items()}
-    running = () if block else [name for name in workloads(actions, "change") if name not in beside]
-    notes = []
-    for name in workloads(actions, "create", "change"):
-        context.notify(f"starting workload {name}")
-        try:
-            key = _key(new, name)
-            starter = f"workload-{key}.{declared[name].starter}"
-            if name in running:
-                machine.units("restart", [root_unit(key), starter], block=block)
-            else:  # nobody waits for the end of a job, which may take hours
-                machine.units("start", [starter], block=block and declared[name].type != "job")
-        except HostctlError as error:
-            notes.append(f"workload {name} did not start: {error.brief}")
-    return tuple(notes)
 
 
 def _declared(stored: Stored | None) -> HostDeclaration | None:
@@ -289,19 +205,18 @@ def wanted_actions(declaration: HostDeclaration, former: Stored | None, release:
     return plan(_declared(former), declaration, old_release=old_release, new_release=release)
 
 
-def apply(text: str, name: str, context: Context, renewed: Mapping[str, Pin] | None = None) -> Outcome:
+def apply(text: str, name: str, context: Context, renewed: Renewed | None = None) -> Outcome:
     """Make a declaration the one in force, or change nothing.
 
     Args:
         text: the declaration as written.
         name: what to call it in error messages.
         context: where and with what.
-        renewed: images that workloads get although they are declared as they were, by workload; then these must become
-            healthy too.
+        renewed: images that workloads get; then these must become healthy too, required or not.
 
     Raises:
         DeclarationError: the declaration is wrong.
-        BusyError: another change is under way.
+        BusyError: another change is under way, or came between.
         ApplyError: it was tried, did not become healthy, and was taken back.
     """
     declaration = parse_host(text, name)
@@ -312,8 +227,10 @@ def apply(text: str, name: str, context: Context, renewed: Mapping[str, Pin] | N
         former = generation.current(layout)
         former_number = former.record.number if former else 0
         actions = wanted_actions(declaration, former, context.release)
-        new_images = {each: pin.digest for each, pin in (renewed or {}).items()}
-        actions += by_images(_digests(former), new_images, actions)
+        pins = renewed.pins if renewed else {}
+        if renewed and renewed.generation != former_number:
+            raise BusyError(f"generation {former_number} came between", hint="try again")
+        actions += by_images(_digests(former), {each: pin.digest for each, pin in pins.items()}, actions)
         if former and not actions:
             return Outcome(generation=former_number, former=former_number, actions=(), notes=notes)
         number = max([former_number, *generation.numbers(layout)]) + 1
@@ -325,7 +242,7 @@ def apply(text: str, name: str, context: Context, renewed: Mapping[str, Pin] | N
             new=declaration,
             record=_record(former),
             booting=context.booting,
-            renewed=renewed,
+            renewed=pins,
         )
         wanted = generation.store(layout, context.stage(text, declaration, former, decided))
         _mark_pending(layout, Pending(former=former_number, wanted=number, booting=context.booting))
@@ -333,7 +250,7 @@ def apply(text: str, name: str, context: Context, renewed: Mapping[str, Pin] | N
         if former is not None:
             context.changeover.begin(former, wanted, rolls)
         generation.put_in_force(layout, number)
-        notes += _try(actions, declaration, wanted, former, context, tuple(renewed or ()))
+        notes += _try(actions, declaration, wanted, former, context, tuple(pins))
         if not context.booting:
             settle(layout)
             notes += _retire(rolls, declaration, context)

@@ -57,6 +57,17 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Renewed:
+    """Images that workloads get although they are declared as they were, by workload.
+
+    ``generation`` is the one in force when they were looked up; in any other they mean nothing.
+    """
+
+    generation: int
+    pins: Mapping[str, Pin]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
     """What is decided of a generation before it is rendered."""
 

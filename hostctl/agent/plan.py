@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from hostctl.config import networks
+from hostctl.config import networks, rolling
 from hostctl.config.host import HostDeclaration
 
 Kind = Literal["create", "change", "remove"]
@@ -23,6 +23,7 @@ Area = Literal[
     "file",
     "sysctl",
     "update",
+    "auto-update",
     "metrics",
     "run",
     "health",
@@ -148,6 +149,7 @@ def plan(
         *_mapping("workload-network", old.networks, new.networks),
         *_single("workload-network", old.network_pool, new.network_pool),
         *_single("update", old.update, new.update),
+        *_single("auto-update", bool(rolling.renewed(old)) or None, bool(rolling.renewed(new)) or None),
         *_single("metrics", old.metrics, new.metrics),
         *_mapping("health", old.health, new.health),
         *_mapping("registry", old.registries, new.registries),

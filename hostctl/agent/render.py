@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from hostctl.agent.tree import File, Link, Tree, merge, text
+from hostctl.config import rolling
 from hostctl.config.host import HostDeclaration
 from hostctl.config.host import Link as NetworkLink
 
@@ -18,6 +19,7 @@ WIRED = "en* eth*"
 MADE_BY = "# Rendered by hostctl from host.yaml; changes go there.\n"
 UPDATE_SERVICE = "hostctl-update.service"
 UPDATE_TIMER = "hostctl-update.timer"
+AUTO_UPDATE_TIMER = "hostctl-auto-update.timer"
 METRICS_SOCKET = "hostctl-metrics.socket"
 METRICS_SERVICE = "hostctl-metrics.service"
 
@@ -118,6 +120,10 @@ def host(declaration: HostDeclaration, *, machine_id: str, uids: Mapping[str, in
     if declaration.update is not None and declaration.update.unattended:
         base[f"systemd/system/timers.target.wants/{UPDATE_TIMER}"] = Link(
             target=f"/usr/lib/systemd/system/{UPDATE_TIMER}"
+        )
+    if rolling.renewed(declaration):
+        base[f"systemd/system/timers.target.wants/{AUTO_UPDATE_TIMER}"] = Link(
+            target=f"/usr/lib/systemd/system/{AUTO_UPDATE_TIMER}"
         )
     if declaration.metrics is not None:
         listens = f"{MADE_BY}[Socket]\nListenStream={declaration.metrics.listen}\n"

@@ -21,11 +21,13 @@ from hostctl.agent import (
     limits,
     overview,
     reach,
+    renewal,
     transient_methods,
     volume_methods,
 )
 from hostctl.agent.apply import Context, Notify, Outcome
 from hostctl.agent.bus import Call, Method
+from hostctl.agent.generation import Renewed
 from hostctl.agent.image_service import ImageService
 from hostctl.agent.machine import SystemdMachine, release_version, workload_unit
 from hostctl.agent.plan import Action
@@ -101,13 +103,33 @@ class HostService:
         text, name = call.arguments
         return json.dumps(outcome_document(self._apply(text, name, call.notify)))
 
-    def _apply(self, text: str, name: str, notify: Notify) -> Outcome:
-        outcome = transaction.apply(text, name, context(self._layout, notify=notify))
+    def _apply(self, text: str, name: str, notify: Notify, renewed: Renewed | None = None) -> Outcome:
+        outcome = transaction.apply(text, name, context(self._layout, notify=notify), renewed)
         changed = workloads_of(outcome.actions, "change", "remove")
         limits.forget([workload_unit(key) for each in changed for key in instance.keys(each)], self._layout.root)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome
+
+    def auto_update(self, call: Call) -> str:
+        """Renew the images of the workloads that declare auto_update, or with the argument ``look`` only look.
+
+        Returns a list with the fields of :class:`renewal.Renewal`.
+        """
+        declaration = images.declared(self._layout)
+        store = images.open_store(self._layout, declaration)
+        registries = images.Registries(layout=self._layout, declaration=declaration, store=store, notify=call.notify)
+        renewer = renewal.Renewer(
+            layout=self._layout,
+            look_up=registries.resolve,
+            apply=lambda stored, renewed: self._apply(
+                stored.declaration, f"generation {stored.record.number}", call.notify, renewed
+            ),
+            release=release_version(self._layout.root),
+            notify=call.notify,
+        )
+        done = renewer.look() if call.arguments[0] == "look" else renewer.run()
+        return json.dumps([asdict(each) for each in done])
 
     def methods(self) -> tuple[Method, ...]:
         """Return the interface."""
@@ -117,6 +139,7 @@ class HostService:
             Method(name="Inspect", handler=self.inspect, strings=1, root_only=True),
             Method(name="Plan", handler=self.plan, strings=2, root_only=True),
             Method(name="Apply", handler=self.apply, strings=2, root_only=True),
+            Method(name="AutoUpdate", handler=self.auto_update, strings=1, root_only=True, takes=("how",)),
             *reach.WorkloadReach(self._layout, self._machine).methods(),
             *control.WorkloadControl(self._layout, self._machine).methods(),
             *transient_methods.TransientService(self._layout, self._apply).methods(),

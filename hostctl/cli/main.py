@@ -44,6 +44,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("status", "hostctl.cli.status", "what runs on this host: release, slots, generation, workloads", on_host=True),
     Verb("plan", "hostctl.cli.plan", "what applying a declaration would change, and why", on_host=True),
     Verb("apply", "hostctl.cli.apply", "make a declaration the one in force, or change nothing", on_host=True),
+    Verb("auto-update", "hostctl.cli.auto_update", "renew the images of workloads that declare it", on_host=True),
     Verb("update", "hostctl.cli.update", "take the newest release of the channel into the other slot", on_host=True),
     Verb("hold", "hostctl.cli.hold", "keep this host on its release until further notice", on_host=True),
     Verb("rollback", "hostctl.cli.rollback", "go back to the release in the other slot", on_host=True),

@@ -1,4 +1,4 @@
-"""What stands against starting a changed workload beside the running one. Pure.
+"""What stands against starting a changed workload beside the running one, and against renewing its image. Pure.
 
 Two instances of a workload run at once for a while, so it must have nothing that only one of them can have.
 """
@@ -19,6 +19,8 @@ LONGEST_DRAIN = 600.0  # seconds
 
 def workload_problems(workload: Workload) -> Iterator[str]:
     """Yield what is wrong with a workload's settings by themselves, each with its place."""
+    if workload.auto_update and workload.image.digest is not None:
+        yield "auto_update: the image is named by its digest, so it never changes"
     if not workload.rolls:
         return
     if workload.type == "job":
@@ -37,6 +39,11 @@ def workload_problems(workload: Workload) -> Iterator[str]:
     for index, port in enumerate(workload.ports):
         if port.protocol == "udp":
             yield f"ports[{index}]: with update.order: start-first only tcp is possible, whose connections have an end"
+
+
+def renewed(declaration: HostDeclaration) -> tuple[str, ...]:
+    """Return the names of the workloads whose images are looked up again."""
+    return tuple(str(name) for name, workload in declaration.workloads.items() if workload.auto_update)
 
 
 def problems(declaration: HostDeclaration) -> Iterator[str]:

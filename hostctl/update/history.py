@@ -23,6 +23,8 @@ ROLLED_BACK = "rolled-back"
 FAILED = "failed"
 CRASHED = "crashed"
 REPAIRED = "repaired"
+RENEWED = "renewed"
+NOT_RENEWED = "not-renewed"
 GIVEN_UP = "it did not come up as often as it was tried"
 MAX_LINES = 20
 MAX_LINE = 300  # characters
@@ -37,7 +39,7 @@ class Event:
     event: str
     """One of the words above."""
     version: str
-    """The release it happened to."""
+    """The release it happened to, or under which it happened to a workload."""
     cause: str = ""
     root_hash: str = ""
     """Of the release, hexadecimal; empty where it was not known."""

@@ -182,6 +182,20 @@ def test_an_immediate_update_policy_starts_the_timer_and_keeps_it(layout: HostLa
     assert not (layout.generations / str(stored.generation) / wants).is_symlink()
 
 
+def test_images_are_looked_up_again_only_where_that_is_declared(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    renewed = BASE.replace("db:1}", "db:1, auto_update: true}")
+    outcome = transaction.apply(renewed, "host.yaml", context(layout, machine))
+    assert "+ auto-update auto-update: declared" in map(str, outcome.actions)
+    assert "start hostctl-auto-update.timer" in machine.log
+    wants = "etc/systemd/system/timers.target.wants/hostctl-auto-update.timer"
+    assert (layout.current / wants).readlink() == Path("/usr/lib/systemd/system/hostctl-auto-update.timer")
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert "stop hostctl-auto-update.timer" in machine.log
+    assert not (layout.current / wants).is_symlink()
+
+
 def test_metrics_are_listened_for_where_they_are_declared(layout: HostLayout) -> None:
     machine = FakeMachine()
     transaction.apply(BASE, "host.yaml", context(layout, machine))

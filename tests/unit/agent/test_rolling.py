@@ -14,8 +14,8 @@ import pytest
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import generation, leaving, rolling
-from hostctl.agent.apply import ApplyError, Context
-from hostctl.agent.generation import Content, Draft, Pin, Record, Stored
+from hostctl.agent.apply import ApplyError, BusyError, Context
+from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import UnitState, Verb
 from hostctl.agent.plan import plan
 from hostctl.agent.rolling import Roll
@@ -340,7 +340,7 @@ def test_a_boot_keeps_the_live_one(layout: HostLayout, machine: FakeMachine) -> 
 
 def test_a_renewed_image_is_a_change_that_must_become_healthy(layout: HostLayout, machine: FakeMachine) -> None:
     pin = Pin(reference="registry.example/site:1", digest="sha256:new")
-    outcome = transaction.apply(BASE, "host.yaml", context(layout, machine), {"site": pin})
+    outcome = transaction.apply(BASE, "host.yaml", context(layout, machine), Renewed(generation=1, pins={"site": pin}))
     assert [str(action) for action in outcome.actions] == [
         "~ workload site: image registry.example/si → sha256:new",
     ]
@@ -348,7 +348,9 @@ def test_a_renewed_image_is_a_change_that_must_become_healthy(layout: HostLayout
     assert machine.served == ["site.a", "site.b", "site.b"]
     bad = Pin(reference="registry.example/db:1", digest="sha256:bad")
     with pytest.raises(ApplyError):
-        transaction.apply(BASE, "host.yaml", context(layout, machine), {"db": bad})
+        transaction.apply(BASE, "host.yaml", context(layout, machine), Renewed(generation=2, pins={"db": bad}))
+    with pytest.raises(BusyError, match="came between"):
+        transaction.apply(BASE, "host.yaml", context(layout, machine), Renewed(generation=1, pins={"site": bad}))
     assert current(layout).images["db"].digest == "registry.example/db:1"
     assert machine.running["workload-db.service"] == "image=registry.example/db:1\n"
 

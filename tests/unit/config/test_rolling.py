@@ -34,7 +34,7 @@ def problem(*lines: str, update: str = FIRST, check: str = CHECK) -> Problem:
 
 def test_stop_first_is_what_is_done_without_a_word() -> None:
     plain = parse(update="").workloads[Name("web")]
-    assert (plain.update.order, plain.rolls) == ("stop-first", False)
+    assert (plain.update.order, plain.rolls, plain.auto_update) == ("stop-first", False, False)
     first = parse("ports: ['8080:80']", "volumes: ['data:/data:ro', '/var/lib/hostctl/binds/x:/x']")
     assert first.workloads[Name("web")].rolls
     assert first.workloads[Name("web")].update.drain == 10.0
@@ -79,3 +79,10 @@ def test_draining_is_bounded() -> None:
     found = problem(update="    update: {order: start-first, drain: 11m}\n")
     assert found.path == "workloads.web.update.drain"
     assert parse(update="    update: {order: start-first, drain: 1s}\n").workloads[Name("web")].update.drain == 1.0
+
+
+def test_what_is_named_by_its_digest_is_never_renewed() -> None:
+    text = HEAD.replace("web:1", "web@sha256:" + "0" * 64) + "    auto_update: true\n"
+    with pytest.raises(DeclarationError) as caught:
+        parse_host(text, "host.yaml")
+    assert [each.path for each in caught.value.problems] == ["workloads.web.auto_update"]
