@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -107,3 +108,59 @@ def layout(
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     return digest
+
+
+def changed(archive: Path, folder: Path, files: Mapping[str, bytes], entrypoint: Sequence[str] = ()) -> str:
+    """Write an OCI layout with the image of an archive and one layer more; return the manifest's digest.
+
+    Args:
+        archive: an OCI archive of one image.
+        folder: the layout, which is made.
+        files: what the layer holds, by path.
+        entrypoint: instead of the image's.
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            if file is not None:
+                place = folder / member.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(file.read())
+
+    def read(entry: Mapping[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((folder / "blobs" / entry["digest"].replace(":", "/")).read_bytes())
+        return found
+
+    def put(kind: str, data: bytes) -> dict[str, object]:
+        (folder / "blobs/sha256" / sha256(data).hexdigest()).write_bytes(data)
+        return {"mediaType": kind, "digest": digest_of(data), "size": len(data)}
+
+    index = json.loads((folder / "index.json").read_bytes())
+    manifest = read(index["manifests"][0])
+    config = read(manifest["config"])
+    tar_bytes = files_layer(files)
+    config["rootfs"]["diff_ids"].append(digest_of(tar_bytes))
+    if config.get("history"):
+        config["history"].append({"created_by": "COPY"})
+    if entrypoint:
+        config["config"]["Entrypoint"] = list(entrypoint)
+    manifest["config"] = put(manifest["config"]["mediaType"], json.dumps(config).encode())
+    manifest["layers"].append(put(GZIP, pack_gzip(tar_bytes)))
+    entry = put(index["manifests"][0]["mediaType"], json.dumps(manifest).encode())
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    return str(entry["digest"])
+
+
+def files_layer(files: Mapping[str, bytes]) -> bytes:
+    """Return the tar of a layer with files and the folders that they are in."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for parent in sorted({str(parent) for name in files for parent in Path(name).parents} - {"."}):
+            info = tarfile.TarInfo(parent)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(info)
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
