@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from hostctl.agent.generation import Record, Stored
-from hostctl.agent.machine import Machine, root_unit
+from hostctl.agent.machine import Machine, root_unit, workload_unit
 from hostctl.agent.plan import Action, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.agent.rolling import between, stop
@@ -69,6 +69,12 @@ def _key(stored: Stored | None, name: str) -> str:
     return stored.record.key(name) if stored else name
 
 
+def _is_up(machine: Machine, key: str) -> bool:
+    unit = workload_unit(key)
+    state = machine.states([unit]).get(unit)
+    return state is not None and state.is_active
+
+
 def _switch_services(
     actions: tuple[Action, ...], declaration: HostDeclaration, machine: Machine, *, block: bool
 ) -> None:
@@ -99,9 +105,11 @@ def _start(
     running = () if block else [name for name in workloads(actions, "change") if name not in beside]
     notes = []
     for name in workloads(actions, "create", "change"):
+        key = _key(new, name)
+        if name in beside and _is_up(machine, key):
+            continue  # gone back to, and never left
         context.notify(f"starting workload {name}")
         try:
-            key = _key(new, name)
             starter = f"workload-{key}.{declared[name].starter}"
             if name in running:
                 machine.units("restart", [root_unit(key), starter], block=block)

@@ -19,7 +19,7 @@ from hostctl.layout import HostLayout
 from hostctl.os_release import NotAHostError, identity
 from hostctl.run import CommandError, run
 
-Verb = Literal["start", "stop", "restart"]
+Verb = Literal["start", "stop", "restart", "reset-failed"]
 START_TIMEOUT = 300.0  # seconds for one systemctl call that waits for jobs
 NETWORK_UNIT = "hostctl-network.service"
 PROPERTIES = (
@@ -96,7 +96,7 @@ class Machine(Protocol):
         """Set the kernel's host name."""
 
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
-        """Let systemd start, stop or restart units, and wait for the jobs if ``block``."""
+        """Let systemd start, stop or restart units, or forget that they failed, and wait for the jobs if ``block``."""
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
         """Return the state of each unit."""
@@ -191,13 +191,13 @@ class SystemdMachine:
         (self.layout.root / "proc/sys/kernel/hostname").write_text(name)
 
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
-        """Let systemd start, stop or restart units, and wait for the jobs if ``block``.
+        """Let systemd start, stop or restart units, or forget that they failed, and wait for the jobs if ``block``.
 
         A start that somebody asks for does not count as one of the restarts that a unit may be limited to.
         """
         if names and verb != "stop":
             run(["systemctl", "reset-failed", "--", *names], timeout=60, check=False)
-        if names:
+        if names and verb != "reset-failed":
             run(["systemctl", verb, *([] if block else ["--no-block"]), "--", *names], timeout=START_TIMEOUT)
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:

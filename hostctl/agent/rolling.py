@@ -103,10 +103,15 @@ def longest_drain(rolls: Collection[Roll], declaration: HostDeclaration) -> floa
     return max((float(declaration.workloads[Name(roll.name)].update.drain) for roll in rolls), default=0.0)
 
 
-def stop(machine: Machine, keys: Collection[str]) -> None:
-    """Stop instances with their mounts; what systemd never got to know, because of a crash, is stopped already."""
+def stop(machine: Machine, keys: Collection[str]) -> tuple[str, ...]:
+    """Stop instances with their mounts; what systemd never got to know, because of a crash, is stopped already.
+
+    Returns the units that it knew.
+    """
     units = [unit for key in keys for unit in (*starter_units(key), workload_unit(key), root_unit(key))]
-    machine.units("stop", list(machine.states(units)))
+    known = tuple(machine.states(units))
+    machine.units("stop", known)
+    return known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,10 +154,12 @@ class Changeover:
         """Stop instances after their connections had time to end, and remove what they leave."""
         if not keys:
             return
-        if drain > 0:
+        up = self.machine.states([workload_unit(key) for key in keys]).values()
+        if drain > 0 and any(state.is_active for state in up):
             self.notify(f"waiting {drain:g}s for connections to {', '.join(keys)} to end")
             self.pause(drain)
-        stop(self.machine, keys)
+        # What failed would be shown as that for ever, because its units are not there any more.
+        self.machine.units("reset-failed", stop(self.machine, keys))
         for key in keys:
             self.machine.forget_health(key)
             self.machine.forget_workload(key)

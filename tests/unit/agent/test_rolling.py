@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, leaving, rolling
+from hostctl.agent import control, execution, generation, leaving, network_view, overview, rolling
 from hostctl.agent.apply import ApplyError, BusyError, Context
+from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import UnitState, Verb
 from hostctl.agent.plan import plan
@@ -98,7 +99,7 @@ class FakeMachine:
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
         for name in names:
             self._did(f"{verb} {name}")
-            if verb == "stop":
+            if verb in ("stop", "reset-failed"):
                 self.running.pop(name, None)
             elif name not in self.running or verb == "restart":
                 self.running[name] = self.loaded[name]
@@ -209,6 +210,8 @@ def test_the_new_one_takes_over_before_the_old_one_leaves(layout: HostLayout, ma
         "drain 7",
         "stop workload-site.a.service",
         "stop workload-site.a.root.service",
+        "reset-failed workload-site.a.service",
+        "reset-failed workload-site.a.root.service",
         "forget site.a",
         "pass",
     ]
@@ -244,6 +247,7 @@ def test_one_that_does_not_become_healthy_leaves_the_old_one_alone(layout: HostL
     assert set(machine.served) == {"site.a"}
     assert machine.running["workload-site.a.service"] is running
     assert not any(line.startswith(("stop workload-site.a", "restart", "drain")) for line in machine.log)
+    assert "start workload-site.a.service" not in machine.log
     assert "workload-site.b.service" not in machine.running
     assert machine.pinned == {"site.a", "db"}
     assert current(layout).instances == {"site": "a"}
@@ -373,3 +377,27 @@ def test_between_two_generations_only_both_letters_count() -> None:
     assert rolling.between(None, two) == ()
     assert json.loads(generation.encode(two))["instances"] == {"x": "b", "z": "a"}
     assert generation.decode(generation.encode(two)) == two
+
+
+def test_nobody_waits_for_connections_to_what_does_not_run(layout: HostLayout, machine: FakeMachine) -> None:
+    machine.running.pop("workload-site.a.service")
+    transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert "drain 7" not in machine.log
+    assert machine.served[-1] == "site.b"
+
+
+def test_what_is_shown_and_reached_is_the_live_one(layout: HostLayout, machine: FakeMachine) -> None:
+    transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    shown = {row.name: (row.state, row.ports) for row in overview.list_workloads(layout, machine)}
+    assert shown == {"site": ("active", ("8080:80",)), "db": ("active", ())}
+    stored = overview.require("site", layout)
+    views = {view.name: view.workloads for view in network_view.read(stored)}
+    assert list(views["front"]) == ["site"]
+    bundle = stored.path / "bundles" / stored.record.key("site") / "config.json"
+    assert execution.target("site", bundle, machine).name == "site.b"
+    assert control.WorkloadControl(layout, machine).start(call("site")) == '{"workload": "site", "done": "start"}'
+    assert machine.log[-1] == "start workload-site.b.service"
+
+
+def call(*arguments: str) -> Call:
+    return Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None)
