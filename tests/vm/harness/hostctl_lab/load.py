@@ -81,6 +81,8 @@ class Report:
 def start(host: Host, workload: str, gateway: str) -> None:
     """Begin to ask, as the host and from the network of ``workload``, whose gateway is the host."""
     host.shell(f"rm -rf {FOLDER}; mkdir {FOLDER}")
+    # The kernel remembers each connection for two minutes after its end; a small machine has room for 8192.
+    host.shell("echo 131072 >/proc/sys/net/netfilter/nf_conntrack_max")
     host.text("tee", f"{FOLDER}/load.py", stdin=PROGRAM)
     run = ("systemd-run", "--quiet", "--collect")
     program = ("python3", "-I", f"{FOLDER}/load.py")
