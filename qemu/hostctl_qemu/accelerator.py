@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from hostctl.durable import write_file
-from hostctl.run import ENVIRONMENT, CommandNotFoundError
+from hostctl.run import ENVIRONMENT
+from hostctl_qemu.emulator import Emulator, find_emulator
 
-QEMU = "qemu-system-x86_64"
 PROBE_SECONDS = 10.0
 FIRST_LINE = b"Linux version"
 FAILURES = (b"KVM internal error", b"failed to initialize kvm", b"Could not access KVM")
@@ -31,21 +31,24 @@ Verdict = Literal["usable", "broken", "undecided"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accelerator:
-    """How QEMU runs guest code: the arguments, and why this way was chosen."""
+    """How QEMU runs guest code: the words that start it, the arguments, and why this way was chosen."""
 
     name: Literal["kvm", "tcg"]
+    program: tuple[str, ...]
     arguments: tuple[str, ...]
     reason: str
 
 
-def kvm(reason: str) -> Accelerator:
-    """Return the arguments for hardware virtualisation."""
-    return Accelerator(name="kvm", arguments=("-accel", "kvm", "-cpu", "host"), reason=reason)
+def kvm(reason: str, emulator: Emulator) -> Accelerator:
+    """Return the way of hardware virtualisation."""
+    arguments = ("-accel", "kvm", "-cpu", "host")
+    return Accelerator(name="kvm", program=emulator.argv, arguments=arguments, reason=reason)
 
 
-def tcg(reason: str) -> Accelerator:
-    """Return the arguments for emulation; a translation cache of 512 MiB holds a booting host without flushes."""
-    return Accelerator(name="tcg", arguments=("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"), reason=reason)
+def tcg(reason: str, emulator: Emulator) -> Accelerator:
+    """Return the way of emulation; a translation cache of 512 MiB holds a booting host without flushes."""
+    arguments = ("-accel", f"tcg,thread={emulator.threads},tb-size=512", "-cpu", "max")
+    return Accelerator(name="tcg", program=emulator.argv, arguments=arguments, reason=reason)
 
 
 def judge(output: bytes) -> Verdict:
@@ -55,21 +58,26 @@ def judge(output: bytes) -> Verdict:
     return "usable" if FIRST_LINE in output else "undecided"
 
 
-def probe(kernel: Path, seconds: float = PROBE_SECONDS) -> bool:
-    """Boot ``kernel`` under KVM without a root and tell whether its first line came within ``seconds``.
-
-    Raises:
-        CommandNotFoundError: QEMU is not installed.
-    """
-    argv = [QEMU, "-M", "q35", *kvm("").arguments, "-m", "256", "-nodefaults", "-no-user-config", "-display", "none"]
+def probe(kernel: Path, emulator: Emulator, seconds: float = PROBE_SECONDS) -> bool:
+    """Boot ``kernel`` under KVM without a root and tell whether its first line came within ``seconds``."""
+    way = kvm("", emulator)
+    argv = [
+        *way.program,
+        "-M",
+        "q35",
+        *way.arguments,
+        "-m",
+        "256",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+    ]
     argv += ["-no-reboot", "-serial", "stdio", "-kernel", str(kernel)]
     argv += ["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1"]
-    try:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(ENVIRONMENT)
-        )
-    except FileNotFoundError as error:
-        raise CommandNotFoundError(f"{QEMU} is not installed", hint="script/setup installs it") from error
+    process = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(ENVIRONMENT)
+    )
     output = b""
     end = time.monotonic() + seconds
     with process:
@@ -86,24 +94,30 @@ def probe(kernel: Path, seconds: float = PROBE_SECONDS) -> bool:
     return judge(output) == "usable"
 
 
-def choose(kernel: Path, cache: Path, try_kvm: Callable[[Path], bool] = probe) -> Accelerator:
+def choose(kernel: Path, cache: Path, try_kvm: Callable[[Path, Emulator], bool] = probe) -> Accelerator:
     """Return KVM when it boots ``kernel``, else emulation.
 
     Args:
         kernel: a bzImage, for example of the release that is to run.
-        cache: a folder where the verdict is kept until this machine boots again.
+        cache: the builder's cache, where the verdict is kept until this machine boots again.
         try_kvm: tells whether KVM boots a kernel.
+
+    Raises:
+        CommandNotFoundError: QEMU is not installed.
     """
+    emulator = find_emulator(cache)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return tcg("/dev/kvm cannot be opened")
+        return tcg("/dev/kvm cannot be opened", emulator)
     boot = BOOT_ID.read_text("ascii").strip()
     record = cache / "kvm-verdict.json"
     usable = _remembered(record, boot)
     if usable is None:
-        usable = try_kvm(kernel)
+        usable = try_kvm(kernel, emulator)
         cache.mkdir(parents=True, exist_ok=True)
         write_file(record, json.dumps({"boot": boot, "usable": usable}).encode())
-    return kvm("a kernel boots under KVM") if usable else tcg("a kernel does not boot under this machine's KVM")
+    if usable:
+        return kvm("a kernel boots under KVM", emulator)
+    return tcg("a kernel does not boot under this machine's KVM", emulator)
 
 
 def _remembered(record: Path, boot: str) -> bool | None:

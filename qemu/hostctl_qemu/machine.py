@@ -23,7 +23,7 @@ from hostctl.durable import write_file
 from hostctl.errors import HostctlError
 from hostctl.run import ENVIRONMENT, CommandNotFoundError, run, tail
 from hostctl_qemu import stage_port
-from hostctl_qemu.accelerator import QEMU, Accelerator
+from hostctl_qemu.accelerator import Accelerator
 from hostctl_qemu.attachment import PLAIN, Attachment, disk_arguments
 from hostctl_qemu.qmp import Qmp, QmpError
 from hostctl_qemu.serial import SerialConsole
@@ -136,7 +136,16 @@ def arguments(
         stages: descriptor of the listening socket for the stage port, if the machine has one.
         incoming: wait for a snapshot instead of starting afresh.
     """
-    words = [QEMU, "-name", "hostctl", "-nodefaults", "-no-user-config", "-display", "none", "-S"]
+    words = [
+        *config.accelerator.program,
+        "-name",
+        "hostctl",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-S",
+    ]
     words += [*boot_arguments(config), *config.accelerator.arguments]
     words += ["-smp", str(config.cpus), "-m", str(config.memory)]
     words += [*disk_arguments(config.disk, config.attachment), "-device", "virtio-rng-pci"]
@@ -358,6 +367,6 @@ def _spawn(argv: Sequence[str], folder: Path, fds: Sequence[int]) -> subprocess.
                 start_new_session=True,  # Ctrl-C on the terminal is for the guest, or for us
             )
         except FileNotFoundError as error:
-            raise CommandNotFoundError(f"{QEMU} is not installed", hint="script/setup installs it") from error
+            raise CommandNotFoundError(f"{argv[0]} is not installed", hint="script/setup installs it") from error
     write_file(folder / "qemu.pid", f"{process.pid}\n".encode())
     return process

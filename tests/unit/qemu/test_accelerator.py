@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hostctl_qemu import accelerator
 from hostctl_qemu.accelerator import choose, judge
+from hostctl_qemu.emulator import Emulator
 
 
 def test_kernel_line_means_usable() -> None:
@@ -23,11 +24,11 @@ def test_kvm_internal_error_means_broken() -> None:
 @pytest.mark.parametrize("usable", [True, False])
 def test_verdict_is_remembered_for_this_boot_only(tmp_path: Path, usable: bool) -> None:
     if not Path("/dev/kvm").exists():
-        assert choose(tmp_path, tmp_path, lambda _: True).name == "tcg"
+        assert choose(tmp_path, tmp_path, lambda _kernel, _emulator: True).name == "tcg"
         return
     asked: list[Path] = []
 
-    def answer(kernel: Path) -> bool:
+    def answer(kernel: Path, _: Emulator) -> bool:
         asked.append(kernel)
         return usable
 
@@ -39,5 +40,8 @@ def test_verdict_is_remembered_for_this_boot_only(tmp_path: Path, usable: bool) 
     assert len(asked) == 2
 
 
-def test_emulation_uses_every_core() -> None:
-    assert "tcg,thread=multi,tb-size=512" in accelerator.tcg("").arguments
+def test_emulation_uses_every_core_where_that_is_safe() -> None:
+    new, old = (Emulator(argv=("qemu",), version=version) for version in ((8, 1), (8, 0)))
+    assert "tcg,thread=multi,tb-size=512" in accelerator.tcg("", new).arguments
+    assert "tcg,thread=single,tb-size=512" in accelerator.tcg("", old).arguments
+    assert accelerator.kvm("", old).program == ("qemu",)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hostctl_qemu.accelerator import tcg
+from hostctl_qemu.emulator import Emulator
 from hostctl_qemu.machine import (
     Direct,
     Firmware,
@@ -29,7 +30,7 @@ def config(folder: Path, boot: Direct | Firmware = DIRECT) -> MachineConfig:
         disk=folder / "disk,1.qcow2",
         folder=folder,
         boot=boot,
-        accelerator=tcg("test"),
+        accelerator=tcg("test", Emulator(argv=("qemu-system-x86_64",), version=(10, 0))),
         credentials={"hostctl.host": b"secret\0\n"},
         forwards=(Forward(host_port=10022, guest_port=22), Forward(host_port=10080, guest_port=80)),
     )
