@@ -18,6 +18,7 @@ BLOCK = 512
 CHUNK = 1 << 20
 HEADER_BYTES = 1 << 20  # of one extended header; a path has at most 4096 bytes
 ENTRIES = 500_000
+FILE_BYTES = 1 << 40  # beyond what a whole layer may unpack to; a header can claim up to 95 bits
 DEPTH = 100
 PATH_BYTES = 4096
 NAME_BYTES = 255
@@ -169,6 +170,8 @@ def _checked(info: tarfile.TarInfo, tree: _Tree) -> tarfile.TarInfo | None:
         raise LayerError(f"the layer has {info.name[:200]!r}, which is a device or of an unknown type {kind!r}")
     if kind != tarfile.REGTYPE and info.size:
         raise LayerError(f"the layer has {info.name[:200]!r}, which is no file but has content")
+    if not 0 <= info.size <= FILE_BYTES:
+        raise LayerError(f"the layer has {info.name[:200]!r} of {info.size} bytes")
     path = safe_path(info.name)
     if kind == tarfile.FIFOTYPE:
         return None

@@ -32,6 +32,7 @@ def entry(
         (entry("s", tarfile.GNUTYPE_SPARSE), "device or of an unknown type"),
         (entry("f", pax=("GNU.sparse.major", "1")), "sparse"),
         (entry("f", pax=("size", "-5")), "size '-5'"),
+        (entry("f", pax=("size", str((1 << 40) + 1))), "of 1099511627777 bytes"),
         (entry("f", pax=("path", "../x")), "unsafe name"),
         (entry("h", tarfile.LNKTYPE, "../../etc/shadow"), "unsafe name"),
         (entry("h", tarfile.LNKTYPE, "etc/shadow"), "no file before it"),
@@ -49,6 +50,13 @@ def test_refused(stream: bytes, says: str) -> None:
         rewrite(io.BytesIO(stream + b"\0" * 1024), lambda _: None) if "cut" not in says else rewrite(
             io.BytesIO(stream), lambda _: None
         )
+
+
+def test_a_size_beyond_any_number_of_a_file_system_is_refused() -> None:
+    info = tarfile.TarInfo("f")
+    info.size = 1 << 80
+    with pytest.raises(LayerError, match="of 1208925819614629174706176 bytes"):
+        rewrite(io.BytesIO(info.tobuf(tarfile.GNU_FORMAT)), lambda _: None)
 
 
 def test_overlong_extended_header_is_not_read() -> None:
