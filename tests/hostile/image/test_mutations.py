@@ -1,6 +1,6 @@
 """Mutated layers: each is refused with an error of ours, or becomes a layer that stays within its root.
 
-``HOSTCTL_MUTATED_LAYERS`` says how many are tried, 1500 by default; 100000 take a quarter of an hour on a busy machine.
+``HOSTCTL_MUTATED_LAYERS`` says how many are tried, 1500 by default; 100000 take two minutes on a busy machine.
 A stream that fails is made again by its seed: ``mutations.mutated(SEED)``.
 """
 
