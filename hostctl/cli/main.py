@@ -77,6 +77,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("version", "hostctl.cli.version", "versions of hostctl and of what it runs on"),
     Verb("images", "hostctl.cli.images", "list the images on this host", on_host=True),
     Verb("secret", "hostctl.cli.secret", "store values of secrets, which are in no declaration", on_host=True),
+    Verb("search", "hostctl.cli.search", "look for images in a registry", on_host=True),
     Verb("pull", "hostctl.cli.pull", "bring an image from its registry", on_host=True),
     Verb("push", "hostctl.cli.push", "bring an image to a registry", on_host=True),
     Verb("save", "hostctl.cli.save", "write images to an archive", on_host=True),
