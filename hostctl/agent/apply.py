@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostctl import durable
 from hostctl.agent import generation, health, spare
@@ -81,6 +81,8 @@ class Context:
     collect: Collect = lambda digests: None
     booting: bool = False
     """During boot nothing runs yet, starting must not wait, and the boot's own health check judges."""
+    starts: Mapping[str, bool] = field(default_factory=dict)
+    """Whether new or changed workloads are started, if that does not follow from what is declared."""
 
 
 @contextmanager
@@ -139,6 +141,7 @@ def activate(
     to say.
     """
     machine, block = context.machine, not context.booting
+    idle = _idle(actions, declaration, context)
     if block:
         _stop(machine, workloads(actions, "remove", "change"))
     for name in workloads(actions, "remove", "change"):
@@ -159,7 +162,17 @@ def activate(
     _switch_services(actions, declaration, machine, block=block)
     if touched(actions, "workload", "workload-network"):
         machine.refresh_workload_network(block=block)
-    return _start(actions, declaration, context)
+    return _start(actions, declaration, context, idle)
+
+
+def _idle(actions: tuple[Action, ...], declaration: HostDeclaration, context: Context) -> frozenset[str]:
+    """Return the new and changed workloads that are not started: those that are by hand only, and were not."""
+    wanted = set(workloads(actions, "create", "change"))
+    manual = [str(name) for name, workload in declaration.workloads.items() if not workload.autostart]
+    asked = sorted(wanted.intersection(manual).difference(context.starts))
+    states = context.machine.states([workload_unit(name) for name in asked])
+    up = {name for name in asked if (found := states.get(workload_unit(name))) is not None and found.is_up}
+    return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start})
 
 
 def _switch_services(
@@ -177,13 +190,17 @@ def _switch_services(
             machine.units("start", [METRICS_SOCKET], block=block)
 
 
-def _start(actions: tuple[Action, ...], declaration: HostDeclaration, context: Context) -> tuple[str, ...]:
-    """Start the workloads that are new or changed, or what starts them; return what could not be started."""
+def _start(
+    actions: tuple[Action, ...], declaration: HostDeclaration, context: Context, idle: frozenset[str]
+) -> tuple[str, ...]:
+    """Start the workloads that are new or changed and not idle, or what starts them; return what could not be."""
     machine, block = context.machine, not context.booting
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
     running = () if block else workloads(actions, "change")
     notes = []
     for name in workloads(actions, "create", "change"):
+        if name in idle:
+            continue
         context.notify(f"starting workload {name}")
         try:
             starter = f"workload-{name}.{declared[name].starter}"

@@ -8,8 +8,8 @@ again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import (
@@ -100,8 +100,8 @@ class HostService:
         text, name = call.arguments
         return json.dumps(outcome_document(self._apply(text, name, call.notify)))
 
-    def _apply(self, text: str, name: str, notify: Notify) -> Outcome:
-        outcome = transaction.apply(text, name, context(self._layout, notify=notify))
+    def _apply(self, text: str, name: str, notify: Notify, starts: Mapping[str, bool] | None = None) -> Outcome:
+        outcome = transaction.apply(text, name, replace(context(self._layout, notify=notify), starts=starts or {}))
         changed = workloads_of(outcome.actions, "change", "remove")
         limits.forget([workload_unit(each) for each in changed], self._layout.root)
         if outcome.actions:
@@ -118,7 +118,7 @@ class HostService:
             Method(name="Apply", handler=self.apply, strings=2, root_only=True),
             *reach.WorkloadReach(self._layout, self._machine).methods(),
             *control.WorkloadControl(self._layout, self._machine).methods(),
-            *transient_methods.TransientService(self._layout, self._apply).methods(),
+            *transient_methods.TransientService(self._layout, self._machine, self._apply).methods(),
             *volume_methods.VolumeService(self._layout, self._machine).methods(),
             *ImageService(self._layout).methods(),
         )

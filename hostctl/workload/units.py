@@ -148,7 +148,9 @@ def _schedule(workload: Workload) -> str:
 
 
 def links(spec: WorkloadSpec) -> Mapping[str, str]:
-    """Return the symbolic link below /etc that starts at boot the workload, or what starts it, by path."""
+    """Return the symbolic link below /etc that starts at boot the workload, or what starts it, by path; or none."""
+    if not spec.workload.autostart:
+        return {}
     kind = spec.workload.starter
     target = {"service": "multi-user", "timer": "timers", "socket": "sockets"}[kind]
     unit = f"workload-{spec.name}.{kind}"
@@ -201,6 +203,7 @@ def _root(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
     return {
         "program": secret_env,
         "template": f"{spec.bundle}/config.json",
+        "unlinked": not spec.workload.autostart,
         "config": spec.config_file,
         "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
         "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},
