@@ -14,12 +14,14 @@ from dataclasses import asdict, replace
 from hostctl.agent import apply as transaction
 from hostctl.agent import (
     bus,
+    commit_method,
     control,
     event_log,
     generation,
     images,
     limits,
     overview,
+    pausing,
     reach,
     transient_methods,
     volume_methods,
@@ -119,6 +121,7 @@ class HostService:
             *reach.WorkloadReach(self._layout, self._machine).methods(),
             *control.WorkloadControl(self._layout, self._machine).methods(),
             *transient_methods.TransientService(self._layout, self._machine, self._apply).methods(),
+            *commit_method.CommitService(self._layout, self._machine).methods(),
             *volume_methods.VolumeService(self._layout, self._machine).methods(),
             *ImageService(self._layout).methods(),
         )
@@ -134,13 +137,14 @@ def administrators(layout: HostLayout) -> frozenset[int]:
 
 
 def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDLE) -> None:
-    """Be the agent: take back what a crash left untried, then answer until idle.
+    """Be the agent: take back what a crash left untried or kept still, then answer until idle.
 
     Args:
         layout: the machine.
         address: of the bus; none is the system bus.
         idle: seconds without a call after which it ends.
     """
+    pausing.recover(layout, SystemdMachine(layout))
     if transaction.read_pending(layout) is not None:
         with transaction.lock(layout):
             transaction.resolve(context(layout))

@@ -59,6 +59,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("attach", "hostctl.cli.attach", "follow the output of a workload to its end", on_host=True),
     Verb("cp", "hostctl.cli.cp", "copy files into and out of a workload", on_host=True),
     Verb("diff", "hostctl.cli.diff", "what a workload has changed in its root file system", on_host=True),
+    Verb("commit", "hostctl.cli.commit", "make an image of what a workload has written", on_host=True),
     Verb("export", "hostctl.cli.export", "write a workload's root file system as a tar archive", on_host=True),
     Verb("run", "hostctl.cli.run", "run a workload that is not declared, where host.yaml allows it", on_host=True),
     Verb("create", "hostctl.cli.create", "make a workload that is not declared and waits for its start", on_host=True),

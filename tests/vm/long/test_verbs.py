@@ -1,15 +1,37 @@
 """Docker's verbs that make something of what is there: looked for, created, renamed, committed, connected, built."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
+import zstandard
 from hostctl_lab.host import Host
+from hostctl_lab.images import layout
 from hostctl_lab.registry import Registry
+from hostctl_lab.releases import Lab
 from hostctl_qemu.ssh import make_key
 
 BOX = "/usr/bin/busybox"
 READY_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def tool(lab: Lab, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of an image that did not come with the release: the tests' own with a file more."""
+    with tarfile.open(lab.image()) as archive:
+        blobs = [archive.extractfile(member) for member in archive if member.name.startswith("blobs/")]
+        (layer,) = [data for blob in blobs if blob and (data := blob.read())[:4] == b"\x28\xb5\x2f\xfd"]
+    tar = io.BytesIO(zstandard.ZstdDecompressor().decompress(layer, max_output_size=64 << 20))
+    with tarfile.open(fileobj=tar, mode="a") as whole:
+        info = tarfile.TarInfo("etc/tool")
+        info.size = 4
+        whole.addfile(info, io.BytesIO(b"tool"))
+    folder = tmp_path_factory.mktemp("tool")
+    layout(folder / "tool", tars=[tar.getvalue()])
+    registry.push(f"oci:{folder}/tool", "tool:1")
+    return f"{registry.guest_address}/tool:1"
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +101,55 @@ def test_what_is_created_waits_for_its_start_and_is_renamed(host: Host) -> None:
     host.text("hostctl", "rm", "c")
     assert invocation(host, "web") == web
     assert "no workload" in host.fails("hostctl", "rename", "nope", "x")
+
+
+def start(host: Host, name: str, image: str, *options: str) -> str:
+    """Run a workload of an image that does nothing; return its full name."""
+    words = ("hostctl", "run", "-d", "--name", name, "-u", "0:0", "--entrypoint", BOX, *options, image, "sleep", "9999")
+    return host.text(*words)
+
+
+def test_what_a_workload_has_become_is_an_image(host: Host, registry: Registry, tool: str) -> None:
+    target = f"{registry.guest_address}/tool:2"
+    name = start(host, "t", tool)
+    inside(host, name, "echo kept >/etc/note; rm /etc/tool; mkdir /new; echo x >/new/x")
+    image = host.text("hostctl", "commit", "-q", "-m", "a note", "-a", "ops", name, target)
+    assert host.text("hostctl", "commit", "-q", "-m", "a note", "-a", "ops", "--pause=false", name, "again:1") == image
+    assert state(host, name) == "running"
+    assert host.shell("ls /run/hostctl/still /var/lib/hostctl/images/tmp | grep -v :") == ""
+    assert "a note" in host.text("hostctl", "image", "history", target)
+    assert f"{target}: well" in host.text("hostctl", "image", "verify", target)
+    copy = start(host, "copy", target)
+    assert inside(host, copy, "cat /etc/note /new/x; cat /etc/tool || echo gone").splitlines()[:2] == ["kept", "x"]
+    assert "A /etc/note" not in host.text("hostctl", "diff", copy)
+    assert host.run("hostctl", "exec", copy, "--", BOX, "test", "-e", "/etc/tool", check=False).status == 1
+    host.text("hostctl", "push", target)
+    host.text("hostctl", "save", "-o", "/run/tool.tar", target)
+    saved = host.text("skopeo", "inspect", "--raw", f"docker-archive:/run/tool.tar:{target}")
+    assert json.loads(saved)["config"]["digest"] == image
+    host.text("hostctl", "stop", "-t", "1", name)
+    inside(host, copy, "echo more >/etc/more")
+    assert host.text("hostctl", "commit", "-q", "-m", "a note", "-a", "ops", name, "ended:1") == image, "as it ended"
+    assert host.run("hostctl", "commit", copy, user="eve", check=False).status == 1
+    host.text("hostctl", "rm", "t", "copy")
+
+
+def test_a_commit_without_a_difference_is_refused_and_a_killed_agent_freezes_nothing(host: Host, tool: str) -> None:
+    fixed = start(host, "fixed", tool, "--read-only")
+    said = host.fails("hostctl", "commit", fixed)
+    assert "is read_only, so nothing differs" in said
+    host.text("hostctl", "rm", "fixed")
+    name = start(host, "big", tool)
+    host.text("hostctl", "exec", name, "--", BOX, "dd", "if=/dev/urandom", "of=/big", "bs=1M", "count=64")
+    host.shell(f"""\
+hostctl commit {name} big:1 >/dev/null 2>&1 &
+until test -e /run/hostctl/still/{name}; do :; done
+systemctl kill --signal=KILL hostd.service
+wait || true
+""")
+    frozen = f"/sys/fs/cgroup/system.slice/workload-{name}.service/cgroup.events"
+    host.wait_for("it runs on", lambda: "frozen 0" in host.text("cat", frozen), 60)
+    assert inside(host, name, "echo here") == "here"
+    assert host.shell("ls /run/hostctl/still") == ""
+    assert host.run("hostctl", "image", "inspect", "big:1", check=False).status != 0
+    host.text("hostctl", "rm", "big")
