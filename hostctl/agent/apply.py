@@ -83,6 +83,8 @@ class Context:
     """During boot nothing runs yet, starting must not wait, and the boot's own health check judges."""
     starts: Mapping[str, bool] = field(default_factory=dict)
     """Whether new or changed workloads are started, if that does not follow from what is declared."""
+    live: frozenset[str] = frozenset()
+    """Workloads that run on while they change: only their networks do, and what of them is read at a start."""
 
 
 @contextmanager
@@ -142,9 +144,10 @@ def activate(
     """
     machine, block = context.machine, not context.booting
     idle = _idle(actions, declaration, context)
+    ending = [name for name in workloads(actions, "remove", "change") if name not in context.live]
     if block:
-        _stop(machine, workloads(actions, "remove", "change"))
-    for name in workloads(actions, "remove", "change"):
+        _stop(machine, ending)
+    for name in ending:
         machine.forget_health(name)
     if block:
         for name in workloads(actions, "remove"):
@@ -166,13 +169,13 @@ def activate(
 
 
 def _idle(actions: tuple[Action, ...], declaration: HostDeclaration, context: Context) -> frozenset[str]:
-    """Return the new and changed workloads that are not started: those that are by hand only, and were not."""
+    """Return the workloads that are not started: those that are by hand only and were not, and those that run on."""
     wanted = set(workloads(actions, "create", "change"))
     manual = [str(name) for name, workload in declaration.workloads.items() if not workload.autostart]
     asked = sorted(wanted.intersection(manual).difference(context.starts))
     states = context.machine.states([workload_unit(name) for name in asked])
     up = {name for name in asked if (found := states.get(workload_unit(name))) is not None and found.is_up}
-    return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start})
+    return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start}) | context.live
 
 
 def _switch_services(

@@ -102,10 +102,19 @@ class HostService:
         text, name = call.arguments
         return json.dumps(outcome_document(self._apply(text, name, call.notify)))
 
-    def _apply(self, text: str, name: str, notify: Notify, starts: Mapping[str, bool] | None = None) -> Outcome:
-        outcome = transaction.apply(text, name, replace(context(self._layout, notify=notify), starts=starts or {}))
+    def _apply(
+        self,
+        text: str,
+        name: str,
+        notify: Notify,
+        *,
+        starts: Mapping[str, bool] | None = None,
+        live: frozenset[str] = frozenset(),
+    ) -> Outcome:
+        where = replace(context(self._layout, notify=notify), starts=starts or {}, live=live)
+        outcome = transaction.apply(text, name, where)
         changed = workloads_of(outcome.actions, "change", "remove")
-        limits.forget([workload_unit(each) for each in changed], self._layout.root)
+        limits.forget([workload_unit(each) for each in changed if each not in live], self._layout.root)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome

@@ -121,6 +121,14 @@ def rename(text: str, old: str, new: str, *, image: str | None = None) -> str:
     return changed
 
 
+def edited(declaration: HostDeclaration, name: str, settings: Mapping[str, object]) -> str:
+    """Return the declaration with other settings of a workload, given by their names."""
+    workload = _workloads(declaration)[name]
+    assert isinstance(workload, dict)  # noqa: S101 - a workload is a mapping
+    # In its place: a mapping keeps the order in which its keys came.
+    return _edited(declaration, {name: {**workload, **settings}}, without="")
+
+
 def require(declaration: HostDeclaration, name: str, *, hint: str) -> str:
     """Return the full name of a workload that was run.
 

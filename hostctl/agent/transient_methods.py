@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from hostctl.agent import event_log, generation, images, transient
+from hostctl.agent import event_log, generation, images, network_view, reconnect, transient
 from hostctl.agent.apply import Notify, Outcome
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Pin, Stored
@@ -15,9 +15,17 @@ from hostctl.layout import HostLayout
 
 
 class Apply(Protocol):
-    """Applies a declaration, given its text and its name, and tells of what it does; see :attr:`Context.starts`."""
+    """Applies a declaration, given its text and its name, and tells of what it does; the rest as in ``Context``."""
 
-    def __call__(self, text: str, name: str, notify: Notify, starts: Mapping[str, bool] | None = None) -> Outcome:
+    def __call__(
+        self,
+        text: str,
+        name: str,
+        notify: Notify,
+        *,
+        starts: Mapping[str, bool] | None = None,
+        live: frozenset[str] = frozenset(),
+    ) -> Outcome:
         """Apply it."""
 
 
@@ -62,7 +70,7 @@ class TransientService:
         text = transient.rename(stored.declaration, old, new, image=self._kept(stored.record.images.get(was)))
         state = self._machine.states([workload_unit(was)]).get(workload_unit(was))
         up = state is not None and state.is_up
-        outcome = self._apply(text, full, call.notify, {was: up, full: up})  # the old one, if it is taken back
+        outcome = self._apply(text, full, call.notify, starts={was: up, full: up})  # the old one, if it is taken back
         event_log.write("rename", full, former=was)
         document = {"workload": full, "former": was, "generation": outcome.generation, "notes": list(outcome.notes)}
         return json.dumps(document)
@@ -82,6 +90,49 @@ class TransientService:
         event_log.write("remove", full)
         return json.dumps({"workload": full, "generation": outcome.generation})
 
+    def connect(self, call: Call) -> str:
+        """Connect a workload that was run to a network: network, name, and an object with aliases, ipv4, ipv6.
+
+        It runs on. Returns its addresses there.
+        """
+        network, name, request = call.arguments
+        change = reconnect.connect(self._current().declaration, network, name, request)
+        outcome = self._apply(change.text, change.workload, call.notify, live=frozenset({change.workload}))
+        event_log.write("connect", change.workload, network=network)
+        notes = [
+            *outcome.notes,
+            *(["it asks the network's name server from its next start on"] if change.renames else []),
+        ]
+        return self._connected(change.workload, network, notes)
+
+    def disconnect(self, call: Call) -> str:
+        """Take a workload that was run off a network: network, name, and options, of which there is one: force.
+
+        It runs on. If its name server is in that network, it is only done with force, and the workload started anew.
+        """
+        network, name, options = call.arguments
+        change = reconnect.disconnect(self._current().declaration, network, name)
+        unit = workload_unit(change.workload)
+        state = self._machine.states([unit]).get(unit)
+        anew = change.renames and state is not None and state.is_up
+        if anew and "force" not in options.split():
+            raise reconnect.ConnectError(
+                f"the name server of workload {change.workload} is in network {network}",
+                details="it would find no names any more until its next start",
+                hint="--force starts it anew; what it wrote outside of volumes is gone then",
+            )
+        live = frozenset() if anew else frozenset({change.workload})
+        outcome = self._apply(change.text, change.workload, call.notify, live=live)
+        event_log.write("disconnect", change.workload, network=network)
+        return self._connected(change.workload, network, outcome.notes)
+
+    def _connected(self, name: str, network: str, notes: Sequence[str]) -> str:
+        places = {each.name: each.workloads.get(name) for each in network_view.read(generation.current(self._layout))}
+        place = places.get(network)
+        addresses = [place.address, place.address6] if place is not None else []
+        document = {"workload": name, "network": network, "addresses": [each for each in addresses if each]}
+        return json.dumps({**document, "notes": list(notes)})
+
     def methods(self) -> tuple[Method, ...]:
         """Return this part of the interface."""
         made = ("name", "settings")
@@ -89,5 +140,13 @@ class TransientService:
             Method(name="Run", handler=self.run, strings=2, root_only=True, takes=made),
             Method(name="Create", handler=self.create, strings=2, root_only=True, takes=made),
             Method(name="Rename", handler=self.rename, strings=2, root_only=True, takes=("name", "new_name")),
+            Method(name="ConnectNetwork", handler=self.connect, strings=3, root_only=True, takes=("network", *made)),
+            Method(
+                name="DisconnectNetwork",
+                handler=self.disconnect,
+                strings=3,
+                root_only=True,
+                takes=("network", "name", "options"),
+            ),
             Method(name="Remove", handler=self.remove, strings=1, root_only=True, takes=("name",)),
         )

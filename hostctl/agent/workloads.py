@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostctl.agent import stage
+from hostctl.agent import stage, transient
 from hostctl.agent.generation import Pin, Stored
 from hostctl.agent.images import Registries, choose, choose_mounted, mounted_key, open_store
 from hostctl.agent.render import MADE_BY
@@ -148,7 +148,8 @@ class HostWorkloads:
         mounted = choose_mounted(declaration, pins, store, pull)
         ranges = identity.allocate(images, former.record.ranges if former else {})
         pools = declared.pools(declaration, stage.machine_id(self.layout), surroundings.routes(self.layout.root))
-        plan = declared.plan(declaration, ranges, former_network(former), pools)
+        lasting = transient.transients(declaration)
+        plan = declared.plan(declaration, ranges, former_network(former), pools, lasting)
         wanted = specs(declaration, images, mounted, ranges, plan, zones(declaration, self.layout.root / ZONES))
         profile = self._profile() if wanted else b""
         return Rendered(

@@ -14,7 +14,8 @@ not internal. The name server answers at the gateway of each, see :mod:`hostctl.
 and ``After=`` this service, never ``Requires=``: a restart of the pass must not restart workloads.
 
 A running workload keeps the namespaces it joined. If its link is taken away by somebody, or its range of user ids
-changes, the pass makes new namespaces, which the workload joins when it is started next.
+changes, the pass makes new namespaces, which the workload joins when it is started next. Where the networks of one that
+is not declared change while it runs, links come and go in the namespaces that it has.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) ->
     for link, bridge in work.attach:
         links.attach(link, bridge)
     failures: dict[str, HostctlError] = {**namespaces.pin(layout, {one.name: one.userns_start for one in work.connect})}
-    failures |= links.connect(layout, plan, [one for one in work.connect if one.name not in failures])
+    made = [one for one in work.connect if one.name not in failures]
+    joined = [one for one in plan.workloads if one.name in work.join]
+    failures |= links.connect(layout, plan, [*made, *joined], work.join)
     if failures:
         raise NetworkPassError(
             f"{len(failures)} of {len(plan.workloads)} workloads have no network: {', '.join(sorted(failures))}",

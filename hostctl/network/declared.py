@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hostctl.config import networks
@@ -38,7 +38,11 @@ def pools(declaration: HostDeclaration, machine_id: str, routes: Mapping[str, IP
 
 
 def plan(
-    declaration: HostDeclaration, ranges: Mapping[str, int], former: NetworkPlan | None, pools: Pools
+    declaration: HostDeclaration,
+    ranges: Mapping[str, int],
+    former: NetworkPlan | None,
+    pools: Pools,
+    lasting: Collection[str] = (),
 ) -> NetworkPlan:
     """Return the plan of all networks, in which everybody keeps the addresses that they have.
 
@@ -47,6 +51,7 @@ def plan(
         ranges: the numbers of the workloads' ranges of user ids.
         former: the plan in force.
         pools: where subnets come from.
+        lasting: the workloads whose networks may change while they run.
 
     Raises:
         NetworkFullError, NetworkCollisionError, PublishedAddressError: it cannot be done as it is declared.
@@ -58,6 +63,7 @@ def plan(
             attachments=tuple(_attachment(network, place) for network, place in on.items()),
             ports=workload.ports,
             dns=tuple(map(str, workload.dns.servers)),
+            lasting=str(name) in lasting,
         )
         for name, workload in declaration.workloads.items()
         if (on := networks.attachments(workload))

@@ -93,7 +93,8 @@ class WorkloadNetwork:
     """A workload on its networks, in the order of its interfaces.
 
     ``userns_start`` is the first of :data:`RANGE_SIZE` user ids on the host; ``dns`` are name servers for what is not a
-    workload's name, none means the host's.
+    workload's name, none means the host's. ``interfaces`` are the numbers of its interfaces where its networks changed
+    while it ran, which left it its namespaces; elsewhere they are the positions, and a change means new namespaces.
     """
 
     name: str
@@ -101,6 +102,11 @@ class WorkloadNetwork:
     attachments: tuple[Attachment, ...]
     ports: tuple[PortMapping, ...] = ()
     dns: tuple[str, ...] = ()
+    interfaces: tuple[int, ...] = ()
+
+    def interface(self, position: int) -> int:
+        """Return the number of the interface of a place."""
+        return self.interfaces[position] if self.interfaces else position
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -245,6 +245,17 @@ def test_whether_something_is_started_can_be_said(layout: HostLayout) -> None:
     assert set(machine.running) == {"workload-site.service", "workload-tool.service"}
 
 
+def test_what_changes_while_it_runs_is_neither_stopped_nor_started(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    other = BASE.replace("db:1}", "db:1, networks: [back]}") + "networks: {back: {}}\n"
+    outcome = transaction.apply(other, "host.yaml", replace(context(layout, machine), live=frozenset({"db"})))
+    assert [action.subject for action in outcome.actions] == ["back", "db"]
+    assert machine.log == ["lay", "workload network"]
+    assert "workload-db.service" in machine.running
+
+
 def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> None:
     machine = FakeMachine()
     transaction.apply(BASE, "host.yaml", context(layout, machine))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import generation, transient, transient_methods
+from hostctl.agent import generation, reconnect, transient, transient_methods
 from hostctl.agent.apply import Notify, Outcome
 from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Pin, Record
@@ -132,8 +132,17 @@ class Applied:
     def __init__(self, layout: HostLayout) -> None:
         self.layout = layout
         self.starts: Mapping[str, bool] = {}
+        self.live: frozenset[str] = frozenset()
 
-    def __call__(self, text: str, name: str, notify: Notify, starts: Mapping[str, bool] | None = None) -> Outcome:
+    def __call__(
+        self,
+        text: str,
+        name: str,
+        notify: Notify,
+        *,
+        starts: Mapping[str, bool] | None = None,
+        live: frozenset[str] = frozenset(),
+    ) -> Outcome:
         """Put it in force."""
         number = max(generation.numbers(self.layout), default=0) + 1
         names = parse_host(text, name).workloads
@@ -141,7 +150,7 @@ class Applied:
         record = Record(number=number, created="", release="1", declaration_sha256="", images=images)
         generation.store(self.layout, Content(record=record, declaration=text, etc={}, bundles={}, network=b"{}"))
         generation.put_in_force(self.layout, number)
-        self.starts = starts or {}
+        self.starts, self.live = starts or {}, live
         return Outcome(generation=number, former=number - 1, actions=())
 
 
@@ -182,6 +191,40 @@ def test_what_ran_runs_again_under_its_new_name_and_from_the_same_image(tmp_path
     workload = next(each for name, each in parse_host(stored.declaration).workloads.items() if name == "run-z")
     assert workload.image == f"r.example/tool:1@{DIGEST}"  # the store has no such name any more
     assert ask("Remove", "z")["workload"] == "run-z"
+
+
+def test_a_workload_runs_on_while_its_networks_change_unless_it_would_find_no_names(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    machine, applied = Down(layout), Applied(layout)
+    methods = {each.name: each for each in transient_methods.TransientService(layout, machine, applied).methods()}
+
+    def ask(member: str, *arguments: str) -> dict[str, object]:
+        method = methods[member]
+        assert (method.root_only, method.strings) == (True, len(method.takes))
+        call = Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None)
+        document: dict[str, object] = json.loads(method.handler(call))
+        return document
+
+    applied(f"{HOST}networks: {{back: {{internal: true}}, front: {{}}}}\n", "host.yaml", lambda text: None)
+    ask("Run", "x", json.dumps({"image": "r.example/tool:1", "network": "private"}))
+    machine.active = "active"
+    assert ask("ConnectNetwork", "back", "x", "{}") == {
+        "workload": "run-x",
+        "network": "back",
+        "addresses": [],
+        "notes": [],
+    }
+    assert applied.live == {"run-x"}
+    with pytest.raises(reconnect.ConnectError, match="name server of workload run-x is in network default"):
+        ask("DisconnectNetwork", "default", "x", "")
+    ask("DisconnectNetwork", "default", "x", "force")
+    assert applied.live == frozenset()
+    assert ask("ConnectNetwork", "front", "run-x", "{}")["notes"] == [
+        "it asks the network's name server from its next start on"
+    ]
+    machine.active = "inactive"
+    ask("DisconnectNetwork", "front", "x", "")
+    assert applied.live == {"run-x"}
 
 
 def test_names() -> None:

@@ -14,6 +14,7 @@ from hostctl_lab.releases import Lab
 from hostctl_qemu.ssh import make_key
 
 BOX = "/usr/bin/busybox"
+PAGE = "a page from inside"
 READY_SECONDS = 60.0
 
 
@@ -45,6 +46,12 @@ workloads:
   web:
     image: localhost/box:1
     ports: ["8080:80"]
+  inner:
+    image: localhost/box:1
+    networks: [back]
+networks:
+  back: {{internal: true}}
+  front: {{}}
 """
 
 
@@ -153,3 +160,44 @@ wait || true
     assert host.shell("ls /run/hostctl/still") == ""
     assert host.run("hostctl", "image", "inspect", "big:1", check=False).status != 0
     host.text("hostctl", "rm", "big")
+
+
+def reaches(host: Host, name: str, address: str) -> bool:
+    """Tell whether a workload gets the page of another."""
+    return PAGE in inside(host, name, f"wget -T 5 -q -O - http://{address}/ 2>/dev/null || true")
+
+
+def interfaces(host: Host, name: str) -> list[str]:
+    """Return a workload's interfaces, without loopback, in order."""
+    return sorted(inside(host, name, "for each in /sys/class/net/eth*; do echo ${each##*/}; done").split())
+
+
+def test_a_workload_is_connected_and_disconnected_while_it_runs(host: Host, tool: str) -> None:
+    name, inner = start(host, "net", tool), invocation(host, "inner")
+    before = invocation(host, name)
+    assert not reaches(host, name, "inner")
+    host.text("hostctl", "network", "connect", "--alias", "watch", "back", name)
+    host.wait_for("it finds its neighbour", lambda: reaches(host, name, "inner"), READY_SECONDS)
+    assert reaches(host, name, "web")
+    assert interfaces(host, name) == ["eth0", "eth1"]
+    said = json.loads(host.text("hostctl", "network", "connect", "--json", "front", "net"))
+    assert said["addresses"][0] in inside(host, name, "ip addr show eth2")
+    host.text("hostctl", "network", "disconnect", "back", "net")
+    assert interfaces(host, name) == ["eth0", "eth2"]
+    assert not reaches(host, name, "inner")
+    assert invocation(host, name) == before
+    assert name not in host.text("hostctl", "network", "inspect", "back")
+    host.text("hostctl", "restart", "-t", "1", name)
+    assert interfaces(host, name) == ["eth0", "eth2"], "for as long as the workload lasts"
+    assert "name server" in host.fails("hostctl", "network", "disconnect", "default", name)
+    before = invocation(host, name)
+    host.text("hostctl", "network", "disconnect", "-f", "default", name)
+    assert invocation(host, name) != before
+    assert interfaces(host, name) == ["eth2"]
+    assert "only network" in host.fails("hostctl", "network", "disconnect", "front", name)
+    said = host.fails("hostctl", "network", "connect", "back", "web")
+    assert "in host.yaml: workloads.web.networks: [default, back]" in said
+    assert host.run("hostctl", "network", "connect", "back", name, user="eve", check=False).status == 1
+    host.text("hostctl", "rm", "net")
+    assert invocation(host, "inner") == inner
+    assert host.shell("ls /run/netns").split() == ["workload-inner", "workload-web"]
