@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import (
+    build_method,
     bus,
     commit_method,
     control,
@@ -119,6 +120,17 @@ class HostService:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome
 
+    def _builds(self) -> build_method.BuildService:
+        return build_method.BuildService(self._layout, self._machine, self._apply)
+
+    def recover(self) -> None:
+        """Take back what the agent before this one left: a generation that it tried, what it kept still, builds."""
+        pausing.recover(self._layout, self._machine)
+        if transaction.read_pending(self._layout) is not None:
+            with transaction.lock(self._layout):
+                transaction.resolve(context(self._layout))
+        self._builds().recover()
+
     def methods(self) -> tuple[Method, ...]:
         """Return the interface."""
         return (
@@ -131,6 +143,7 @@ class HostService:
             *control.WorkloadControl(self._layout, self._machine).methods(),
             *transient_methods.TransientService(self._layout, self._machine, self._apply).methods(),
             *commit_method.CommitService(self._layout, self._machine).methods(),
+            *self._builds().methods(),
             *volume_methods.VolumeService(self._layout, self._machine).methods(),
             *ImageService(self._layout).methods(),
         )
@@ -146,15 +159,13 @@ def administrators(layout: HostLayout) -> frozenset[int]:
 
 
 def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDLE) -> None:
-    """Be the agent: take back what a crash left untried or kept still, then answer until idle.
+    """Be the agent: take back what a crash left half done, then answer until idle.
 
     Args:
         layout: the machine.
         address: of the bus; none is the system bus.
         idle: seconds without a call after which it ends.
     """
-    pausing.recover(layout, SystemdMachine(layout))
-    if transaction.read_pending(layout) is not None:
-        with transaction.lock(layout):
-            transaction.resolve(context(layout))
-    bus.serve(HostService(layout).methods(), address=address, idle=idle, administrators=lambda: administrators(layout))
+    service = HostService(layout)
+    service.recover()
+    bus.serve(service.methods(), address=address, idle=idle, administrators=lambda: administrators(layout))

@@ -77,7 +77,7 @@ def add(text: str, name: str, request: str, *, by_hand: bool = False) -> str:
         raise RunRequestError(f"{', '.join(unknown) or 'no image'}: not for a workload that is run")
     if name in declaration.workloads:
         raise RunRequestError(f"there is a workload {name} already", hint=f"hostctl rm {name}")
-    changed = _edited(declaration, {name: {**wanted, **({"autostart": False} if by_hand else {})}}, without="")
+    changed = rewritten(declaration, {name: {**wanted, **({"autostart": False} if by_hand else {})}})
     parse_host(changed, "the workload to run")
     return changed
 
@@ -94,7 +94,7 @@ def remove(text: str, name: str) -> str:
     """
     declaration = parse_host(text, "host.yaml")
     full = require(declaration, name, hint="take it out of host.yaml, and apply that")
-    return _edited(declaration, {}, without=full)
+    return rewritten(declaration, {}, without=full)
 
 
 def rename(text: str, old: str, new: str, *, image: str | None = None) -> str:
@@ -116,7 +116,7 @@ def rename(text: str, old: str, new: str, *, image: str | None = None) -> str:
         raise RunRequestError(f"there is a workload {wanted} already" if new else "a new name is needed")
     settings = _workloads(declaration)[full]
     assert isinstance(settings, dict)  # noqa: S101 - a workload is a mapping
-    changed = _edited(declaration, {wanted: {**settings, **({"image": image} if image else {})}}, without=full)
+    changed = rewritten(declaration, {wanted: {**settings, **({"image": image} if image else {})}}, without=full)
     parse_host(changed, "the workload's new name")
     return changed
 
@@ -126,7 +126,7 @@ def edited(declaration: HostDeclaration, name: str, settings: Mapping[str, objec
     workload = _workloads(declaration)[name]
     assert isinstance(workload, dict)  # noqa: S101 - a workload is a mapping
     # In its place: a mapping keeps the order in which its keys came.
-    return _edited(declaration, {name: {**workload, **settings}}, without="")
+    return rewritten(declaration, {name: {**workload, **settings}})
 
 
 def require(declaration: HostDeclaration, name: str, *, hint: str) -> str:
@@ -156,7 +156,8 @@ def _workloads(declaration: HostDeclaration) -> dict[str, Plain]:
     return former
 
 
-def _edited(declaration: HostDeclaration, more: Mapping[str, object], *, without: str) -> str:
+def rewritten(declaration: HostDeclaration, more: Mapping[str, object], *, without: str = "") -> str:
+    """Return the declaration with further workloads, by name, and without one."""
     tree = plain(declaration)
     assert isinstance(tree, dict)  # noqa: S101 - a declaration is a mapping
     workloads = {name: each for name, each in _workloads(declaration).items() if name != without}

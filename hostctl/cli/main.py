@@ -80,6 +80,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("version", "hostctl.cli.version", "versions of hostctl and of what it runs on"),
     Verb("images", "hostctl.cli.images", "list the images on this host", on_host=True),
     Verb("secret", "hostctl.cli.secret", "store values of secrets, which are in no declaration", on_host=True),
+    Verb("build", "hostctl.cli.container_build", "build an image from a Containerfile", on_host=True),
     Verb("search", "hostctl.cli.search", "look for images in a registry", on_host=True),
     Verb("pull", "hostctl.cli.pull", "bring an image from its registry", on_host=True),
     Verb("push", "hostctl.cli.push", "bring an image to a registry", on_host=True),
@@ -108,7 +109,12 @@ def _verb_parser(verb: Verb) -> argparse.ArgumentParser:
 
 
 def _available() -> list[Verb]:
-    return [verb for verb in VERBS if importlib.util.find_spec(verb.module) is not None]
+    """Return the verbs that are there; of a word that means one thing on a builder and another on a host, the first."""
+    found: dict[str, Verb] = {}
+    for verb in VERBS:
+        if importlib.util.find_spec(verb.module) is not None:
+            found.setdefault(verb.name, verb)
+    return list(found.values())
 
 
 def _overview(verbs: Sequence[Verb]) -> str:

@@ -87,7 +87,8 @@ def test_what_a_layer_cannot_hold_is_left_out_and_told(tmp_path: Path) -> None:
     (tmp_path / ".wh.etc").touch()  # in a layer it would delete /etc
     (tmp_path / ".wh..wh..opq").touch()
     os.mkfifo(tmp_path / "pipe")
-    socket.socket(socket.AF_UNIX).bind(str(tmp_path / "socket"))
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "socket"))
     os.mknod(tmp_path / "disk", stat.S_IFBLK, os.makedev(8, 0))
     (tmp_path / "kept").touch()
     own(tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import zstandard
 from hostctl_lab.host import Host
 from hostctl_lab.images import layout
 from hostctl_lab.registry import Registry
-from hostctl_lab.releases import Lab
+from hostctl_lab.releases import CHECKOUT, Lab, hostctl
 from hostctl_qemu.ssh import make_key
 
 BOX = "/usr/bin/busybox"
 PAGE = "a page from inside"
 READY_SECONDS = 60.0
+BUILD_SECONDS = 1800.0  # a pull of 60 MiB and copies of a root file system, emulated
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ networks:
 
 def inside(host: Host, name: str, script: str) -> str:
     """Return what a shell script prints in a workload, whose image has no links to its one program."""
-    aliases = "".join(f'alias {each}="{BOX} {each}"\n' for each in ("cat", "ip", "mkdir", "ping", "rm", "wget"))
+    aliases = "".join(f'alias {each}="{BOX} {each}"\n' for each in ("cat", "ip", "ls", "mkdir", "rm", "wget"))
     return host.text("hostctl", "exec", name, "--", BOX, "sh", "-c", aliases + script)
 
 
@@ -201,3 +203,82 @@ def test_a_workload_is_connected_and_disconnected_while_it_runs(host: Host, tool
     host.text("hostctl", "rm", "net")
     assert invocation(host, "inner") == inner
     assert host.shell("ls /run/netns").split() == ["workload-inner", "workload-web"]
+
+
+@pytest.fixture(scope="module")
+def buildah(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of the example's image with buildah."""
+    folder = tmp_path_factory.mktemp("buildah")
+    shutil.copyfile(CHECKOUT / "examples/buildah/image.yaml", folder / "image.yaml")
+    hostctl("image", "build", folder / "image.yaml", "-o", folder / "buildah.tar")
+    registry.push(f"oci-archive:{folder}/buildah.tar", "buildah:1")
+    return f"{registry.guest_address}/buildah:1"
+
+
+CONTAINERFILE = """\
+ARG TAG=1
+FROM {tool}:$TAG AS one
+ARG WORD=none
+USER 0
+COPY . /context
+RUN ["{box}", "sh", "-c", "echo built $WORD by $({box} id -u) >/built; {box} chown 33:44 /built"]
+FROM one
+RUN ["{box}", "rm", "/context/gone"]
+ENTRYPOINT ["{box}"]
+"""
+
+
+def test_an_image_is_built_from_a_containerfile(host: Host, wanted: str, tool: str, buildah: str) -> None:
+    repository, _, _ = tool.rpartition(":")
+    host.shell(
+        "rm -rf /run/context && mkdir -p /run/context/sub && cd /run/context && echo x >sub/file && echo y >gone"
+    )
+    host.shell(
+        "cd /run/context && ln -s /etc/shadow shadow && printf 'sub/no*\n' >.dockerignore && echo z >sub/nothing"
+    )
+    text = CONTAINERFILE.format(tool=repository, box=BOX)
+    host.text("sh", "-c", "cat >/run/context/Containerfile", stdin=text)
+    words = ("hostctl", "build", "-t", "built:1", "--build-arg", "WORD=here", "/run/context")
+    assert "this host builds no images" in host.fails(*words)
+    host.apply(f"{wanted}build: {{image: '{buildah}', memory: 512M}}\n")
+    web = invocation(host, "web")
+    done = host.run(*words, seconds=BUILD_SECONDS)
+    assert b"STEP" in done.stderr
+    image = done.text.split()[-1]
+    assert image == json.loads(host.text("hostctl", "image", "inspect", "built:1"))[0]["id"]
+    name = host.text("hostctl", "run", "-d", "--name", "built", "built:1", "sleep", "9999")
+    said = inside(host, name, "cat /built /context/sub/file; ls -ln /built; ls /context /context/sub").splitlines()
+    assert said[:2] == ["built here by 0", "x"]
+    assert said[2].split()[2:4] == ["33", "44"]
+    assert not {"gone", "nothing"} & set(said)
+    assert host.run("hostctl", "exec", name, "--", BOX, "cat", "/context/shadow", check=False).status != 0
+    host.text("hostctl", "rm", "built")
+    assert "run-build" not in host.text("hostctl", "ps", "-q")
+    assert invocation(host, "web") == web
+    host.text("hostctl", "save", "-o", "/run/built.tar", "built:1")
+
+
+def test_a_build_that_fails_says_why_and_leaves_nothing(host: Host, tool: str) -> None:
+    before = host.text("hostctl", "images", "-q")
+    bad = f'FROM {tool}\nRUN ["{BOX}", "sh", "-c", "echo it is broken; exit 7"]\n'
+    host.text("sh", "-c", "cat >/run/context/Containerfile", stdin=bad)
+    done = host.run("hostctl", "build", "-t", "bad:1", "/run/context", seconds=BUILD_SECONDS, check=False)
+    assert done.status == 1
+    assert b"it is broken" in done.stderr
+    quiet = host.run("hostctl", "build", "-q", "-t", "bad:1", "/run/context", seconds=BUILD_SECONDS, check=False)
+    assert (quiet.status, quiet.stdout) == (1, b"")
+    assert b"exit status 7" in quiet.stderr
+    assert host.run("hostctl", "build", "/run/context", user="eve", check=False).status == 1
+    assert host.text("hostctl", "images", "-q") == before
+    assert "run-build" not in host.text("hostctl", "ps", "-q")
+    host.shell(
+        f"""\
+printf 'FROM {tool}\\nRUN ["{BOX}", "sleep", "600"]\\n' >/run/context/Containerfile
+hostctl build /run/context >/dev/null 2>&1 &
+until hostctl ps -q | grep -q run-build; do sleep 1; done
+systemctl kill --signal=KILL hostd.service
+wait || true
+""",
+        seconds=BUILD_SECONDS,
+    )
+    host.wait_for("what is left goes", lambda: "run-build" not in host.text("hostctl", "ps", "-q"), 120)
