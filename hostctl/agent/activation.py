@@ -37,7 +37,9 @@ def activate(
     """
     machine, block = context.machine, not context.booting
     beside = {roll.name for roll in between(_record(old), _record(new))}
-    ends = {name: _key(old, name) for name in workloads(actions, "remove", "change") if name not in beside}
+    idle = _idle(actions, declaration, old, context)
+    stays = beside | context.live
+    ends = {name: _key(old, name) for name in workloads(actions, "remove", "change") if name not in stays}
     if block:
         stop(machine, list(ends.values()))
     for key in ends.values():
@@ -58,7 +60,19 @@ def activate(
     _switch_services(actions, declaration, machine, block=block)
     if touched(actions, "workload", "workload-network"):
         machine.refresh_workload_network(block=block)
-    return _start(actions, declaration, new, beside, context)
+    return _start(tuple(each for each in actions if each.subject not in idle), declaration, new, beside, context)
+
+
+def _idle(
+    actions: tuple[Action, ...], declaration: HostDeclaration, old: Stored | None, context: Context
+) -> frozenset[str]:
+    """Return the workloads that are not started: those that are by hand only and were not, and those that run on."""
+    wanted = set(workloads(actions, "create", "change"))
+    manual = {str(name) for name, workload in declaration.workloads.items() if not workload.autostart}
+    asked = wanted & manual - set(context.starts)
+    states = context.machine.states([workload_unit(_key(old, name)) for name in asked])
+    up = {name for name in asked if (found := states.get(workload_unit(_key(old, name)))) and found.is_up}
+    return frozenset(asked - up | {name for name, start in context.starts.items() if not start}) | context.live
 
 
 def _record(stored: Stored | None) -> Record | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostctl import durable
 from hostctl.agent import generation, health, spare
@@ -84,6 +84,10 @@ class Context:
     """During boot nothing runs yet, starting must not wait, and the boot's own health check judges."""
     pause: Callable[[float], object] = PAUSE.wait
     """Waits so many seconds."""
+    starts: Mapping[str, bool] = field(default_factory=dict)
+    """Whether new or changed workloads are started, if that does not follow from what is declared."""
+    live: frozenset[str] = frozenset()
+    """Workloads that run on while they change: only their networks do, and what of them is read at a start."""
 
     @property
     def changeover(self) -> Changeover:

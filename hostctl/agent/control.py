@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from hostctl.agent import event_log, limits, overview, unit_control
+from hostctl.agent import event_log, limits, overview, pausing, unit_control
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.machine import Machine, UnitState, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
@@ -90,19 +90,16 @@ class WorkloadControl:
     def pause(self, call: Call) -> str:
         """Let nothing of a workload run until it is unpaused; it is not checked meanwhile."""
         name = call.arguments[0]
-        unit = self._up(name).name
-        key = self._key(name)
-        checks = [f"workload-{key}.health.timer", f"workload-{key}.health.service"]
-        self._machine.units("stop", list(self._machine.states(checks)))
-        unit_control.freeze(unit)
+        self._up(name)
+        pausing.pause(self._key(name), self._machine)
         event_log.write("pause", name)
         return _done(name, "pause")
 
     def unpause(self, call: Call) -> str:
         """Let a paused workload run on."""
         name = call.arguments[0]
-        unit_control.thaw(self._up(name).name)
-        self._machine.units("start", list(self._machine.states([f"workload-{self._key(name)}.health.timer"])))
+        self._up(name)
+        pausing.resume(self._key(name), self._machine)
         event_log.write("unpause", name)
         return _done(name, "unpause")
 

@@ -19,8 +19,8 @@ from hostctl.agent.machine import Machine, workload_unit
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.workload.transfer import AS_ARCHIVE, MAX_DEPTH, open_in
+from hostctl.workload.upper import OPAQUE
 
-OPAQUE = "trusted.overlay.opaque"
 MAX_CHANGES = 100_000  # what one answer over the bus can hold
 Kind = Literal["A", "C", "D"]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import generation, images
@@ -18,6 +19,8 @@ from hostctl.image.credentials import SECRET_BYTES, CredentialError, encode
 from hostctl.image.registry import Skopeo, access
 from hostctl.image.store import ImageStore, ImageStoreError, StoredImage
 from hostctl.layout import HostLayout
+
+SEARCHED = ("term", "registry", "limit")
 
 
 class ImageInUseError(ImageStoreError):
@@ -72,6 +75,15 @@ class ImageService:
             store = images.open_store(self._layout, declaration)
             pull = images.Registries(layout=self._layout, declaration=declaration, store=store, notify=call.notify)
             return json.dumps(document(pull(reference, reference.digest)))
+
+    def search(self, call: Call) -> str:
+        """Look for images: arguments are a word, a registry and the most that are wanted. Returns what was found."""
+        from hostctl.image import search  # noqa: PLC0415 - only for this method
+
+        term, registry = search.check_term(call.arguments[0]), registry_host(call.arguments[1])
+        wanted = search.check_limit(call.arguments[2])
+        reach = access(images.declared(self._layout), registry, images.credential_store(self._layout).get)
+        return json.dumps(asdict(search.search(term, registry, wanted, reach)))
 
     def push(self, call: Call) -> str:
         """Push an image to the registry that its name says. Returns the name, and the digest that it has there."""
@@ -187,6 +199,7 @@ class ImageService:
         """Return this part of the interface."""
         return (
             Method(name="PullImage", handler=self.pull, strings=1, root_only=True),
+            Method(name="SearchImages", handler=self.search, strings=3, root_only=True, takes=SEARCHED),
             Method(name="PushImage", handler=self.push, strings=1, root_only=True),
             Method(name="SaveImages", handler=self.save, strings=1, descriptors=1, root_only=True),
             Method(name="TagImage", handler=self.tag, strings=2, root_only=True),

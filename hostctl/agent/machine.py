@@ -24,7 +24,7 @@ START_TIMEOUT = 300.0  # seconds for one systemctl call that waits for jobs
 NETWORK_UNIT = "hostctl-network.service"
 PROPERTIES = (
     *("LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic"),
-    *("FreezerState", "ExecMainStatus", "ExecMainCode"),
+    *("FreezerState", "ExecMainStatus", "ExecMainCode", "ExecMainStartTimestampMonotonic"),
 )
 
 
@@ -57,11 +57,18 @@ class UnitState:
     paused: bool = False
     exit_status: int = 0
     """Of its last first process, as shells say it: 128 + number when a signal ended it."""
+    started: bool = True
+    """Whether it has run since the boot."""
 
     @property
     def is_active(self) -> bool:
         """Tell whether it is up."""
         return self.active == "active"
+
+    @property
+    def is_up(self) -> bool:
+        """Tell whether it is up, or on its way, for example between two tries."""
+        return self.active not in ("inactive", "failed")
 
 
 class SystemdUnavailableError(CommandError):
@@ -142,6 +149,7 @@ def parse_states(output: str, names: Sequence[str], *, now: float) -> dict[str, 
             active_for=max(0.0, now - entered) if active == "active" and entered else 0.0,
             paused=values.get("FreezerState", "running") != "running",
             exit_status=exit_status(values),
+            started=values.get("ExecMainStartTimestampMonotonic") != "0",
         )
     return states
 

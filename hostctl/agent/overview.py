@@ -94,13 +94,19 @@ def releases(labels: Iterable[str], running: str) -> tuple[str, ...]:
 def workload_status(
     name: str, stored: Stored, state: UnitState | None, health: str, ports: tuple[str, ...] = ()
 ) -> WorkloadStatus:
-    """Return one workload's row; one that is started by a schedule or by a connection is ``waiting`` in between."""
+    """Return one workload's row.
+
+    One that is started by a schedule or by a connection is ``waiting`` in between, one that is started by hand only is
+    ``created`` until then.
+    """
     pin = stored.record.images.get(name)
     shown = state.active if state else "missing"
-    if shown == "inactive" and any(
-        (stored.path / "etc/systemd/system" / unit).is_file() for unit in starter_units(name)
-    ):
+    units = stored.path / "etc/systemd/system"
+    if shown == "inactive" and any((units / unit).is_file() for unit in starter_units(name)):
         shown = "waiting"
+    elif shown == "inactive" and state is not None and not state.started:
+        by_hand = not (units / "multi-user.target.wants" / workload_unit(name)).is_symlink()
+        shown = "created" if by_hand else shown
     return WorkloadStatus(
         name=name,
         image=pin.reference if pin else "",
@@ -149,7 +155,7 @@ def judge(workloads: Iterable[WorkloadStatus], problems: Sequence[str] = ()) -> 
     rows = tuple(workloads)
     if problems or any(row.state in ("failed", "missing") or row.health == "unhealthy" for row in rows):
         return "degraded"
-    return "starting" if any(row.state not in ("active", "waiting") for row in rows) else "running"
+    return "starting" if any(row.state not in ("active", "waiting", "created") for row in rows) else "running"
 
 
 def is_read_only(path: Path) -> bool:

@@ -26,6 +26,7 @@ Area = Literal[
     "auto-update",
     "metrics",
     "run",
+    "build",
     "health",
     "registry",
     "images",
@@ -161,6 +162,7 @@ def plan(
     if old.allow_run != new.allow_run:
         said = "workloads that are not declared may be run" if new.allow_run else "only what is declared runs"
         actions.append(Action(kind="change", area="run", subject="allow_run", reason=said))
+    actions += _single("build", old.build, new.build)
     containers = _mapping("workload", old.workloads, new.workloads)
     containers += _by_configs(old, new, {action.subject for action in containers})
     containers += _moved(old, new, {action.subject for action in containers})

@@ -8,18 +8,21 @@ again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import (
+    build_method,
     bus,
+    commit_method,
     control,
     event_log,
     generation,
     images,
     limits,
     overview,
+    pausing,
     reach,
     renewal,
     transient_methods,
@@ -103,9 +106,19 @@ class HostService:
         text, name = call.arguments
         return json.dumps(outcome_document(self._apply(text, name, call.notify)))
 
-    def _apply(self, text: str, name: str, notify: Notify, renewed: Renewed | None = None) -> Outcome:
-        outcome = transaction.apply(text, name, context(self._layout, notify=notify), renewed)
-        changed = workloads_of(outcome.actions, "change", "remove")
+    def _apply(
+        self,
+        text: str,
+        name: str,
+        notify: Notify,
+        renewed: Renewed | None = None,
+        *,
+        starts: Mapping[str, bool] | None = None,
+        live: frozenset[str] = frozenset(),
+    ) -> Outcome:
+        where = replace(context(self._layout, notify=notify), starts=starts or {}, live=live)
+        outcome = transaction.apply(text, name, where, renewed)
+        changed = [each for each in workloads_of(outcome.actions, "change", "remove") if each not in live]
         limits.forget([workload_unit(key) for each in changed for key in instance.keys(each)], self._layout.root)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
@@ -131,6 +144,17 @@ class HostService:
         done = renewer.look() if call.arguments[0] == "look" else renewer.run()
         return json.dumps([asdict(each) for each in done])
 
+    def _builds(self) -> build_method.BuildService:
+        return build_method.BuildService(self._layout, self._machine, self._apply)
+
+    def recover(self) -> None:
+        """Take back or end what the agent before this one left: a generation, what it kept still, builds."""
+        pausing.recover(self._layout, self._machine)
+        if transaction.unsettled(self._layout):
+            with transaction.lock(self._layout):
+                transaction.resolve(context(self._layout))
+        self._builds().recover()
+
     def methods(self) -> tuple[Method, ...]:
         """Return the interface."""
         return (
@@ -142,7 +166,9 @@ class HostService:
             Method(name="AutoUpdate", handler=self.auto_update, strings=1, root_only=True, takes=("how",)),
             *reach.WorkloadReach(self._layout, self._machine).methods(),
             *control.WorkloadControl(self._layout, self._machine).methods(),
-            *transient_methods.TransientService(self._layout, self._apply).methods(),
+            *transient_methods.TransientService(self._layout, self._machine, self._apply).methods(),
+            *commit_method.CommitService(self._layout, self._machine).methods(),
+            *self._builds().methods(),
             *volume_methods.VolumeService(self._layout, self._machine).methods(),
             *ImageService(self._layout).methods(),
         )
@@ -158,14 +184,13 @@ def administrators(layout: HostLayout) -> frozenset[int]:
 
 
 def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDLE) -> None:
-    """Be the agent: take back what a crash left untried, or end what it left unended, then answer until idle.
+    """Be the agent: take back or end what a crash left half done, then answer until idle.
 
     Args:
         layout: the machine.
         address: of the bus; none is the system bus.
         idle: seconds without a call after which it ends.
     """
-    if transaction.unsettled(layout):
-        with transaction.lock(layout):
-            transaction.resolve(context(layout))
-    bus.serve(HostService(layout).methods(), address=address, idle=idle, administrators=lambda: administrators(layout))
+    service = HostService(layout)
+    service.recover()
+    bus.serve(service.methods(), address=address, idle=idle, administrators=lambda: administrators(layout))

@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping
 
-from hostctl.config.dump import plain, to_yaml
+from hostctl.config.dump import Plain, plain, to_yaml
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_USAGE, HostctlError
@@ -49,13 +49,14 @@ def transients(declaration: HostDeclaration) -> tuple[str, ...]:
     return tuple(str(name) for name in declaration.workloads if str(name).startswith(PREFIX))
 
 
-def add(text: str, name: str, request: str) -> str:
+def add(text: str, name: str, request: str, *, by_hand: bool = False) -> str:
     """Return the declaration with one workload more.
 
     Args:
         text: the declaration in force.
         name: of the workload, with the prefix.
         request: a JSON object with settings of a workload, of which only those in :data:`SETTINGS` may be set.
+        by_hand: it waits for its start.
 
     Raises:
         RunNotAllowedError: ``allow_run`` is not set.
@@ -76,7 +77,7 @@ def add(text: str, name: str, request: str) -> str:
         raise RunRequestError(f"{', '.join(unknown) or 'no image'}: not for a workload that is run")
     if name in declaration.workloads:
         raise RunRequestError(f"there is a workload {name} already", hint=f"hostctl rm {name}")
-    changed = _edited(declaration, {name: wanted}, without="")
+    changed = rewritten(declaration, {name: {**wanted, **({"autostart": False} if by_hand else {})}})
     parse_host(changed, "the workload to run")
     return changed
 
@@ -92,18 +93,72 @@ def remove(text: str, name: str) -> str:
         RunRequestError: it is declared by host.yaml, or there is none.
     """
     declaration = parse_host(text, "host.yaml")
+    full = require(declaration, name, hint="take it out of host.yaml, and apply that")
+    return rewritten(declaration, {}, without=full)
+
+
+def rename(text: str, old: str, new: str, *, image: str | None = None) -> str:
+    """Return the declaration with another name for a workload that was run.
+
+    Args:
+        text: the declaration in force.
+        old: its name, with the prefix or without.
+        new: the wanted one, with the prefix or without.
+        image: the reference that it has from now on; none keeps the one it has.
+
+    Raises:
+        RunRequestError: it is declared by host.yaml, there is none, or the name is taken.
+        DeclarationError: the new name is none.
+    """
+    declaration = parse_host(text, "host.yaml")
+    full, wanted = require(declaration, old, hint="change its name in host.yaml"), full_name(new)
+    if not new or wanted in declaration.workloads:
+        raise RunRequestError(f"there is a workload {wanted} already" if new else "a new name is needed")
+    settings = _workloads(declaration)[full]
+    assert isinstance(settings, dict)  # noqa: S101 - a workload is a mapping
+    changed = rewritten(declaration, {wanted: {**settings, **({"image": image} if image else {})}}, without=full)
+    parse_host(changed, "the workload's new name")
+    return changed
+
+
+def edited(declaration: HostDeclaration, name: str, settings: Mapping[str, object]) -> str:
+    """Return the declaration with other settings of a workload, given by their names."""
+    workload = _workloads(declaration)[name]
+    assert isinstance(workload, dict)  # noqa: S101 - a workload is a mapping
+    # In its place: a mapping keeps the order in which its keys came.
+    return rewritten(declaration, {name: {**workload, **settings}})
+
+
+def require(declaration: HostDeclaration, name: str, *, hint: str) -> str:
+    """Return the full name of a workload that was run.
+
+    Args:
+        declaration: the one in force.
+        name: with the prefix or without.
+        hint: what to do with one that host.yaml declares.
+
+    Raises:
+        RunRequestError: it is declared by host.yaml, or there is none.
+    """
     full = full_name(name)
-    if full not in declaration.workloads:
-        if name in declaration.workloads:
-            raise RunRequestError(f"workload {name} is declared", hint="take it out of host.yaml, and apply that")
-        raise RunRequestError(f"there is no workload {full!r}")
-    return _edited(declaration, {}, without=full)
+    if full in declaration.workloads:
+        return full
+    if name in declaration.workloads:
+        raise RunRequestError(f"workload {name} is declared", hint=hint)
+    raise RunRequestError(f"there is no workload {full!r}")
 
 
-def _edited(declaration: HostDeclaration, more: Mapping[str, object], *, without: str) -> str:
+def _workloads(declaration: HostDeclaration) -> dict[str, Plain]:
     tree = plain(declaration)
     assert isinstance(tree, dict)  # noqa: S101 - a declaration is a mapping
     former = tree.get("workloads") or {}
     assert isinstance(former, dict)  # noqa: S101 - as above
-    workloads = {name: each for name, each in former.items() if name != without}
+    return former
+
+
+def rewritten(declaration: HostDeclaration, more: Mapping[str, object], *, without: str = "") -> str:
+    """Return the declaration with further workloads, by name, and without one."""
+    tree = plain(declaration)
+    assert isinstance(tree, dict)  # noqa: S101 - a declaration is a mapping
+    workloads = {name: each for name, each in _workloads(declaration).items() if name != without}
     return to_yaml({**tree, "workloads": {**workloads, **more}})

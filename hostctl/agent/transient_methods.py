@@ -1,25 +1,40 @@
-"""The agent's methods to run and remove workloads that are not in host.yaml."""
+"""The agent's methods to run, make, rename and remove workloads that are not in host.yaml."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from hostctl.agent import event_log, generation, transient
+from hostctl.agent import event_log, generation, images, network_view, reconnect, transient
 from hostctl.agent.apply import Notify, Outcome
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.generation import Stored
+from hostctl.agent.generation import Pin, Stored
+from hostctl.agent.machine import Machine, workload_unit
 from hostctl.layout import HostLayout
 
-Apply = Callable[[str, str, Notify], Outcome]
-"""Applies a declaration, given its text and its name, and tells of what it does."""
+
+class Apply(Protocol):
+    """Applies a declaration, given its text and its name, and tells of what it does; the rest as in ``Context``."""
+
+    def __call__(
+        self,
+        text: str,
+        name: str,
+        notify: Notify,
+        *,
+        starts: Mapping[str, bool] | None = None,
+        live: frozenset[str] = frozenset(),
+    ) -> Outcome:
+        """Apply it."""
 
 
 class TransientService:
-    """Runs workloads by applying the declaration in force with one more, or one less."""
+    """Runs workloads by applying the declaration in force with one more, one less, or another name."""
 
-    def __init__(self, layout: HostLayout, apply: Apply) -> None:
+    def __init__(self, layout: HostLayout, machine: Machine, apply: Apply) -> None:
         self._layout = layout
+        self._machine = machine
         self._apply = apply
 
     def _current(self) -> Stored:
@@ -28,16 +43,44 @@ class TransientService:
             raise transient.RunNotAllowedError("this host has no declaration yet")
         return stored
 
+    def _add(self, call: Call, action: str, *, by_hand: bool) -> str:
+        name, request = call.arguments
+        full = transient.full_name(name)
+        text = transient.add(self._current().declaration, full, request, by_hand=by_hand)
+        outcome = self._apply(text, full, call.notify)
+        event_log.write(action, full, generation=str(outcome.generation))
+        return json.dumps({"workload": full, "generation": outcome.generation, "notes": list(outcome.notes)})
+
     def run(self, call: Call) -> str:
         """Run a workload, if the declaration has allow_run: its name, and its settings as an object.
 
         Returns its full name, which begins with run-.
         """
-        name, request = call.arguments
-        full = transient.full_name(name)
-        outcome = self._apply(transient.add(self._current().declaration, full, request), full, call.notify)
-        event_log.write("run", full, generation=str(outcome.generation))
-        return json.dumps({"workload": full, "generation": outcome.generation, "notes": list(outcome.notes)})
+        return self._add(call, "run", by_hand=False)
+
+    def create(self, call: Call) -> str:
+        """Make a workload that Start starts, if the declaration has allow_run; otherwise as Run."""
+        return self._add(call, "create", by_hand=True)
+
+    def rename(self, call: Call) -> str:
+        """Give a workload that was run another name. One that runs is started anew under it, from the same image."""
+        old, new = call.arguments
+        stored = self._current()
+        was, full = transient.full_name(old), transient.full_name(new)
+        text = transient.rename(stored.declaration, old, new, image=self._kept(stored.record.images.get(was)))
+        state = self._machine.states([workload_unit(was)]).get(workload_unit(was))
+        up = state is not None and state.is_up
+        outcome = self._apply(text, full, call.notify, starts={was: up, full: up})  # the old one, if it is taken back
+        event_log.write("rename", full, former=was)
+        document = {"workload": full, "former": was, "generation": outcome.generation, "notes": list(outcome.notes)}
+        return json.dumps(document)
+
+    def _kept(self, pin: Pin | None) -> str | None:
+        """Return a reference to the very image that a workload runs, if its name has come to mean another since."""
+        if pin is None or "@" in pin.reference:
+            return None
+        known = images.open_store(self._layout, images.declared(self._layout)).names().get(pin.reference)
+        return None if known == pin.digest else f"{pin.reference}@{pin.digest}"
 
     def remove(self, call: Call) -> str:
         """Stop and remove a workload that was run."""
@@ -47,9 +90,63 @@ class TransientService:
         event_log.write("remove", full)
         return json.dumps({"workload": full, "generation": outcome.generation})
 
+    def connect(self, call: Call) -> str:
+        """Connect a workload that was run to a network: network, name, and an object with aliases, ipv4, ipv6.
+
+        It runs on. Returns its addresses there.
+        """
+        network, name, request = call.arguments
+        change = reconnect.connect(self._current().declaration, network, name, request)
+        outcome = self._apply(change.text, change.workload, call.notify, live=frozenset({change.workload}))
+        event_log.write("connect", change.workload, network=network)
+        notes = [
+            *outcome.notes,
+            *(["it asks the network's name server from its next start on"] if change.renames else []),
+        ]
+        return self._connected(change.workload, network, notes)
+
+    def disconnect(self, call: Call) -> str:
+        """Take a workload that was run off a network: network, name, and options, of which there is one: force.
+
+        It runs on. If its name server is in that network, it is only done with force, and the workload started anew.
+        """
+        network, name, options = call.arguments
+        change = reconnect.disconnect(self._current().declaration, network, name)
+        unit = workload_unit(change.workload)
+        state = self._machine.states([unit]).get(unit)
+        anew = change.renames and state is not None and state.is_up
+        if anew and "force" not in options.split():
+            raise reconnect.ConnectError(
+                f"the name server of workload {change.workload} is in network {network}",
+                details="it would find no names any more until its next start",
+                hint="--force starts it anew; what it wrote outside of volumes is gone then",
+            )
+        live = frozenset() if anew else frozenset({change.workload})
+        outcome = self._apply(change.text, change.workload, call.notify, live=live)
+        event_log.write("disconnect", change.workload, network=network)
+        return self._connected(change.workload, network, outcome.notes)
+
+    def _connected(self, name: str, network: str, notes: Sequence[str]) -> str:
+        places = {each.name: each.workloads.get(name) for each in network_view.read(generation.current(self._layout))}
+        place = places.get(network)
+        addresses = [place.address, place.address6] if place is not None else []
+        document = {"workload": name, "network": network, "addresses": [each for each in addresses if each]}
+        return json.dumps({**document, "notes": list(notes)})
+
     def methods(self) -> tuple[Method, ...]:
         """Return this part of the interface."""
+        made = ("name", "settings")
         return (
-            Method(name="Run", handler=self.run, strings=2, root_only=True, takes=("name", "settings")),
+            Method(name="Run", handler=self.run, strings=2, root_only=True, takes=made),
+            Method(name="Create", handler=self.create, strings=2, root_only=True, takes=made),
+            Method(name="Rename", handler=self.rename, strings=2, root_only=True, takes=("name", "new_name")),
+            Method(name="ConnectNetwork", handler=self.connect, strings=3, root_only=True, takes=("network", *made)),
+            Method(
+                name="DisconnectNetwork",
+                handler=self.disconnect,
+                strings=3,
+                root_only=True,
+                takes=("network", "name", "options"),
+            ),
             Method(name="Remove", handler=self.remove, strings=1, root_only=True, takes=("name",)),
         )

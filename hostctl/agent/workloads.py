@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostctl.agent import leaving, stage
+from hostctl.agent import leaving, stage, transient
 from hostctl.agent.generation import Draft, Pin, Stored
 from hostctl.agent.images import Registries, choose, choose_mounted, mounted_key, open_store
 from hostctl.agent.render import MADE_BY
@@ -149,8 +149,8 @@ class HostWorkloads:
         mounted = choose_mounted(declaration, pins, store, pull)
         ranges = identity.allocate(images, former.record.ranges if former else {})
         pools = declared.pools(declaration, stage.machine_id(self.layout), surroundings.routes(self.layout.root))
-        network = former_network(former)
-        plan = declared.plan(declaration, ranges, network, pools, draft.instances, draft.leaving)
+        network, lasting = former_network(former), transient.transients(declaration)
+        plan = declared.plan(declaration, ranges, network, pools, draft.instances, draft.leaving, lasting)
         rules = zones(declaration, self.layout.root / ZONES)
         wanted = specs(declaration, images, mounted, ranges, plan, rules, draft.instances)
         made = etc(wanted, plan, declaration)

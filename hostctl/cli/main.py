@@ -60,8 +60,11 @@ VERBS: tuple[Verb, ...] = (
     Verb("attach", "hostctl.cli.attach", "follow the output of a workload to its end", on_host=True),
     Verb("cp", "hostctl.cli.cp", "copy files into and out of a workload", on_host=True),
     Verb("diff", "hostctl.cli.diff", "what a workload has changed in its root file system", on_host=True),
+    Verb("commit", "hostctl.cli.commit", "make an image of what a workload has written", on_host=True),
     Verb("export", "hostctl.cli.export", "write a workload's root file system as a tar archive", on_host=True),
     Verb("run", "hostctl.cli.run", "run a workload that is not declared, where host.yaml allows it", on_host=True),
+    Verb("create", "hostctl.cli.create", "make a workload that is not declared and waits for its start", on_host=True),
+    Verb("rename", "hostctl.cli.rename", "give a workload that was run another name", on_host=True),
     Verb("rm", "hostctl.cli.rm", "remove workloads that were run", on_host=True),
     Verb("start", "hostctl.cli.unit", "start workloads", on_host=True),
     Verb("stop", "hostctl.cli.unit", "stop workloads", on_host=True),
@@ -78,6 +81,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("version", "hostctl.cli.version", "versions of hostctl and of what it runs on"),
     Verb("images", "hostctl.cli.images", "list the images on this host", on_host=True),
     Verb("secret", "hostctl.cli.secret", "store values of secrets, which are in no declaration", on_host=True),
+    Verb("build", "hostctl.cli.container_build", "build an image from a Containerfile", on_host=True),
+    Verb("search", "hostctl.cli.search", "look for images in a registry", on_host=True),
     Verb("pull", "hostctl.cli.pull", "bring an image from its registry", on_host=True),
     Verb("push", "hostctl.cli.push", "bring an image to a registry", on_host=True),
     Verb("save", "hostctl.cli.save", "write images to an archive", on_host=True),
@@ -105,7 +110,12 @@ def _verb_parser(verb: Verb) -> argparse.ArgumentParser:
 
 
 def _available() -> list[Verb]:
-    return [verb for verb in VERBS if importlib.util.find_spec(verb.module) is not None]
+    """Return the verbs that are there; of a word that means one thing on a builder and another on a host, the first."""
+    found: dict[str, Verb] = {}
+    for verb in VERBS:
+        if importlib.util.find_spec(verb.module) is not None:
+            found.setdefault(verb.name, verb)
+    return list(found.values())
 
 
 def _overview(verbs: Sequence[Verb]) -> str:

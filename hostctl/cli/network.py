@@ -1,9 +1,13 @@
-"""``hostctl network``: the networks of the workloads, as they are planned. Reads; they are declared in host.yaml."""
+"""``hostctl network``: the networks of the workloads, as they are planned, and who is on them.
+
+Networks are declared in host.yaml; workloads that are not declared are connected and disconnected through the agent.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -18,8 +22,11 @@ EXAMPLES = """examples:
   hostctl network ls
   hostctl network inspect private
   hostctl network inspect -f '{{.IPAM.Config.Subnet}}' private
+  hostctl network connect --alias sql private run-db
+  hostctl network disconnect private run-db
 
-Workloads are put on networks, and taken off, by their declaration: there is no connect and no disconnect.
+Workloads that were run are connected and disconnected while they run, and keep the interfaces that they have. Those
+that host.yaml declares are on the networks that it says; the error names the line to write there.
 """
 
 
@@ -38,7 +45,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     looking = actions.add_parser("inspect", help="everything known of networks")
     looking.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it")
     looking.add_argument("network", nargs="+", help="names")
-    for action in (listing, looking):
+    connecting = actions.add_parser("connect", help="connect a workload that was run to a network")
+    connecting.add_argument("--alias", action="append", default=[], metavar="NAME", help="a further name of it there")
+    connecting.add_argument("--ip", default="", metavar="ADDRESS", help="a static IPv4 address")
+    connecting.add_argument("--ip6", default="", metavar="ADDRESS", help="a static IPv6 address")
+    leaving = actions.add_parser("disconnect", help="take a workload that was run off a network")
+    leaving.add_argument("-f", "--force", action="store_true", help="even if it has to be started anew for that")
+    for action in (connecting, leaving):
+        action.add_argument("network", help="its name")
+        action.add_argument("workload", help="its name, with run- or without")
+    for action in (listing, looking, connecting, leaving):
         action.add_argument("--json", action="store_true", help="print a JSON document")
 
 
@@ -73,8 +89,26 @@ def docker(network: NetworkView) -> dict[str, object]:
     }
 
 
+def _change(arguments: argparse.Namespace) -> int:
+    from hostctl.agent import client  # noqa: PLC0415 - only for these two, listing needs no bus
+
+    if arguments.action == "connect":
+        settings = {"aliases": arguments.alias, "ipv4": arguments.ip, "ipv6": arguments.ip6}
+        said = client.ask("ConnectNetwork", arguments.network, arguments.workload, json.dumps(settings))
+    else:
+        options = "force" if arguments.force else ""
+        said = client.ask("DisconnectNetwork", arguments.network, arguments.workload, options)
+    if arguments.json:
+        print(json.dumps(said))
+    for note in () if arguments.json else said["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Print networks."""
+    """Print networks, or change who is on them."""
+    if arguments.action in ("connect", "disconnect"):
+        return _change(arguments)
     found = network_view.read(generation.current(HostLayout()))
     if arguments.action == "ls":
         names = "".join(f"{each.name}\n" for each in found)

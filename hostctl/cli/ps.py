@@ -24,8 +24,8 @@ EXAMPLES = """examples:
   hostctl ps --quiet          names only
 
 All declared workloads are listed, those that do not run too: -a is the default.
-filters: name= and image= with * and ?, status= (running, paused, restarting, exited), health= (healthy, unhealthy,
-none). Of one kind any may hold, of different kinds all must.
+filters: name= and image= with * and ?, status= (running, paused, restarting, exited, created), health= (healthy,
+unhealthy, none). Of one kind any may hold, of different kinds all must.
 fields of --format: .ID .Name .Names .Image .Digest .State .Status .Health .Ports .Restarts .RunningFor .Pid
 """
 FILTERS: Mapping[str, Callable[[WorkloadStatus, str], bool]] = {

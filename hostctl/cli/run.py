@@ -26,6 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("-d", "--detach", action="store_true", help="print its name and let it run")
     parser.add_argument("--rm", action="store_true", help="remove it when it has ended")
+    describe(parser)
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what is run."""
     parser.add_argument("--name", default="", metavar="NAME", help="after run-; made up by default")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
     parser.add_argument("-p", "--publish", action="append", default=[], metavar="HOST:PORT", help="publish a port")
@@ -46,12 +51,8 @@ def settings(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the workload's settings as host.yaml has them.
 
     Raises:
-        UsageError: a variable without a value, or options that cannot be together.
+        UsageError: a variable without a value.
     """
-    if arguments.detach and arguments.rm:
-        raise UsageError("--rm waits for the end, --detach does not")
-    if not arguments.detach and arguments.restart != "no":
-        raise UsageError("--restart needs --detach: there is no end to wait for")
     if any("=" not in entry[1:] for entry in arguments.env):
         raise UsageError("--env: NAME=VALUE")
     wanted = {
@@ -69,7 +70,19 @@ def settings(arguments: argparse.Namespace) -> dict[str, object]:
         "read_only": arguments.read_only or None,
         "restart": arguments.restart,
     }
-    return {name: value for name, value in wanted.items() if value is not None}
+    return _numbers({name: value for name, value in wanted.items() if value is not None})
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse options that cannot be together.
+
+    Raises:
+        UsageError: there are such.
+    """
+    if arguments.detach and arguments.rm:
+        raise UsageError("--rm waits for the end, --detach does not")
+    if not arguments.detach and arguments.restart != "no":
+        raise UsageError("--restart needs --detach: there is no end to wait for")
 
 
 def _numbers(wanted: dict[str, object]) -> dict[str, object]:
@@ -85,7 +98,8 @@ def _numbers(wanted: dict[str, object]) -> dict[str, object]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it, and unless detached wait for its end."""
-    wanted = _numbers(settings(arguments))
+    check(arguments)
+    wanted = settings(arguments)
     progress = Progress(quiet=not arguments.detach)
     answer = json.loads(bus.call("Run", arguments.name, json.dumps(wanted), on_progress=progress.line))
     name = str(answer["workload"])

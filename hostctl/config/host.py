@@ -17,11 +17,14 @@ from hostctl.config.networks import Network, NetworkPool
 from hostctl.config.registries import ImagePolicy, Registry, SignaturePolicy
 from hostctl.config.values import (
     BindAddress,
+    ByteSize,
+    Cpus,
     Duration,
     EtcPath,
     FileMode,
     HostName,
     HttpUrl,
+    ImageReference,
     InterfaceAddress,
     InterfaceMatch,
     IpAddress,
@@ -204,6 +207,18 @@ class Metrics:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BuildPolicy:
+    """What `hostctl build` builds images with. A build may mount file systems in namespaces of its own."""
+
+    image: ImageReference
+    """An image with buildah, whose own command goes on running, as in examples/buildah."""
+    memory: ByteSize | None = None
+    """Most memory that a build may use."""
+    cpus: Cpus | None = None
+    """Processor time that a build may use, in cores."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostDeclaration:
     """A machine: name, users, network, time, files, kernel settings, update policy, health and workloads."""
 
@@ -245,6 +260,8 @@ class HostDeclaration:
     """Secrets of workloads, by name."""
     allow_run: bool = False
     """`hostctl run` may add workloads that are not declared here, until the next host.yaml is applied."""
+    build: BuildPolicy | None = None
+    """What `hostctl build` builds images with; without it none are built."""
 
     def __post_init__(self) -> None:
         """Refuse references to what is not declared, host ports published twice, files inside files, torn settings."""

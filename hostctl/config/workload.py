@@ -216,6 +216,8 @@ class Workload:
     runs at the next boot."""
     restart: RestartPolicy | None = None
     """When it is started again after its end; always by default, for a job no."""
+    autostart: bool = True
+    """It starts at boot and when it is declared. false: it waits for `hostctl start`, after each boot anew."""
     depends_on: Mapping[Name, Dependency] = field(default_factory=dict)
     """Other workloads that are started before this one."""
     notify: bool = False
@@ -292,6 +294,8 @@ class Workload:
         for name, given in (("notify", self.notify), ("sockets", self.sockets), ("healthcheck", self.healthcheck)):
             if job and given:
                 yield f"{name}: a job has none"
+        if self.required and not self.autostart:
+            yield "required: with autostart: false it does not come up by itself"
         if self.sockets and self.init:
             yield "sockets: they are for process 1, so init: false is needed"
         added = {str(capability) for capability in self.capabilities}

@@ -210,6 +210,14 @@ def load_stream(file: IO[bytes], store: ImageStore, *, make: MakeErofs = make_er
     return tuple(stored)
 
 
+def load_single(file: IO[bytes], store: ImageStore, *, make: MakeErofs = make_erofs) -> StoredImage:
+    """Bring the one image of an archive into the store, without a name, whatever the archive says; else as
+    :func:`load_stream`."""
+    with tempfile.TemporaryDirectory(dir=store.clean()) as folder:
+        archive = _unpack(file, Path(folder))
+        return store.add(archive.layout, _only(archive), None, make=make)
+
+
 def _only(archive: _Unpacked) -> str:
     return _manifest_digest(archive.layout, parse_single(archive.read("index.json", MANIFEST_BYTES)).digest)
 

@@ -17,7 +17,7 @@ from hostctl.config.values import ImageReference
 from hostctl.durable import write_file
 from hostctl.errors import HostctlError
 from hostctl.image import retention
-from hostctl.image.layers import MakeErofs, convert, make_erofs
+from hostctl.image.layers import MakeErofs, convert, copy_layer, make_erofs
 from hostctl.image.oci import (
     Descriptor,
     ImageConfig,
@@ -224,6 +224,20 @@ class ImageStore:
         """Import one layer from its blob; see :func:`hostctl.image.layers.convert`."""
         target = _file(self._root(), "layers", diff_id)
         return convert(path, layer, diff_id, target, make=make, protect=self._protect)
+
+    def adopt(self, image: StoredImage) -> None:
+        """Copy those layers of an image that came with the release, for an image that outlives it.
+
+        Raises:
+            NoRoomError: they do not fit.
+        """
+        root = self._root()
+        wanted = zip(image.config.diff_ids, image.layers, strict=True)
+        lacking = {_file(root, "layers", diff_id): path for diff_id, path in wanted}
+        lacking = {target: path for target, path in lacking.items() if not target.exists()}
+        self.make_room(sum(path.stat().st_size for path in lacking.values()))
+        for target, path in lacking.items():
+            copy_layer(path, target, protect=self._protect)
 
     def add(
         self, layout: Path, digest: str, name: str | None, *, make: MakeErofs = make_erofs, signed: str = ""

@@ -69,6 +69,8 @@ class Wanted:
     dns: tuple[str, ...] = ()
     instance: str = ""
     standby: bool = False
+    lasting: bool = False
+    """Another network leaves it its namespaces, and an interface the number that it has."""
 
     @property
     def key(self) -> str:
@@ -130,12 +132,26 @@ def allocate(
                 dns=each.dns,
                 instance=each.instance,
                 standby=each.standby,
+                interfaces=_interfaces(each, base),
             )
             for each in declared
         ),
     )
     check_published(plan)
     return plan
+
+
+def _interfaces(wanted: Wanted, base: NetworkPlan) -> tuple[int, ...]:
+    """Return the numbers of a workload's interfaces if they are not the positions; new ones get the lowest free."""
+    before = next((each for each in base.workloads if each.key == wanted.key), None)
+    if before is None or not wanted.lasting or before.userns_start != wanted.userns_start:
+        return ()
+    held = {place.network: before.interface(position) for position, place in enumerate(before.attachments)}
+    on = [place.network for place in wanted.attachments]
+    if not before.interfaces and on == [*held]:
+        return ()
+    free = (number for number in itertools.count() if number not in held.values())
+    return tuple(held[network] if network in held else next(free) for network in on)
 
 
 def check_published(plan: NetworkPlan) -> None:

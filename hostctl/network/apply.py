@@ -16,7 +16,8 @@ route is that of the first network that is not internal. The name server answers
 pass must not restart workloads.
 
 A running workload keeps the namespaces it joined. If its link is taken away by somebody, or its range of user ids
-changes, the pass makes new namespaces, which the workload joins when it is started next.
+changes, the pass makes new namespaces, which the workload joins when it is started next. Where the networks of one that
+is not declared change while it runs, links come and go in the namespaces that it has.
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) ->
     for link, bridge in work.attach:
         links.attach(link, bridge)
     failures: dict[str, HostctlError] = {**namespaces.pin(layout, {one.key: one.userns_start for one in work.connect})}
-    failures |= links.connect(layout, plan, [one for one in work.connect if one.key not in failures])
+    made = [one for one in work.connect if one.key not in failures]
+    joined = [one for one in plan.workloads if one.key in work.join]
+    failures |= links.connect(layout, plan, [*made, *joined], work.join)
     if failures:
         raise NetworkPassError(
             f"{len(failures)} of {len(plan.workloads)} workloads have no network: {', '.join(sorted(failures))}",

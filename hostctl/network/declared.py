@@ -45,6 +45,7 @@ def plan(
     pools: Pools,
     instances: Mapping[str, str] | None = None,
     leaving: Collection[str] = (),
+    lasting: Collection[str] = (),
 ) -> NetworkPlan:
     """Return the plan of all networks, in which everybody keeps the addresses that they have.
 
@@ -56,6 +57,7 @@ def plan(
         instances: the letters of the workloads that have any.
         leaving: instances of the former plan that stay until others have taken their place. They are not in the plan,
             but nobody gets their addresses.
+        lasting: the workloads whose networks may change while they run.
 
     Raises:
         NetworkFullError, NetworkCollisionError, PublishedAddressError: it cannot be done as it is declared.
@@ -68,6 +70,7 @@ def plan(
             ports=workload.ports,
             dns=tuple(map(str, workload.dns.servers)),
             instance=(instances or {}).get(str(name), ""),
+            lasting=str(name) in lasting,
         )
         for name, workload in declaration.workloads.items()
         if (on := networks.attachments(workload))

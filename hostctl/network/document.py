@@ -31,6 +31,7 @@ from hostctl.workload import instance
 
 OLD_FORMAT, FORMAT = 1, 2
 MAX_BYTES = 4 << 20
+MAX_INTERFACE = 9999  # eth9999 is a name that fits anywhere
 _UID_LIMIT = 0xFFFFFFFF  # (uid_t) -1 means nobody, user_namespaces(7)
 Parsed = TypeVar("Parsed")
 Object = dict[str, object]
@@ -73,6 +74,7 @@ def _new(plan: NetworkPlan) -> Mapping[str, object]:
                     }
                     for place in each.attachments
                 ],
+                **({"interfaces": list(each.interfaces)} if each.interfaces else {}),
             }
             for each in plan.workloads
         },
@@ -92,6 +94,7 @@ def _fits_old(plan: NetworkPlan) -> bool:
     return network == plain and all(
         not each.dns
         and not each.instance
+        and not each.interfaces
         and not each.attachments[0].aliases
         and not any(port.count > 1 or ":" in (port.address or "") for port in each.ports)
         for each in plan.workloads
@@ -279,16 +282,28 @@ def _workload(key: str, value: object) -> WorkloadNetwork:
     where = f"workloads.{key}"
     name, letter = instance.split(key)
     standby = isinstance(value, dict) and value.get("standby") is True
-    entry = _object(value, where, "userns_start", "ports", "dns", "attachments", *(["standby"] if standby else []))
+    changed = isinstance(value, dict) and "interfaces" in value
+    more = [*(["standby"] if standby else []), *(["interfaces"] if changed else [])]
+    entry = _object(value, where, "userns_start", "ports", "dns", "attachments", *more)
+    attachments = tuple(_attachment(where, raw) for raw in _list(entry["attachments"], f"{where}: attachments"))
     return WorkloadNetwork(
         name=name,
         userns_start=_range(entry["userns_start"], where),
-        attachments=tuple(_attachment(where, raw) for raw in _list(entry["attachments"], f"{where}: attachments")),
+        attachments=attachments,
+        interfaces=_interfaces(entry["interfaces"], where, len(attachments)) if changed else (),
         ports=_ports(entry["ports"], where),
         dns=tuple(str(_text(each, f"{where}: dns", IpAddress.parse)) for each in _list(entry["dns"], f"{where}: dns")),
         instance=letter,
         standby=standby,
     )
+
+
+def _interfaces(value: object, where: str, count: int) -> tuple[int, ...]:
+    listed = _list(value, f"{where}: interfaces")
+    numbers = tuple(_number(each, f"{where}: interface", 0, MAX_INTERFACE) for each in listed)
+    if len(numbers) != count or len(set(numbers)) != count:
+        raise ValueError(f"{where}: it must have as many interfaces as networks, each once")
+    return numbers
 
 
 def _attachment(where: str, value: object) -> Attachment:

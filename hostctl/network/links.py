@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from hostctl.network.messages import (
     hardware_address,
     macvlan,
 )
-from hostctl.network.model import Network, NetworkPlan, WorkloadNetwork
+from hostctl.network.model import Attachment, Network, NetworkPlan, WorkloadNetwork
 from hostctl.network.work import Link, alias, bridge_alias, host_side, inside
 
 IFF_UP = 1  # <linux/if.h>
@@ -147,15 +147,25 @@ class Links:
             raise LinkError(f"link {link.name} cannot join the bridge", details=str(error)) from error
 
     def connect(
-        self, layout: HostLayout, plan: NetworkPlan, workloads: Sequence[WorkloadNetwork]
+        self,
+        layout: HostLayout,
+        plan: NetworkPlan,
+        workloads: Sequence[WorkloadNetwork],
+        join: Mapping[str, Collection[int]],
     ) -> dict[str, LinkError]:
-        """Connect workloads, whose namespaces are pinned and empty, to their networks.
+        """Connect workloads, whose namespaces are pinned, to their networks.
+
+        Args:
+            layout: the host.
+            plan: what is wanted.
+            workloads: of it, those to connect.
+            join: of some of them, by name, the positions of the networks that they lack; others lack all.
 
         Returns:
             What failed, by workload; the links of these do not count as finished.
         """
         failed: dict[str, LinkError] = {}
-        with _Connector(layout, plan) as connector:
+        with _Connector(layout, plan, join) as connector:
             for first in range(0, len(workloads), CHUNK):
                 failed |= connector.connect(workloads[first : first + CHUNK])
         return failed
@@ -164,8 +174,8 @@ class Links:
 class _Connector:
     """Connects workloads in three steps: their links, what is inside their namespaces, the marks of the finished."""
 
-    def __init__(self, layout: HostLayout, plan: NetworkPlan) -> None:
-        self.layout, self.plan = layout, plan
+    def __init__(self, layout: HostLayout, plan: NetworkPlan, join: Mapping[str, Collection[int]]) -> None:
+        self.layout, self.plan, self.join = layout, plan, join
         self.networks = {network.name: network for network in plan.networks}
         self.socket = channel()
         self.veth, self.finish = Veth(), Finish()
@@ -190,6 +200,12 @@ class _Connector:
                 self._fail(workload.key, str(error))
         self._finish(self._left(workloads))
         return self.failed
+
+    def _lacking(self, workload: WorkloadNetwork) -> Iterator[tuple[int, str, Attachment]]:
+        """Yield position, interface and place of each network that a workload is to be connected to."""
+        for position, place in enumerate(workload.attachments):
+            if position in self.join.get(workload.key, (position,)):
+                yield position, inside(workload.interface(position)), place
 
     def _left(self, workloads: Sequence[WorkloadNetwork]) -> list[WorkloadNetwork]:
         return [workload for workload in workloads if workload.key not in self.failed]
@@ -219,23 +235,25 @@ class _Connector:
 
     def _links(self, workload: WorkloadNetwork, namespace: int) -> list[bytes]:
         made = []
-        for position, place in enumerate(workload.attachments):
+        for _, interface, place in self._lacking(workload):
             network = self.networks[place.network]
             if network.driver == "macvlan":
-                made.append(macvlan(network, inside(position), place.address, namespace))
+                made.append(macvlan(network, interface, place.address, namespace))
             else:
                 name = host_side(workload.key, network.name)
-                made.append(self.veth.message(network, name, inside(position), place.address, namespace))
+                made.append(self.veth.message(network, name, interface, place.address, namespace))
         return made
 
     def _configure(self, workload: WorkloadNetwork) -> None:
         """Bring up loopback and the workload's side, from inside its namespace."""
-        # The workload's own users may listen on any port there: nobody else's ports are in reach.
-        _set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
         out = self.plan.way_out(workload)
-        batch: Batch = [("lo", self.inner.loopback)]
-        for position, place in enumerate(workload.attachments):
-            network, name = self.networks[place.network], inside(position)
+        batch: Batch = []
+        if workload.key not in self.join:
+            # The workload's own users may listen on any port there: nobody else's ports are in reach.
+            _set("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+            batch.append(("lo", self.inner.loopback))
+        for position, name, place in self._lacking(workload):
+            network = self.networks[place.network]
             if network.subnet6 is None:
                 _set(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6", "1")
             elif network.driver == "bridge":  # in a macvlan network the router says where the outside is
@@ -252,7 +270,7 @@ class _Connector:
     def _finish(self, workloads: Sequence[WorkloadNetwork]) -> None:
         batch: Batch = []
         for workload in workloads:
-            for position, place in enumerate(workload.attachments):
+            for position, _, place in self._lacking(workload):
                 if self.networks[place.network].driver == "macvlan":
                     continue
                 name = host_side(workload.key, place.network)

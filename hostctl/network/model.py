@@ -96,6 +96,8 @@ class WorkloadNetwork:
     ``userns_start`` is the first of :data:`RANGE_SIZE` user ids on the host; ``dns`` are name servers for what is not a
     workload's name, none means the host's. While a workload changes, two instances of it may be there, with one range
     of user ids; the one that stands by has neither the name nor the ports.
+    workload's name, none means the host's. ``interfaces`` are the numbers of its interfaces where its networks changed
+    while it ran, which left it its namespaces; elsewhere they are the positions, and a change means new namespaces.
     """
 
     name: str
@@ -110,6 +112,12 @@ class WorkloadNetwork:
     def key(self) -> str:
         """What namespaces, links and entries of this instance are called by."""
         return instance.key(self.name, self.instance)
+
+    interfaces: tuple[int, ...] = ()
+
+    def interface(self, position: int) -> int:
+        """Return the number of the interface of a place."""
+        return self.interfaces[position] if self.interfaces else position
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,8 @@
 
 What a link is for stands in its alias, which ``ip link`` shows. Alias and the flag that it is up are set last, so a
 link of ours with the right alias that is up is finished, and one from a pass that was cut is not mistaken for one.
-A workload whose links are not all finished gets new namespaces; others are not touched.
+A workload whose links are not all finished gets new namespaces; others are not touched. One whose networks change while
+it runs keeps its namespaces as long as one of its links is finished: only the others are made, and made anew.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hostctl.network.model import BRIDGE, Attachment, Network, NetworkPlan, WorkloadNetwork
 
@@ -41,6 +42,8 @@ class Work:
     """Finished links that only lost their bridge, and its name: the workloads behind them keep their namespaces."""
     connect: tuple[WorkloadNetwork, ...] = ()
     """Workloads that need namespaces and links, all new."""
+    join: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Workloads that need links in the namespaces that they have: the positions of their networks."""
 
 
 def host_side(workload: str, network: str) -> str:
@@ -48,9 +51,9 @@ def host_side(workload: str, network: str) -> str:
     return f"hc{hashlib.sha256(f'{workload}/{network}'.encode()).hexdigest()[:12]}"
 
 
-def inside(position: int) -> str:
+def inside(number: int) -> str:
     """Return the name of a workload's link in its own namespace."""
-    return f"eth{position}"
+    return f"eth{number}"
 
 
 def _digest(value: object) -> str:
@@ -64,15 +67,38 @@ def bridge_alias(network: Network) -> str:
 
 
 def alias(plan: NetworkPlan, workload: WorkloadNetwork, position: int) -> str:
-    """Return what the alias of a workload's finished link says: all that namespaces and links were made from."""
+    """Return what the alias of a workload's finished link says: whose it is, what it and what all were made from.
+
+    The last word is not looked at where the networks of a workload change while it runs.
+    """
     made_from = [
         (replace(place, aliases=()), replace(network, last=network.subnet[0]))
         for place in workload.attachments
         for network in [plan.network(place.network)]
     ]
-    place = workload.attachments[position]
-    digest = _digest((workload.userns_start, made_from))
-    return f"hostctl workload {workload.key} {inside(position)} {place.network} {place.address} {digest}"
+    place, name = workload.attachments[position], inside(workload.interface(position))
+    digests = (_owner(workload), _digest((made_from[position], place is plan.way_out(workload))), _digest(made_from))
+    return f"hostctl workload {workload.key} {name} {place.network} {place.address} {' '.join(digests)}"
+
+
+def _owner(workload: WorkloadNetwork) -> str:
+    """Return what of an alias says whose namespaces a link leads into."""
+    return _digest((workload.key, workload.userns_start))
+
+
+def is_theirs(link: Link, workload: WorkloadNetwork) -> bool:
+    """Tell whether a finished link leads into the namespaces of a workload, as they should be."""
+    return link.up and link.alias.split(" ")[-3:-2] == [_owner(workload)]
+
+
+def is_made(link: Link | None, plan: NetworkPlan, workload: WorkloadNetwork, position: int) -> bool:
+    """Tell whether a link is the finished one of a workload's place."""
+    if link is None or not link.up:
+        return False
+    wanted = alias(plan, workload, position)
+    if workload.interfaces:
+        return link.alias.rpartition(" ")[0] == wanted.rpartition(" ")[0]
+    return link.alias == wanted
 
 
 def places(plan: NetworkPlan, driver: str) -> Iterator[tuple[WorkloadNetwork, int, Attachment, Network]]:
@@ -103,27 +129,32 @@ def decide(
     """
     wanted = {host_side(w.key, place.network): (w, position) for w, position, place, _ in places(plan, "bridge")}
     lacking = {w.key for w in plan.workloads if w.key not in whole}
-    finished = {link.alias for each in (nested or {}).values() for link in each if link.up}
-    lacking |= {w.key for w, position, _, _ in places(plan, "macvlan") if alias(plan, w, position) not in finished}
+    for w, position, _, _ in places(plan, "macvlan"):
+        if not any(is_made(link, plan, w, position) for link in (nested or {}).get(w.key, ())):
+            lacking.add(w.key)
     ours = [link for link in links if _is_ours(link)]
     found = {link.name: link for link in ours if link.kind == "veth"}
-    for name, (workload, position) in wanted.items():
-        link = found.get(name)
-        if link is None or not link.up or link.alias != alias(plan, workload, position):
-            lacking.add(workload.key)
+    made = {name for name, (w, position) in wanted.items() if is_made(found.get(name), plan, w, position)}
+    staying = {w.key for w in plan.workloads if w.interfaces and any(is_theirs(link, w) for link in found.values())}
+    join: dict[str, tuple[int, ...]] = {}
+    for name, (w, position) in wanted.items():
+        if name not in made and w.key in staying - lacking:
+            join[w.key] = (*join.get(w.key, ()), position)
+    lacking |= {w.key for name, (w, _) in wanted.items() if name not in made and w.key not in join}
     bridges = {network.bridge: network for network in plan.bridges}
     kept = {link.name: link for link in ours if link.kind == "bridge" and _is_finished(link, bridges)}
-    veths = {name: found[name] for name, (workload, _) in wanted.items() if workload.key not in lacking}
+    veths = {name: found[name] for name in made if wanted[name][0].key not in lacking}
     return Work(
         remove=tuple(link for link in ours if link.name not in kept and link.name not in veths),
         unpin=tuple(sorted(pinned - ({workload.key for workload in plan.workloads} - lacking))),
         make_bridges=tuple(network for name, network in bridges.items() if name not in kept),
         attach=tuple(
-            (veths[host_side(w.key, place.network)], network.bridge)
+            (link, network.bridge)
             for w, _, place, network in places(plan, "bridge")
-            if w.key not in lacking and not _is_port(veths[host_side(w.key, place.network)], kept.get(network.bridge))
+            if (link := veths.get(host_side(w.key, place.network))) and not _is_port(link, kept.get(network.bridge))
         ),
         connect=tuple(workload for workload in plan.workloads if workload.key in lacking),
+        join=join,
     )
 
 

@@ -6,6 +6,8 @@ Two families. :class:`RepositoryUnavailableError`: nothing usable arrived; anoth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
 
 
@@ -42,13 +44,22 @@ class TlsError(RepositoryUnavailableError):
 
 
 class StatusError(RepositoryUnavailableError):
-    """The server answered with an HTTP status that is no success."""
+    """The server answered with an HTTP status that is no success; ``headers`` are the answer's."""
 
     id = "repository-status"
 
-    def __init__(self, brief: str, status: int, *, again: bool = False, wait: float | None = None) -> None:
+    def __init__(
+        self,
+        brief: str,
+        status: int,
+        *,
+        again: bool = False,
+        wait: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(brief, again=again, wait=wait)
         self.status = status
+        self.headers: Mapping[str, str] = headers or {}
 
 
 class SlowError(RepositoryUnavailableError):

@@ -313,9 +313,9 @@ def _usable(exchange: Exchange) -> Exchange:
     if status not in (200, 206, 416):
         exchange.close()
         wait = _seconds(exchange.headers.get("Retry-After", ""))
-        raise StatusError(
-            f"{exchange.url}: HTTP status {status}", status, again=status in BUSY, wait=wait if status in BUSY else None
-        )
+        busy = status in BUSY
+        brief = f"{exchange.url}: HTTP status {status}"
+        raise StatusError(brief, status, again=busy, wait=wait if busy else None, headers=exchange.headers)
     coding = exchange.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
         exchange.close()

@@ -151,13 +151,13 @@ def _schedule(workload: Workload) -> str:
 def links(spec: WorkloadSpec) -> Mapping[str, str]:
     """Return the symbolic links below /etc, by path.
 
-    One starts at boot the workload, or what starts it. Units of an instance are found by the workload's name too
-    (systemd.unit(5), "Unit File Load Path", on aliases).
+    One starts at boot the workload, or what starts it, unless that is left to somebody. Units of an instance are found by
+    the workload's name too (systemd.unit(5), "Unit File Load Path", on aliases).
     """
     kind = spec.workload.starter
     target = {"service": "multi-user", "timer": "timers", "socket": "sockets"}[kind]
     unit = f"workload-{spec.key}.{kind}"
-    made = {f"{SYSTEM}/{target}.target.wants/{unit}": f"../{unit}"}
+    made = {f"{SYSTEM}/{target}.target.wants/{unit}": f"../{unit}"} if spec.workload.autostart else {}
     for alias in aliases(spec):
         made[f"{SYSTEM}/workload-{spec.name}.{alias}"] = f"workload-{spec.key}.{alias}"
     return made
@@ -217,6 +217,7 @@ def _root(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
     return {
         "program": secret_env,
         "template": f"{spec.bundle}/config.json",
+        "unlinked": not spec.workload.autostart,
         "config": spec.config_file,
         "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
         "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},

@@ -239,6 +239,37 @@ def test_what_starts_a_job_or_a_workload_is_started_and_stopped_and_no_job_is_wa
     assert stopped <= set(machine.log)
 
 
+def test_what_is_started_by_hand_only_is_not_started_unless_it_runs(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    more = "  tool: {image: 'r.example/a:1', autostart: false}\n"
+    transaction.apply(BASE + more, "host.yaml", context(layout, machine))
+    assert "workload-tool.service" not in machine.running
+    transaction.apply(BASE + more.replace("a:1", "a:2"), "host.yaml", context(layout, machine))
+    assert "workload-tool.service" not in machine.running
+    machine.units("start", ["workload-tool.service"])
+    transaction.apply(BASE + more.replace("a:1", "a:3"), "host.yaml", context(layout, machine))
+    assert machine.running["workload-tool.service"] == "image=r.example/a:3\n"
+
+
+def test_whether_something_is_started_can_be_said(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    more = "  tool: {image: 'r.example/a:1', autostart: false}\n"
+    where = replace(context(layout, machine), starts={"tool": True, "db": False})
+    transaction.apply(BASE + more, "host.yaml", where)
+    assert set(machine.running) == {"workload-site.service", "workload-tool.service"}
+
+
+def test_what_changes_while_it_runs_is_neither_stopped_nor_started(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    other = BASE.replace("db:1}", "db:1, networks: [back]}") + "networks: {back: {}}\n"
+    outcome = transaction.apply(other, "host.yaml", replace(context(layout, machine), live=frozenset({"db"})))
+    assert [action.subject for action in outcome.actions] == ["back", "db"]
+    assert machine.log == ["lay", "workload network"]
+    assert "workload-db.service" in machine.running
+
+
 def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> None:
     machine = FakeMachine()
     transaction.apply(BASE, "host.yaml", context(layout, machine))

@@ -10,6 +10,7 @@ import pytest
 
 from hostctl.agent import difference
 from hostctl.agent.difference import Change
+from hostctl.workload.upper import OPAQUE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="whiteouts are devices, and trusted attributes are root's")
 
@@ -26,7 +27,7 @@ def test_added_changed_and_deleted(tmp_path: Path) -> None:
     (upper / "hidden").write_text("anew")
     for path in (upper / "gone", upper / "never-was"):
         os.mknod(path, stat.S_IFCHR)
-    os.setxattr(upper / "srv", difference.OPAQUE, b"y")
+    os.setxattr(upper / "srv", OPAQUE, b"y")
     descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (upper, lower, below)]
     found = list(difference.changes(descriptors[0], descriptors[1:]))
     for descriptor in descriptors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_what_is_started_by_a_schedule_waits_in_between(tmp_path: Path) -> None:
     units.mkdir(parents=True)
     (units / "workload-job.timer").touch()
     assert overview.workload_status("job", stored, state, "").state == "waiting"
+
+
+def test_what_is_started_by_hand_only_was_created_until_it_is(tmp_path: Path) -> None:
+    stored = Stored(record=Record(number=1, created="", release="1", declaration_sha256=""), path=tmp_path)
+    state = UnitState(
+        name="w", active="inactive", sub="dead", result="success", main_pid=0, restarts=0, active_for=0, started=False
+    )
+    seen = overview.workload_status("run-x", stored, state, "")
+    assert (seen.state, seen.word, overview.judge([seen])) == ("created", "created", "running")
+    assert overview.workload_status("run-x", stored, replace(state, started=True), "").word == "exited"
+    links = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    links.mkdir(parents=True)
+    (links / "workload-run-x.service").symlink_to("../workload-run-x.service")
+    assert overview.workload_status("run-x", stored, state, "").state == "inactive"
 
 
 def test_a_state_that_is_not_kept_is_a_problem(tmp_path: Path) -> None:

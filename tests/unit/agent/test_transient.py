@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
-from hostctl.agent import transient
+from hostctl.agent import generation, reconnect, transient, transient_methods
+from hostctl.agent.apply import Notify, Outcome
+from hostctl.agent.bus import Call
+from hostctl.agent.generation import Content, Pin, Record
+from hostctl.agent.machine import SystemdMachine, UnitState
 from hostctl.agent.plan import plan
 from hostctl.agent.transient import RunNotAllowedError, RunRequestError
 from hostctl.cli import run as run_verb
 from hostctl.config.load import parse_host
 from hostctl.config.problems import DeclarationError
 from hostctl.errors import UsageError
+from hostctl.layout import HostLayout
 
 HOST = """\
 version: 1
@@ -23,6 +30,7 @@ users: {ops: {ssh_keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMYGpFsHVBJWdxwXL5
 workloads: {web: {image: "r.example/web:1", env: {NO: "no"}, cpus: 0.5, ports: ["8080:80"], command: [a, "b c"]}}
 volumes: {content: {}}
 """
+DIGEST = f"sha256:{'1' * 64}"
 IMAGE = json.dumps({"image": "r.example/tool:1", "args": ["report"], "restart": "no"})
 
 
@@ -74,6 +82,151 @@ def test_declared_ones_are_neither_replaced_nor_removed() -> None:
             transient.remove(HOST, name)
 
 
+def test_one_that_is_created_waits_for_its_start() -> None:
+    after = parse_host(transient.add(HOST, "run-x", IMAGE, by_hand=True), "host.yaml")
+    assert {str(name): workload.autostart for name, workload in after.workloads.items()} == {
+        "web": True,
+        "run-x": False,
+    }
+
+
+def test_another_name_is_all_that_a_renamed_one_gets() -> None:
+    text = transient.add(HOST, "run-x", IMAGE, by_hand=True)
+    before = parse_host(text, "host.yaml")
+    for old, new in (("x", "y"), ("run-x", "run-y")):
+        after = parse_host(transient.rename(text, old, new), "host.yaml")
+        assert [str(action) for action in plan(before, after)] == [
+            "- workload run-x: no longer declared",
+            "+ workload run-y: declared",
+        ]
+        assert list(after.workloads.values()) == list(before.workloads.values())
+    pinned = f"r.example/tool:1@sha256:{'1' * 64}"
+    after = parse_host(transient.rename(text, "x", "y", image=pinned), "host.yaml")
+    assert [workload.image for name, workload in after.workloads.items() if name == "run-y"] == [pinned]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("web", "y", "is declared"),
+        ("nope", "y", "no workload 'run-nope'"),
+        ("x", "x", "already"),
+        ("x", "", "a new name is needed"),
+    ],
+)
+def test_what_cannot_be_renamed_is_said(old: str, new: str, said: str) -> None:
+    with pytest.raises(RunRequestError, match=said) as caught:
+        transient.rename(transient.add(HOST, "run-x", IMAGE), old, new)
+    assert ("change its name in host.yaml" in caught.value.hint) == (old == "web")
+
+
+@pytest.mark.parametrize("new", ["X", "../x", "a b", "x" * 100, "\x1b"])
+def test_a_name_that_is_none_is_refused(new: str) -> None:
+    with pytest.raises(DeclarationError):
+        transient.rename(transient.add(HOST, "run-x", IMAGE), "x", new)
+
+
+class Applied:
+    """Takes declarations as the transaction does, and keeps what it was told."""
+
+    def __init__(self, layout: HostLayout) -> None:
+        self.layout = layout
+        self.starts: Mapping[str, bool] = {}
+        self.live: frozenset[str] = frozenset()
+
+    def __call__(
+        self,
+        text: str,
+        name: str,
+        notify: Notify,
+        *,
+        starts: Mapping[str, bool] | None = None,
+        live: frozenset[str] = frozenset(),
+    ) -> Outcome:
+        """Put it in force."""
+        number = max(generation.numbers(self.layout), default=0) + 1
+        names = parse_host(text, name).workloads
+        images = {str(each): Pin(reference="r.example/tool:1", digest=DIGEST) for each in names}
+        record = Record(number=number, created="", release="1", declaration_sha256="", images=images)
+        generation.store(self.layout, Content(record=record, declaration=text, etc={}, bundles={}, network=b"{}"))
+        generation.put_in_force(self.layout, number)
+        self.starts, self.live = starts or {}, live
+        return Outcome(generation=number, former=number - 1, actions=())
+
+
+class Down(SystemdMachine):
+    """A machine on which nothing, or everything, runs."""
+
+    active = "inactive"
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        """Return the same for all."""
+        fields = {"sub": "", "result": "", "main_pid": 0, "restarts": 0, "active_for": 0.0}
+        return {name: UnitState(name=name, active=self.active, **fields) for name in names}  # type: ignore[arg-type]
+
+
+def test_what_ran_runs_again_under_its_new_name_and_from_the_same_image(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    machine, applied = Down(layout), Applied(layout)
+    service = transient_methods.TransientService(layout, machine, applied)
+    methods = {method.name: method for method in service.methods()}
+    assert all(method.root_only and method.takes for method in methods.values())
+
+    def ask(member: str, *arguments: str) -> dict[str, object]:
+        call = Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None)
+        document: dict[str, object] = json.loads(methods[member].handler(call))
+        return document
+
+    with pytest.raises(RunNotAllowedError):
+        ask("Create", "x", IMAGE)
+    applied(HOST, "host.yaml", lambda text: None)
+    assert ask("Create", "x", IMAGE)["workload"] == "run-x"
+    assert ask("Rename", "x", "y")["former"] == "run-x"
+    assert applied.starts == {"run-x": False, "run-y": False}
+    machine.active = "active"
+    ask("Rename", "y", "z")
+    assert applied.starts == {"run-y": True, "run-z": True}
+    stored = generation.current(layout)
+    assert stored is not None
+    workload = next(each for name, each in parse_host(stored.declaration).workloads.items() if name == "run-z")
+    assert workload.image == f"r.example/tool:1@{DIGEST}"  # the store has no such name any more
+    assert ask("Remove", "z")["workload"] == "run-z"
+
+
+def test_a_workload_runs_on_while_its_networks_change_unless_it_would_find_no_names(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    machine, applied = Down(layout), Applied(layout)
+    methods = {each.name: each for each in transient_methods.TransientService(layout, machine, applied).methods()}
+
+    def ask(member: str, *arguments: str) -> dict[str, object]:
+        method = methods[member]
+        assert (method.root_only, method.strings) == (True, len(method.takes))
+        call = Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None)
+        document: dict[str, object] = json.loads(method.handler(call))
+        return document
+
+    applied(f"{HOST}networks: {{back: {{internal: true}}, front: {{}}}}\n", "host.yaml", lambda text: None)
+    ask("Run", "x", json.dumps({"image": "r.example/tool:1", "network": "private"}))
+    machine.active = "active"
+    assert ask("ConnectNetwork", "back", "x", "{}") == {
+        "workload": "run-x",
+        "network": "back",
+        "addresses": [],
+        "notes": [],
+    }
+    assert applied.live == {"run-x"}
+    with pytest.raises(reconnect.ConnectError, match="name server of workload run-x is in network default"):
+        ask("DisconnectNetwork", "default", "x", "")
+    ask("DisconnectNetwork", "default", "x", "force")
+    assert applied.live == frozenset()
+    assert ask("ConnectNetwork", "front", "run-x", "{}")["notes"] == [
+        "it asks the network's name server from its next start on"
+    ]
+    machine.active = "inactive"
+    ask("DisconnectNetwork", "front", "x", "")
+    assert applied.live == {"run-x"}
+
+
 def test_names() -> None:
     assert transient.full_name("x") == transient.full_name("run-x") == "run-x"
     assert transient.full_name("") != transient.full_name("")
@@ -96,6 +249,9 @@ def test_options_are_those_of_docker() -> None:
         "memory": "64M",
         "restart": "no",
     }
-    for wrong in (("-d", "--rm", "x"), ("--restart", "always", "x"), ("-e", "A", "x")):
+    assert run_verb.settings(parsed("--pids", "7", "--cpus", "0.5", "x"))["pids"] == 7
+    for wrong in (("-d", "--rm", "x"), ("--restart", "always", "x")):
         with pytest.raises(UsageError):
-            run_verb.settings(parsed(*wrong))
+            run_verb.check(parsed(*wrong))
+    with pytest.raises(UsageError):
+        run_verb.settings(parsed("-e", "A", "x"))

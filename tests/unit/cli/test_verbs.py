@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import subprocess
 import sys
 
 import pytest
 
 from hostctl.cli.main import VERBS, main
+from hostctl.compose.sources import BUILDER_MODULES
 
 
-@pytest.mark.parametrize("name", [verb.name for verb in VERBS if verb.name != "hostd"])
+@pytest.mark.parametrize("name", dict.fromkeys(verb.name for verb in VERBS if verb.name != "hostd"))
 def test_help_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
@@ -20,9 +22,21 @@ def test_help_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert f"hostctl {name}" in said.partition("examples:")[2]
 
 
-def test_names_are_given_once() -> None:
+def test_names_are_given_once_but_for_what_hosts_and_builders_call_the_same() -> None:
     names = [verb.name for verb in VERBS]
-    assert len(names) == len(set(names))
+    assert sorted(name for name in set(names) if names.count(name) > 1) == ["build"]
+    builder, host = (verb for verb in VERBS if verb.name == "build")
+    assert f"cli/{builder.module.rpartition('.')[2]}.py" in BUILDER_MODULES
+    assert (builder.on_host, host.on_host) == (False, True)
+
+
+def test_build_is_of_containerfiles_where_nothing_composes_releases(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "hostctl.cli.build" else name)
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    assert "hostctl build -t site:2 ." in capsys.readouterr().out
 
 
 def test_looking_at_workloads_loads_neither_the_bus_nor_templates() -> None:

@@ -411,6 +411,75 @@ def test_a_change_of_one_network_or_workload_touches_no_other(host: Host) -> Non
     assert marked(host, "other")
 
 
+def lasting(*on: str, former: NetworkPlan | None = None) -> NetworkPlan:
+    """Return a plan of a workload whose networks may change while it runs, and of a neighbour on each network."""
+    one = replace(wanted("web", on=on), lasting=True)
+    return allocate([one, wanted("near"), wanted("front-db", on=("front",)), BEHIND], former, [FRONT, BACK])
+
+
+BEHIND = Wanted(name="behind", userns_start=START, attachments=(WantedAttachment(network="back"),))
+NEIGHBOURS = {"back": "behind", "default": "near", "front": "front-db"}
+
+
+def test_networks_come_and_go_while_a_workload_runs(host: Host) -> None:
+    plans = [lasting("back")]
+    host.apply(plans[0])
+    web = netns("web")
+    host.run("sh", "-c", "echo 77 > /proc/sys/net/ipv4/ip_default_ttl", net=web)
+    first = host.run("ip", "-o", "link", "show", "eth0", net=web)
+    with host.listen(80, net=web), host.listen(9001, net=OUTSIDE):
+        assert host.ask("192.0.2.2", 9001, net=web) == "nothing"
+        for on, interfaces, route in (
+            (("back", "default"), {"eth0", "eth1"}, "eth1"),
+            (("back", "default", "front"), {"eth0", "eth1", "eth2"}, "eth1"),
+            (("back", "front"), {"eth0", "eth2"}, "eth2"),
+            (("back", "front", "default"), {"eth0", "eth2", "eth1"}, "eth2"),
+            (("back",), {"eth0"}, ""),
+            (("back", "front"), {"eth0", "eth1"}, "eth1"),
+            (("front",), {"eth1"}, "eth1"),
+        ):
+            plans.append(lasting(*on, former=plans[-1]))
+            host.apply(plans[-1])
+            links = host.links(), host.run("ip", "-o", "link", net=web)
+            host.apply(plans[-1])
+            assert (host.links(), host.run("ip", "-o", "link", net=web)) == links
+            assert set(re.findall(r"(eth\d)@", links[1])) == interfaces
+            said = host.run("ip", "route", "show", "default", net=web)
+            assert re.findall(r"dev (\w+)", said) == ([route] if route else [])
+            assert host.ask("192.0.2.2", 9001, net=web) == ("192.0.2.1" if route else "nothing")
+            (own,) = [each for each in plans[-1].workloads if each.name == "web"]
+            for place in own.attachments:
+                assert host.ask(str(place.address), 80, net=netns(NEIGHBOURS[place.network])) != "nothing", on
+            if "back" in on:
+                assert host.run("ip", "-o", "link", "show", "eth0", net=web) == first
+    assert marked(host, "web")
+    host.run("ip", "link", "del", host_side("web", "front"))
+    host.apply(plans[-1])
+    assert not marked(host, "web"), "nobody can tell any more whose the namespaces were"
+
+
+def test_a_route_moves_to_the_next_network_with_a_way_out(host: Host) -> None:
+    first = lasting("default", "front")
+    host.apply(first)
+    host.run("sh", "-c", "echo 77 > /proc/sys/net/ipv4/ip_default_ttl", net=netns("web"))
+    host.apply(lasting("front", former=first))
+    with host.listen(9001, net=OUTSIDE):
+        assert host.ask("192.0.2.2", 9001, net=netns("web")) == "192.0.2.1"
+        assert host.ask("2001:db8::2", 9001, net=netns("web")) == "2001:db8::1"
+    assert marked(host, "web")
+
+
+def test_another_range_of_user_ids_makes_new_namespaces_here_too(host: Host) -> None:
+    first = lasting("back")
+    second = lasting("back", "front", former=first)
+    host.apply(second)
+    host.run("sh", "-c", "echo 77 > /proc/sys/net/ipv4/ip_default_ttl", net=netns("web"))
+    start = START + (1 << 26)
+    moved = [replace(each, userns_start=start) if each.name == "web" else each for each in second.workloads]
+    host.apply(replace(second, workloads=tuple(moved)))
+    assert not marked(host, "web")
+
+
 def test_a_flushed_packet_filter_is_set_again_and_others_rules_stay(host: Host) -> None:
     host.apply(several())
     host.run("nft", "flush", "ruleset")

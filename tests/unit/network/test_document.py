@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -36,7 +37,14 @@ def full() -> NetworkPlan:
     return allocate([site, Wanted(name="two", userns_start=START + 65536)], networks=NETWORKS)
 
 
-@pytest.mark.parametrize("plan", [plain(), full(), NetworkPlan(), allocate([], plain())])
+def changed() -> NetworkPlan:
+    """Return a plan in which a workload has left a network while it ran."""
+    one = Wanted(name="site", userns_start=START, attachments=ON[:2], lasting=True)
+    former = allocate([one], networks=NETWORKS)
+    return allocate([replace(one, attachments=ON[1:2])], former, NETWORKS)
+
+
+@pytest.mark.parametrize("plan", [plain(), full(), NetworkPlan(), allocate([], plain()), changed()])
 def test_the_file_gives_back_the_plan(plan: NetworkPlan) -> None:
     assert decode(encode(plan)) == plan
     assert encode(decode(encode(plan))) == encode(plan)
@@ -172,3 +180,18 @@ def test_no_document_at_all_is_refused(data: bytes) -> None:
 def test_an_empty_object_is_a_generation_without_networks() -> None:
     assert decode(b"{}\n") == NetworkPlan()
     assert encode(NetworkPlan()) == b"{}\n"
+
+
+@pytest.mark.parametrize("interfaces", [[], [0, 1], [1, 1], [-1], ["1"], [True], 1, None, [10_000]])
+def test_interfaces_that_are_none_are_refused(interfaces: object) -> None:
+    document = json.loads(encode(changed()))
+    assert document["workloads"]["site"]["interfaces"] == [1]
+    document["workloads"]["site"]["interfaces"] = interfaces
+    with pytest.raises(NetworkPlanError):
+        decode(json.dumps(document).encode())
+
+
+def test_only_what_changed_while_it_ran_needs_a_release_that_knows_of_it() -> None:
+    one = Wanted(name="site", userns_start=START, lasting=True)
+    assert b"interfaces" not in encode(allocate([one], allocate([one])))
+    assert json.loads(encode(allocate([one], allocate([one]))))["format"] == 1

@@ -294,6 +294,14 @@ def test_a_scheduled_job_is_started_by_its_timer_alone() -> None:
     assert units.links(host) == {f"systemd/system/timers.target.wants/{timer}": f"../{timer}"}
 
 
+def test_one_that_is_started_by_hand_is_linked_nowhere_and_its_end_is_not_forgotten() -> None:
+    host = spec(autostart=False)
+    assert units.links(host) == {}
+    root = "systemd/system/workload-my-web.root.service"
+    assert "Before=workload-my-web.service\n" in units.render(host, PROBE, SECRET_ENV)[root]
+    assert "Before=workload" not in units.render(spec(), PROBE, SECRET_ENV)[root]
+
+
 def test_sockets_start_their_workload_and_are_there_before_it() -> None:
     host = spec(init=False, sockets=(ListenAddress.parse("8080"), ListenAddress.parse("[::1]:53/udp")))
     made = units.render(host, PROBE, SECRET_ENV)
