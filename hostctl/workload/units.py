@@ -151,8 +151,8 @@ def _schedule(workload: Workload) -> str:
 def links(spec: WorkloadSpec) -> Mapping[str, str]:
     """Return the symbolic links below /etc, by path.
 
-    One starts at boot the workload, or what starts it, unless that is left to somebody. Units of an instance are found by
-    the workload's name too (systemd.unit(5), "Unit File Load Path", on aliases).
+    One starts at boot the workload, or what starts it, unless that is left to somebody. Units of an instance are found
+    by the workload's name too (systemd.unit(5), "Unit File Load Path", on aliases).
     """
     kind = spec.workload.starter
     target = {"service": "multi-user", "timer": "timers", "socket": "sockets"}[kind]
