@@ -104,9 +104,12 @@ class HostService:
         return json.dumps(outcome_document(self._apply(text, name, call.notify)))
 
     def _apply(self, text: str, name: str, notify: Notify, renewed: Renewed | None = None) -> Outcome:
+        former = generation.current(self._layout)
+        before = former.record if former else None
         outcome = transaction.apply(text, name, context(self._layout, notify=notify), renewed)
         changed = workloads_of(outcome.actions, "change", "remove")
-        limits.forget([workload_unit(key) for each in changed for key in instance.keys(each)], self._layout.root)
+        gone = [key for each in changed for key in (*instance.keys(each), *(before.keys(each) if before else ()))]
+        limits.forget([workload_unit(key) for key in gone], self._layout.root)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome
