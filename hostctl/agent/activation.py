@@ -6,12 +6,12 @@ health; that is for :mod:`hostctl.agent.apply`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from hostctl.agent.generation import Record, Stored
 from hostctl.agent.machine import Machine, root_unit, workload_unit
-from hostctl.agent.plan import Action, touched, workloads
+from hostctl.agent.plan import Action, scaled, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.agent.rolling import between, stop
 from hostctl.config import rolling
@@ -32,21 +32,22 @@ def activate(
     """Bring the running system from one generation to another; only what ``actions`` name is stopped or started.
 
     Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
-    themselves; during boot they may be starting already, and are started again. Returns what could not be started:
-    whether that is a failure is for health to say.
+    themselves; of those that get more or fewer replicas the others run on. During boot they may be starting already,
+    and are started again. Returns what could not be started: whether that is a failure is for health to say.
     """
     machine, block = context.machine, not context.booting
     beside = {roll.name for roll in between(_record(old), _record(new))}
     idle = _idle(actions, declaration, old, context)
-    stays = beside | context.live
-    ends = {name: _key(old, name) for name in workloads(actions, "remove", "change") if name not in stays}
+    changed = [name for name in workloads(actions, "change") if name not in beside | context.live]
+    stays = {key for name in changed for key in _keys(new, name)}
+    ends = [key for name in (*workloads(actions, "remove"), *changed) for key in _keys(old, name)]
+    ends += [key for name in scaled(actions) for key in _keys(old, name) if key not in _keys(new, name)]
     if block:
-        stop(machine, list(ends.values()))
-    for key in ends.values():
+        stop(machine, ends)
+    for key in ends:
         machine.forget_health(key)
-    if block:
-        for name in workloads(actions, "remove"):
-            machine.forget_workload(ends[name])
+        if block and key not in stays:
+            machine.forget_workload(key)
     machine.lay_etc(new.path / "etc" if new else None)
     machine.reload_units()
     if touched(actions, "hostname"):
@@ -58,35 +59,36 @@ def activate(
     if touched(actions, "network", "hostname"):
         machine.reload_network(block=block)
     _switch_services(actions, declaration, machine, block=block)
-    if touched(actions, "workload", "workload-network"):
+    if touched(actions, "workload", "replicas", "workload-network"):
         machine.refresh_workload_network(block=block)
-    return _start(tuple(each for each in actions if each.subject not in idle), declaration, new, beside, context)
+    wanted = tuple(each for each in actions if each.subject not in idle)
+    return _start(wanted, declaration, old, new, beside, context)
 
 
 def _idle(
     actions: tuple[Action, ...], declaration: HostDeclaration, old: Stored | None, context: Context
 ) -> frozenset[str]:
     """Return the workloads that are not started: those that are by hand only and were not, and those that run on."""
-    wanted = set(workloads(actions, "create", "change"))
+    wanted = {*workloads(actions, "create", "change"), *scaled(actions)}
     manual = {str(name) for name, workload in declaration.workloads.items() if not workload.autostart}
-    asked = wanted & manual - set(context.starts)
-    states = context.machine.states([workload_unit(_key(old, name)) for name in asked])
-    up = {name for name in asked if (found := states.get(workload_unit(_key(old, name)))) and found.is_up}
-    return frozenset(asked - up | {name for name, start in context.starts.items() if not start}) | context.live
+    asked = {name: [workload_unit(key) for key in _keys(old, name)] for name in wanted & manual - set(context.starts)}
+    states = context.machine.states([unit for units in asked.values() for unit in units])
+    up = {name for name, units in asked.items() if any(unit in states and states[unit].is_up for unit in units)}
+    return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start}) | context.live
 
 
 def _record(stored: Stored | None) -> Record | None:
     return stored.record if stored else None
 
 
-def _key(stored: Stored | None, name: str) -> str:
-    return stored.record.key(name) if stored else name
+def _keys(stored: Stored | None, name: str) -> tuple[str, ...]:
+    return stored.record.keys(name) if stored else (name,)
 
 
-def _is_up(machine: Machine, key: str) -> bool:
-    unit = workload_unit(key)
-    state = machine.states([unit]).get(unit)
-    return state is not None and state.is_active
+def _are_up(machine: Machine, keys: Sequence[str]) -> bool:
+    units = [workload_unit(key) for key in keys]
+    states = machine.states(units)
+    return all(unit in states and states[unit].is_active for unit in units)
 
 
 def _switch_services(
@@ -109,6 +111,7 @@ def _switch_services(
 def _start(
     actions: tuple[Action, ...],
     declaration: HostDeclaration,
+    old: Stored | None,
     new: Stored | None,
     beside: Collection[str],
     context: Context,
@@ -118,17 +121,18 @@ def _start(
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
     running = () if block else [name for name in workloads(actions, "change") if name not in beside]
     notes = []
-    for name in workloads(actions, "create", "change"):
-        key = _key(new, name)
-        if name in beside and _is_up(machine, key):
-            continue  # gone back to, and never left
+    fewer = {name: set(_keys(old, name)) for name in scaled(actions)}
+    for name in (*workloads(actions, "create", "change"), *fewer):
+        keys = [key for key in _keys(new, name) if key not in fewer.get(name, ())]
+        if not keys or (name in beside and _are_up(machine, keys)):
+            continue  # there are only fewer of them; or it is gone back to, and never left
         context.notify(f"starting workload {name}")
         try:
-            starter = f"workload-{key}.{declared[name].starter}"
+            starters = [f"workload-{key}.{declared[name].starter}" for key in keys]
             if name in running:
-                machine.units("restart", [root_unit(key), starter], block=block)
+                machine.units("restart", [*(root_unit(key) for key in keys), *starters], block=block)
             else:  # nobody waits for the end of a job, which may take hours
-                machine.units("start", [starter], block=block and declared[name].type != "job")
+                machine.units("start", starters, block=block and declared[name].type != "job")
         except HostctlError as error:
             notes.append(f"workload {name} did not start: {error.brief}")
     return tuple(notes)

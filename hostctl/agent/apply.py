@@ -291,7 +291,7 @@ def _await(
         notify=context.notify,
         workloads=names,
         checks=checks,
-        key=wanted.record.key,
+        keys=wanted.record.keys,
     )
     if not report.healthy:
         raise health.UnhealthyError("the machine did not become healthy", details=report.cause())

@@ -146,7 +146,9 @@ def _passed(context: Context, edge: BootEdge, *, counted: bool) -> None:
         context.notify(f"the firmware's boot options cannot be set: {error}")
 
 
-def concerned(report: health.Report, declaration: HostDeclaration, key: health.Key = str) -> tuple[str, ...]:
+def concerned(
+    report: health.Report, declaration: HostDeclaration, keys: health.Keys = health.by_name
+) -> tuple[str, ...]:
     """Return the units that failures are about; none when it is a check of an address.
 
     A workload in a network of its own cannot run without what makes those, which is first then: it may be the reason.
@@ -158,7 +160,7 @@ def concerned(report: health.Report, declaration: HostDeclaration, key: health.K
         if result.kind == "workload":
             if result.name in private and NETWORK_UNIT not in units:
                 units.insert(0, NETWORK_UNIT)
-            units.append(workload_unit(key(result.name)))
+            units += [workload_unit(key) for key in keys(result.name)]
         elif unit := checked.get(result.name):
             units.append(unit)
     return tuple(units)
@@ -188,13 +190,13 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
         context.machine,
         notify=context.notify,
         steady=edge.steady if counted else 0.0,
-        key=stored.record.key,
+        keys=stored.record.keys,
     )
     if counted:
         reach(Stage.TRIAL, AFTER)
     verdict = judge(report, counted=counted)
     if verdict == "bad":
-        lines = edge.unit_lines(concerned(report, declaration, stored.record.key))
+        lines = edge.unit_lines(concerned(report, declaration, stored.record.keys))
         log = layout.state / "history.jsonl"
         history.append(log, history.BAD, context.release, report.cause(), root_hash=edge.root_hash, lines=lines)
         edge.mark_bad()

@@ -23,6 +23,7 @@ from hostctl.image.layers import MakeErofs, make_erofs
 from hostctl.image.oci import LAYER_BYTES
 from hostctl.layout import HostLayout
 from hostctl.workload.identity import range_start
+from hostctl.workload.instance import name_of
 from hostctl.workload.upper import Packed, UpperError, pack
 
 ROOM = 2
@@ -75,14 +76,14 @@ class CommitService:
         upper = self._upper(name, key)
         with transaction.lock(self._layout):
             store = images.open_store(self._layout, images.declared(self._layout))
-            base = store.get(stored.record.images[name].digest)
+            base = store.get(stored.record.images[name_of(key)].digest)
             if base is None:
                 raise UpperError(f"the image of workload {name} is not here any more")
             with tempfile.TemporaryDirectory(dir=store.clean()) as scratch:
                 folder = Path(scratch)
                 call.notify(f"reading what {name} has written")
                 with self._still(key) if request.pause else nullcontext():
-                    packed = _pack(upper, range_start(stored.record.ranges[name]), folder / "layer.tar")
+                    packed = _pack(upper, range_start(stored.record.range_of(key)), folder / "layer.tar")
                 call.notify("making the image")
                 layer = Layer(
                     path=folder / "layer.tar", diff_id=packed.diff_id, size=packed.size, changed=packed.newest
@@ -112,7 +113,7 @@ class CommitService:
         declaration = images.declared(self._layout)
         known = {str(key): workload for key, workload in declaration.workloads.items()} if declaration else {}
         hint = "`hostctl tag` gives its image another name"
-        if known[name].read_only:
+        if known[name_of(key)].read_only:
             raise UpperError(f"workload {name} is read_only, so nothing differs from its image", hint=hint)
         upper = self._layout.workloads / key / "upper"
         if not upper.is_dir():

@@ -1,15 +1,17 @@
-"""The agent's methods that act on running workloads. What they leave in the journal is what ``hostctl events`` shows.
+"""The agent's methods that act on running workloads: on all replicas of one, or on the one that is named, as in NAME.2.
 
-Each is a thin call; who may call is decided before, by :mod:`hostctl.agent.bus`.
+What they leave in the journal is what ``hostctl events`` shows. Each is a thin call; who may call is decided before, by
+:mod:`hostctl.agent.bus`.
 """
 
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
-from hostctl.agent import event_log, limits, overview, pausing, unit_control
+from hostctl.agent import event_log, limits, overview, unit_control
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.machine import Machine, UnitState, Verb, starter_units, workload_unit
+from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
@@ -31,39 +33,57 @@ class WorkloadControl:
         self._layout = layout
         self._machine = machine
 
-    def _declared(self, name: str) -> str:
-        """Return the unit of a workload that is declared."""
-        return workload_unit(self._key(name))
+    def _keys(self, name: str) -> tuple[str, ...]:
+        """Return what the units of a workload that is declared are called by."""
+        return overview.require(name, self._layout).record.named(name)
 
-    def _key(self, name: str) -> str:
-        return overview.require(name, self._layout).record.key(name)
+    def _declared(self, name: str) -> list[str]:
+        """Return the units of a workload that is declared."""
+        return [workload_unit(key) for key in self._keys(name)]
 
-    def _up(self, name: str) -> UnitState:
-        unit = self._declared(name)
-        state = self._machine.states([unit]).get(unit)
-        if state is None or not state.is_active or not state.main_pid:
+    def _up(self, name: str) -> list[str]:
+        """Return the units that are up; of replicas at least one must be."""
+        units = self._declared(name)
+        states = self._machine.states(units)
+        up = [unit for unit in units if unit in states and states[unit].is_active and states[unit].main_pid]
+        if not up:
             raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
-        return state
+        return up
+
+    def _checks(self, name: str, *kinds: str) -> list[str]:
+        """Return the units of its health checks, as far as there are any."""
+        return list(
+            self._machine.states([f"workload-{key}.health.{kind}" for key in self._keys(name) for kind in kinds])
+        )
 
     def start(self, call: Call) -> str:
         """Start a workload, and what starts it in its own time, a schedule or sockets."""
         name = call.arguments[0]
-        unit = self._declared(name)
-        self._machine.units("start", [*self._machine.states(starter_units(name)), unit])
+        units = self._declared(name)
+        self._machine.units("start", [*self._machine.states(starter_units(name)), *units])
         return _done(name, "start")
 
     def _end(self, call: Call, verb: Verb) -> str:
         name, within = call.arguments
-        unit = self._declared(name)
+        units = self._declared(name)
         limit = None if within == "" else seconds(within)
-        state = self._machine.states([unit]).get(unit)
-        if state is not None and state.paused:  # frozen, it could not answer the request to end
-            unit_control.thaw(unit)
+        for unit, state in self._machine.states(units).items():
+            if state.paused:  # frozen, it could not answer the request to end
+                unit_control.thaw(unit)
+        if limit is None and verb == "stop":
+            self._machine.units(verb, units)
+            return _done(name, verb)
+        # Replicas are restarted one after the other, so that the others serve meanwhile.
+        with ThreadPoolExecutor(max_workers=len(units) if verb == "stop" else 1) as pool:
+            for ended in [pool.submit(self._end_one, verb, unit, limit) for unit in units]:
+                ended.result()
+        return _done(name, verb)
+
+    def _end_one(self, verb: Verb, unit: str, limit: float | None) -> None:
         if limit is None:
             self._machine.units(verb, [unit])
         else:
             unit_control.stop_within(verb, unit, limit)
-        return _done(name, verb)
 
     def stop(self, call: Call) -> str:
         """Stop a workload until the next start or boot; what is not down after the seconds, if given, is killed.
@@ -83,42 +103,47 @@ class WorkloadControl:
         """Send a signal, by name or number, to the first process of a workload, whose init passes it on."""
         name, text = call.arguments
         signal = unit_control.signal_name(text)
-        unit_control.kill(self._up(name).name, signal)
+        for unit in self._up(name):
+            unit_control.kill(unit, signal)
         event_log.write("kill", name, signal=signal)
         return _done(name, "kill")
 
     def pause(self, call: Call) -> str:
         """Let nothing of a workload run until it is unpaused; it is not checked meanwhile."""
         name = call.arguments[0]
-        self._up(name)
-        pausing.pause(self._key(name), self._machine)
+        units = self._up(name)
+        self._machine.units("stop", self._checks(name, "timer", "service"))
+        for unit in units:
+            unit_control.freeze(unit)
         event_log.write("pause", name)
         return _done(name, "pause")
 
     def unpause(self, call: Call) -> str:
         """Let a paused workload run on."""
         name = call.arguments[0]
-        self._up(name)
-        pausing.resume(self._key(name), self._machine)
+        for unit in self._up(name):
+            unit_control.thaw(unit)
+        self._machine.units("start", self._checks(name, "timer"))
         event_log.write("unpause", name)
         return _done(name, "unpause")
 
     def set_limits(self, call: Call) -> str:
         """Change limits of a workload until it is declared anew: an object with memory, cpus, pids, as in host.yaml."""
         name, text = call.arguments
-        unit = self._declared(name)
+        units = self._declared(name)
         try:
             wanted = {str(key): str(value) for key, value in json.loads(text).items()}
         except (ValueError, AttributeError) as error:
             raise limits.LimitError("the limits are no object", details=repr(error)) from error
-        limits.change(unit, limits.settings(wanted))
+        for unit in units:
+            limits.change(unit, limits.settings(wanted))
         event_log.write("limit", name, **wanted)
         return _done(name, "limit")
 
     def reset_limits(self, call: Call) -> str:
         """Let the declared limits of a workload hold again."""
         name = call.arguments[0]
-        limits.forget([self._declared(name)], self._layout.root)
+        limits.forget(self._declared(name), self._layout.root)
         return _done(name, "reset")
 
     def methods(self) -> tuple[Method, ...]:

@@ -25,7 +25,7 @@ ACTIONS: Mapping[str, str] = {  # sd-messages.h
     "5eb03494b6584870a536b337290809b3": "restart",
     "fe6faa94e7774663a0da52717891d8ef": "oom",
 }
-_UNIT = re.compile(r"workload-(?P<name>[a-z0-9][a-z0-9-]*)(\.(?P<instance>[ab]))?\.service")
+_UNIT = re.compile(r"workload-(?P<name>[a-z0-9][a-z0-9-]*)(\.(?P<instance>[ab]|[0-9]{1,3}))?\.service")
 _FIELDS = {"EXIT_CODE": "exit_code", "EXIT_STATUS": "exit_status", "UNIT_RESULT": "result", "N_RESTARTS": "restarts"}
 
 

@@ -50,10 +50,41 @@ class Record:
     ranges: Mapping[str, int] = field(default_factory=dict)
     instances: Mapping[str, str] = field(default_factory=dict)
     """The letter of the live instance, of each workload that is started beside the running one when it changes."""
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    """The number of containers, of each workload that has several."""
 
-    def key(self, workload: str) -> str:
-        """Return what units, folders and namespaces of a workload are called by in this generation."""
-        return instance.key(workload, self.instances.get(workload, ""))
+    def key(self, name: str) -> str:
+        """Return what units, folders and namespaces of a workload, or of one of its replicas, are called by.
+
+        Args:
+            name: of the workload, which stands for its first replica, or NAME.n.
+        """
+        return (self.named(name) or self.keys(name))[0]
+
+    def keys(self, workload: str) -> tuple[str, ...]:
+        """Return what the units, folders and namespaces of all containers of a workload are called by."""
+        letter = self.instances.get(workload)
+        if letter:
+            return (instance.key(workload, letter),)
+        return tuple(instance.key(workload, each) for each in instance.numbers(self.replicas.get(workload, 1)))
+
+    def named(self, text: str) -> tuple[str, ...]:
+        """Return the containers that people mean by the name of a workload or of a replica; none if there are none."""
+        name, dot, number = text.partition(".")
+        if name not in self.images:
+            return ()
+        if not dot:
+            return self.keys(name)
+        count = self.replicas.get(name, 1)
+        return tuple(key for key in self.keys(name) if count > 1 and instance.label(key, count) == f"{name}.{number}")
+
+    def label(self, key: str) -> str:
+        """Return what people call a container of this generation."""
+        return instance.label(key, self.replicas.get(instance.name_of(key), 1))
+
+    def range_of(self, key: str) -> int:
+        """Return the number of the user id range of a container: replicas have their own, instances share one."""
+        return self.ranges[key if key in self.ranges else instance.name_of(key)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +164,7 @@ def encode(record: Record) -> bytes:
         "uids": dict(record.uids),
         "ranges": dict(record.ranges),
         "instances": dict(record.instances),
+        "replicas": dict(record.replicas),
     }
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
@@ -154,6 +186,7 @@ def decode(data: bytes) -> Record:
         uids={str(name): int(uid) for name, uid in document["uids"].items()},
         ranges={str(name): int(index) for name, index in document["ranges"].items()},
         instances={str(name): str(letter) for name, letter in document.get("instances", {}).items()},  # as above
+        replicas={str(name): int(count) for name, count in document.get("replicas", {}).items()},  # as above
     )
 
 

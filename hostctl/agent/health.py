@@ -20,6 +20,7 @@ from hostctl.agent.machine import Machine, UnitState, workload_unit
 from hostctl.config.host import HealthCheck, HostDeclaration
 from hostctl.config.workload import Workload
 from hostctl.errors import HostctlError
+from hostctl.workload import instance
 
 PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take
 PAUSE = 0.5  # seconds between two rounds of probes
@@ -145,15 +146,25 @@ def required(declaration: HostDeclaration) -> Mapping[str, Workload]:
     return {str(name): workload for name, workload in declaration.workloads.items() if workload.required}
 
 
-Key = Callable[[str], str]
-"""What units and folders of a workload are called by; see :meth:`hostctl.agent.generation.Record.key`."""
+Keys = Callable[[str], tuple[str, ...]]
+"""What units and folders of a workload are called by; see :meth:`hostctl.agent.generation.Record.keys`."""
+
+
+def by_name(name: str) -> tuple[str, ...]:
+    """Return what those of a workload with one container, without instances, are called by."""
+    return (name,)
 
 
 def check_once(
-    declaration: HostDeclaration, machine: Machine, workloads: Sequence[str], *, key: Key = str, checks: bool = True
+    declaration: HostDeclaration,
+    machine: Machine,
+    workloads: Sequence[str],
+    *,
+    keys: Keys = by_name,
+    checks: bool = True,
 ) -> Report:
     """Run every check once, if ``checks`` are wanted, and look at ``workloads``."""
-    units = {name: workload_unit(key(name)) for name in workloads}
+    units = {key: workload_unit(key) for name in workloads for key in keys(name)}
     states = machine.states(list(units.values()))
     results = []
     for label, check in declaration.health.items() if checks else ():
@@ -161,10 +172,16 @@ def check_once(
         results.append(Result(kind="check", name=str(label), ok=ok, detail=detail))
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
     for name in workloads:
-        state = states.get(units[name])
-        ok, detail = judge_workload(declared[name], state, machine.workload_health(key(name)))
-        final = state is not None and state.active == "failed"
-        results.append(Result(kind="workload", name=name, ok=ok, detail=detail, final=final))
+        several = declared[name].replicas
+        found = []
+        for key in keys(name):
+            state = states.get(units[key])
+            ok, detail = judge_workload(declared[name], state, machine.workload_health(key))
+            final = state is not None and state.active == "failed"
+            said = f"{instance.label(key, several)}: {detail}" if several > 1 else detail
+            found.append(Result(kind="workload", name=name, ok=ok, detail=said, final=final))
+        # The worst stands for all: they are well when each is.
+        results.append(min(found, key=lambda each: (each.ok, not each.final)))
     return Report(results=tuple(results))
 
 
@@ -186,7 +203,7 @@ def wait(
     steady: float = 0.0,
     workloads: Sequence[str] | None = None,
     checks: bool = True,
-    key: Key = str,
+    keys: Keys = by_name,
 ) -> Report:
     """Repeat the checks until all pass, or one that still fails is past its deadline.
 
@@ -199,7 +216,7 @@ def wait(
         pause: waits that many seconds between two rounds.
         workloads: those that count; by default the required ones.
         checks: whether the declared checks count as well.
-        key: what units and folders of a workload are called by.
+        keys: what units and folders of a workload are called by.
     """
     workloads = tuple(required(declaration)) if workloads is None else workloads
     limits = deadlines(declaration, workloads)
@@ -207,7 +224,7 @@ def wait(
     told = ""
     well: float | None = None
     while True:
-        report = check_once(declaration, machine, workloads, key=key, checks=checks)
+        report = check_once(declaration, machine, workloads, keys=keys, checks=checks)
         passed = clock() - started
         late = [result for result in report.failures if result.final or passed >= limits[result.kind, result.name]]
         well = (passed if well is None else well) if report.healthy else None

@@ -12,7 +12,7 @@ from typing import Any
 
 from hostctl.agent.generation import Stored
 from hostctl.config.networks import DEFAULT
-from hostctl.workload.instance import name_of
+from hostctl.workload.instance import labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,7 @@ def networks(document: Mapping[str, Any]) -> tuple[NetworkView, ...]:
     if not document:
         return ()
     workloads = document.get("workloads", {})
+    called = labels(str(key) for key in workloads)
     if "networks" not in document:
         on = {str(name): Place(address=str(each["address"])) for name, each in sorted(workloads.items())}
         return (
@@ -61,7 +62,7 @@ def networks(document: Mapping[str, Any]) -> tuple[NetworkView, ...]:
     found = []
     for name, each in sorted(document["networks"].items()):
         on = {
-            name_of(str(workload)): Place(
+            called[str(workload)]: Place(
                 address=str(place["address"]),
                 address6=str(place.get("address6") or ""),
                 aliases=tuple(str(alias) for alias in place.get("aliases", ())),

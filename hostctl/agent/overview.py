@@ -32,7 +32,7 @@ class NotRunningError(HostctlError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadStatus:
-    """One workload as a table shows it. ``up_for`` is in seconds."""
+    """One workload, or one of its replicas, as a table shows it. ``up_for`` is in seconds."""
 
     name: str
     image: str
@@ -92,23 +92,23 @@ def releases(labels: Iterable[str], running: str) -> tuple[str, ...]:
 
 
 def workload_status(
-    name: str, stored: Stored, state: UnitState | None, health: str, ports: tuple[str, ...] = ()
+    key: str, stored: Stored, state: UnitState | None, health: str, ports: tuple[str, ...] = ()
 ) -> WorkloadStatus:
-    """Return one workload's row.
+    """Return one container's row.
 
     One that is started by a schedule or by a connection is ``waiting`` in between, one that is started by hand only is
     ``created`` until then.
     """
-    pin = stored.record.images.get(name)
+    pin = stored.record.images.get(name_of(key))
     shown = state.active if state else "missing"
     units = stored.path / "etc/systemd/system"
-    if shown == "inactive" and any((units / unit).is_file() for unit in starter_units(name)):
+    if shown == "inactive" and any((units / unit).is_file() for unit in starter_units(key)):
         shown = "waiting"
     elif shown == "inactive" and state is not None and not state.started:
-        by_hand = not (units / "multi-user.target.wants" / workload_unit(name)).is_symlink()
+        by_hand = not (units / "multi-user.target.wants" / workload_unit(key)).is_symlink()
         shown = "created" if by_hand else shown
     return WorkloadStatus(
-        name=name,
+        name=stored.record.label(key),
         image=pin.reference if pin else "",
         digest=pin.digest if pin else "",
         state=shown,
@@ -136,17 +136,18 @@ def published(stored: Stored) -> Mapping[str, tuple[str, ...]]:
 
 
 def list_workloads(layout: HostLayout, machine: Machine) -> tuple[WorkloadStatus, ...]:
-    """Return all workloads of the generation in force, by name."""
+    """Return all workloads of the generation in force, by name, and of each all replicas, by number."""
     stored = generation.current(layout)
     if stored is None:
         return ()
-    names = sorted(stored.record.images)
-    keys = {name: stored.record.key(name) for name in names}
-    states = machine.states([workload_unit(key) for key in keys.values()])
+    keys = [key for name in sorted(stored.record.images) for key in stored.record.keys(name)]
+    states = machine.states([workload_unit(key) for key in keys])
     ports = published(stored)
     return tuple(
-        workload_status(name, stored, states.get(workload_unit(key)), machine.workload_health(key), ports.get(name, ()))
-        for name, key in keys.items()
+        workload_status(
+            key, stored, states.get(workload_unit(key)), machine.workload_health(key), ports.get(name_of(key), ())
+        )
+        for key in keys
     )
 
 
@@ -193,7 +194,7 @@ def status(layout: HostLayout, machine: Machine) -> Status:
 
 
 def inspect(name: str, layout: HostLayout, machine: Machine) -> Mapping[str, object]:
-    """Return everything known of a workload, as a tree for JSON.
+    """Return everything known of a workload or one of its replicas, by default the first, as a tree for JSON.
 
     Raises:
         UnknownWorkloadError: it is not declared.
@@ -204,13 +205,14 @@ def inspect(name: str, layout: HostLayout, machine: Machine) -> Mapping[str, obj
     from hostctl.config.load import parse_host  # noqa: PLC0415 - as above
 
     declaration = parse_host(stored.declaration, "host.yaml")
-    declared = {str(key): workload for key, workload in declaration.workloads.items()}[name]
     key = stored.record.key(name)
+    declared = {str(each): workload for each, workload in declaration.workloads.items()}[name_of(name)]
     unit = workload_unit(key)
     state = machine.states([unit]).get(unit)
     file = stored.path / "bundles" / key / "config.json"
     bundle = json.loads(file.read_bytes()) if file.is_file() else None
-    status = workload_status(name, stored, state, machine.workload_health(key), published(stored).get(name, ()))
+    ports = published(stored).get(name_of(name), ())
+    status = workload_status(key, stored, state, machine.workload_health(key), ports)
     shown = unit_control.show([unit], inspection.PROPERTIES)[0] if state else {}
     return {
         **inspection.describe(status, bundle or {}, shown, network_view.read(stored)),
@@ -223,14 +225,17 @@ def inspect(name: str, layout: HostLayout, machine: Machine) -> Mapping[str, obj
 
 
 def require(name: str, layout: HostLayout) -> Stored:
-    """Return the generation in force if it declares workload ``name``.
+    """Return the generation in force if it declares workload ``name``, or the workload that ``name`` is a replica of.
 
     Raises:
         UnknownWorkloadError: it does not.
     """
     stored = generation.current(layout)
     known = sorted(stored.record.images) if stored else []
-    if stored is None or name not in known:
+    if stored is None or not stored.record.named(name):
         hint = f"declared are {', '.join(known)}" if known else "no workloads are declared"
+        count = stored.record.replicas.get(name_of(name), 0) if stored else 0
+        if count:
+            hint = f"its replicas are {name_of(name)}.1 to {name_of(name)}.{count}"
         raise UnknownWorkloadError(f"there is no workload {name!r}", hint=hint)
     return stored

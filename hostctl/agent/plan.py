@@ -6,7 +6,7 @@ Pure. ``hostctl plan`` prints the list, ``hostctl apply`` executes the same one;
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from hostctl.config import networks, rolling
@@ -34,6 +34,7 @@ Area = Literal[
     "config",
     "secret",
     "workload",
+    "replicas",
 ]
 SHOWN = 60  # characters of a value that a reason shows
 
@@ -88,6 +89,19 @@ def _mapping(area: Area, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> list
         elif old[name] != value:
             actions.append(Action(kind="change", area=area, subject=str(name), reason=_difference(old[name], value)))
     return actions
+
+
+def _scaled(actions: list[Action], old: HostDeclaration, new: HostDeclaration) -> list[Action]:
+    """Return the actions with those changes told apart that are of nothing but the number of replicas."""
+    before, after = ({str(name): each for name, each in one.workloads.items()} for one in (old, new))
+
+    def only_scaled(name: str) -> bool:
+        return replace(before[name], replicas=after[name].replicas) == after[name]
+
+    return [
+        replace(each, area="replicas") if each.kind == "change" and only_scaled(each.subject) else each
+        for each in actions
+    ]
 
 
 def _by_configs(old: HostDeclaration, new: HostDeclaration, touched: set[str]) -> list[Action]:
@@ -163,19 +177,24 @@ def plan(
         said = "workloads that are not declared may be run" if new.allow_run else "only what is declared runs"
         actions.append(Action(kind="change", area="run", subject="allow_run", reason=said))
     actions += _single("build", old.build, new.build)
-    containers = _mapping("workload", old.workloads, new.workloads)
-    containers += _by_configs(old, new, {action.subject for action in containers})
-    containers += _moved(old, new, {action.subject for action in containers})
+    containers = _scaled(_mapping("workload", old.workloads, new.workloads), old, new)
+    containers += _by_configs(old, new, _named(containers))
+    containers += _moved(old, new, _named(containers))
     if not first and old_release != new_release:
         reason = f"rendered by release {old_release}, now {new_release}"
         actions.append(Action(kind="change", area="release", subject="release", reason=reason))
-        touched = {action.subject for action in containers}
+        touched = _named(containers)
         containers += [
             Action(kind="change", area="workload", subject=str(name), reason=reason)
             for name in new.workloads
             if name not in touched
         ]
     return (*actions, *containers)
+
+
+def _named(actions: list[Action]) -> set[str]:
+    """Return the workloads of which every container is stopped or started."""
+    return {action.subject for action in actions if action.area == "workload"}
 
 
 def by_images(old: Mapping[str, str], new: Mapping[str, str], actions: tuple[Action, ...] = ()) -> tuple[Action, ...]:
@@ -202,6 +221,12 @@ def short(digest: str) -> str:
 def touched(actions: tuple[Action, ...], *areas: Area) -> bool:
     """Tell whether any action is of one of ``areas``."""
     return any(action.area in areas for action in actions)
+
+
+def scaled(actions: tuple[Action, ...]) -> tuple[str, ...]:
+    """Return the names of the workloads of which only the number of containers changes."""
+    others = set(workloads(actions, "create", "change", "remove"))
+    return tuple(each.subject for each in actions if each.area == "replicas" and each.subject not in others)
 
 
 def workloads(actions: tuple[Action, ...], *kinds: Kind) -> tuple[str, ...]:

@@ -189,7 +189,9 @@ class Changeover:
         plan = self._plan()
         live = current.record.instances if current else {}
         present = plan.workloads if plan else ()
-        keys = [each.key for each in present if each.instance and live.get(each.name) != each.instance]
+        keys = [
+            each.key for each in present if each.instance in instance.INSTANCES and live.get(each.name) != each.instance
+        ]
         if current is not None and keys:
             known = parse_host(current.declaration, f"generation {current.record.number}").workloads
             drains = [float(known[Name(n)].update.drain) for n in map(instance.name_of, keys) if Name(n) in known]

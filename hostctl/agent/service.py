@@ -116,10 +116,13 @@ class HostService:
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
     ) -> Outcome:
+        former = generation.current(self._layout)
+        before = former.record if former else None
         where = replace(context(self._layout, notify=notify), starts=starts or {}, live=live)
         outcome = transaction.apply(text, name, where, renewed)
         changed = [each for each in workloads_of(outcome.actions, "change", "remove") if each not in live]
-        limits.forget([workload_unit(key) for each in changed for key in instance.keys(each)], self._layout.root)
+        gone = [key for each in changed for key in (*instance.keys(each), *(before.keys(each) if before else ()))]
+        limits.forget([workload_unit(key) for key in gone], self._layout.root)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome

@@ -20,7 +20,7 @@ from hostctl.layout import HostLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """The workloads' part of a generation. ``ranges`` are the numbers of the workloads' user id ranges."""
+    """The workloads' part of a generation. ``ranges`` are numbers of user id ranges, also of replicas."""
 
     images: Mapping[str, Pin] = field(default_factory=dict)
     mounted: Mapping[str, Pin] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class HostStager:
             uids=uids,
             ranges=part.ranges,
             instances=draft.instances,
+            replicas={str(name): each.replicas for name, each in declaration.workloads.items() if each.replicas > 1},
         )
         host = render.host(declaration, machine_id=machine_id(self.layout), uids=uids)
         return Content(

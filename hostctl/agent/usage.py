@@ -43,7 +43,7 @@ class Running:
 
 
 def running(layout: HostLayout, machine: Machine, names: Sequence[str] = ()) -> Mapping[str, Running]:
-    """Return the running workloads, of ``names`` if there are any.
+    """Return the running workloads, of ``names`` if there are any, and of each all replicas.
 
     Raises:
         UnknownWorkloadError: one of ``names`` is not declared.
@@ -51,13 +51,15 @@ def running(layout: HostLayout, machine: Machine, names: Sequence[str] = ()) -> 
     for name in names:
         overview.require(name, layout)
     stored = generation.current(layout)
-    wanted = sorted(names or (stored.record.images if stored else ()))
-    units = {name: workload_unit(stored.record.key(name) if stored else name) for name in wanted}
+    wanted = sorted(names or stored.record.images) if stored else []
+    units = {
+        stored.record.label(key): workload_unit(key) for name in wanted if stored for key in stored.record.named(name)
+    }
     states = machine.states(list(units.values()))
     found: dict[str, Running] = {}
     host = _namespace(Path("/proc/self"))
-    for name in wanted:
-        state = states.get(units[name])
+    for name, unit in units.items():
+        state = states.get(unit)
         if state is None or not state.main_pid:
             continue
         process = Path(f"/proc/{state.main_pid}")

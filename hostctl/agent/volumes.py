@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,6 +74,8 @@ class Use:
 
     declared: frozenset[str]
     mounts: Mapping[str, tuple[str, ...]]
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the units of each workload are called by."""
 
 
 def use(layout: HostLayout) -> Use:
@@ -84,9 +86,14 @@ def use(layout: HostLayout) -> Use:
     declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
     mounts: dict[str, tuple[str, ...]] = {}
     for workload in sorted(stored.record.images):
-        for name in sorted(mounted_in(stored.path / "bundles" / workload / "config.json", layout)):
+        bundle = stored.path / "bundles" / stored.record.key(workload)  # replicas mount what the first does
+        for name in sorted(mounted_in(bundle / "config.json", layout)):
             mounts[name] = (*mounts.get(name, ()), workload)
-    return Use(declared=frozenset(str(name) for name in declaration.volumes), mounts=mounts)
+    return Use(
+        declared=frozenset(str(name) for name in declaration.volumes),
+        mounts=mounts,
+        keys={workload: stored.record.keys(workload) for workload in stored.record.images},
+    )
 
 
 def mounted_in(bundle: Path, layout: HostLayout) -> set[str]:
@@ -134,8 +141,9 @@ class Volumes:
         path = self._path(name)
         found = path.stat()
         workloads = used.mounts.get(name, ())
-        states = self._machine.states([workload_unit(each) for each in workloads])
-        running = tuple(each for each in workloads if _runs(states, each))
+        units = {each: [workload_unit(key) for key in used.keys[each]] for each in workloads}
+        states = self._machine.states([unit for each in units.values() for unit in each])
+        running = tuple(each for each in workloads if any(_runs(states, unit) for unit in units[each]))
         return Volume(
             name=name,
             path=str(path),
@@ -252,7 +260,8 @@ class Volumes:
 
     @contextmanager
     def _stopped(self, workloads: tuple[str, ...]) -> Iterator[None]:
-        units = [workload_unit(name) for name in workloads]
+        keys = use(self._layout).keys
+        units = [workload_unit(key) for name in workloads for key in keys[name]]
         self._machine.units("stop", units)
         try:
             yield
@@ -260,9 +269,8 @@ class Volumes:
             self._machine.units("start", units)
 
 
-def _runs(states: Mapping[str, object], workload: str) -> bool:
-    state = states.get(workload_unit(workload))
-    return bool(getattr(state, "main_pid", 0))
+def _runs(states: Mapping[str, object], unit: str) -> bool:
+    return bool(getattr(states.get(unit), "main_pid", 0))
 
 
 def _size(path: Path) -> int:

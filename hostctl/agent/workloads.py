@@ -24,7 +24,7 @@ from hostctl.layout import HostLayout
 from hostctl.network import declared, document, surroundings
 from hostctl.network.declared import connection
 from hostctl.network.model import NetworkPlan
-from hostctl.workload import bundle, identity, probe, secret_env
+from hostctl.workload import bundle, identity, instance, probe, secret_env
 from hostctl.workload.spec import WorkloadSpec
 
 SECCOMP_PROFILE = "usr/share/containers/seccomp.json"  # of the package golang-github-containers-common
@@ -79,8 +79,9 @@ def specs(
     rules: Mapping[TimeZone, bytes],
     instances: Mapping[str, str] | None = None,
 ) -> tuple[WorkloadSpec, ...]:
-    """Return every declared workload with everything decided."""
-    connected = {each.name: connection(plan, each) for each in plan.workloads}
+    """Return every container of every declared workload with everything decided."""
+    connected = {(each.name, each.instance): connection(plan, each) for each in plan.workloads}
+    several = {str(name): each.replicas for name, each in declaration.workloads.items() if each.replicas > 1}
     awaited = {
         other
         for workload in declaration.workloads.values()
@@ -92,15 +93,17 @@ def specs(
             name=str(name),
             workload=workload,
             image=images[str(name)],
-            range_number=ranges[str(name)],
-            network=connected.get(str(name)),
+            range_number=ranges[instance.key(str(name), number)],
+            network=connected.get((str(name), (instances or {}).get(str(name), number))),
             image_volumes={str(path): mounted[mounted_key(name, path)] for path in workload.image_volumes},
             awaited=name in awaited,
             configs={str(config): declaration.configs[config].content for config in workload.used_configs},
             zone=rules[workload.timezone] if workload.timezone is not None else None,
-            instance=(instances or {}).get(str(name), ""),
+            instance=(instances or {}).get(str(name), number),
+            replicas_of={str(other): several[other] for other in workload.depends_on if other in several},
         )
         for name, workload in declaration.workloads.items()
+        for number in instance.numbers(workload.replicas)
     )
 
 
@@ -119,7 +122,12 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
         trees.append({path: Link(target=target) for path, target in units.links(spec).items()})
     if plan.workloads and "hosts" not in {path.below_etc for path in declaration.files}:
         lines = [f"127.0.0.1 localhost {declaration.hostname}", "::1 localhost ip6-localhost"]
-        lines += [f"{place.address} {each.name}" for each in plan.workloads for place in each.attachments[:1]]
+        called = instance.labels(each.key for each in plan.workloads)
+        lines += [
+            f"{place.address} {' '.join(dict.fromkeys((each.name, called[each.key])))}"
+            for each in plan.workloads
+            for place in each.attachments[:1]
+        ]
         trees.append({"hosts": text("".join(f"{line}\n" for line in lines))})
     # What a cgroup is left is at most what those above it are: without this, reservations would mean nothing.
     reserved = sum(spec.workload.memory_reservation or 0 for spec in wanted)
@@ -147,7 +155,12 @@ class HostWorkloads:
         images = choose(declaration, former.record.images if former else {}, store, pull, draft.renewed)
         pins = former.record.mounted if former else {}
         mounted = choose_mounted(declaration, pins, store, pull)
-        ranges = identity.allocate(images, former.record.ranges if former else {})
+        held = [
+            instance.key(str(name), number)
+            for name, workload in declaration.workloads.items()
+            for number in instance.numbers(workload.replicas)
+        ]
+        ranges = identity.allocate(held, former.record.ranges if former else {})
         pools = declared.pools(declaration, stage.machine_id(self.layout), surroundings.routes(self.layout.root))
         network, lasting = former_network(former), transient.transients(declaration)
         plan = declared.plan(declaration, ranges, network, pools, draft.instances, draft.leaving, lasting)

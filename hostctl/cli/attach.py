@@ -35,28 +35,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show what comes, and return the workload's status."""
     layout = HostLayout()
-    require(arguments.workload, layout)
-    unit = workload_unit(arguments.workload)
+    key = require(arguments.workload, layout).record.key(arguments.workload)
+    unit = workload_unit(key)
     state = SystemdMachine(layout).states([unit]).get(unit)
     if state is None or not state.main_pid:
         raise NotRunningError(
             f"workload {arguments.workload} is not running", hint=f"hostctl start {arguments.workload}"
         )
-    return follow(arguments.workload, lines="0")
+    return follow(key, lines="0")
 
 
 def follow(workload: str, *, lines: str) -> int:
     """Show what a workload prints until it ends, and return its exit status.
 
     Args:
-        workload: its name.
+        workload: what its unit is called by.
         lines: how many of those before, or ``all``.
 
     Raises:
         CommandNotFoundError: journalctl is not installed.
     """
     try:
-        words = command([workload], follow=True, lines=lines)
+        words = command([workload_unit(workload)], follow=True, lines=lines)
         follower = subprocess.Popen(words, stdin=subprocess.DEVNULL)  # on this terminal, so not through run()
     except FileNotFoundError as error:
         raise CommandNotFoundError("journalctl is not installed") from error

@@ -49,9 +49,9 @@ def _checked(arguments: argparse.Namespace, layout: HostLayout) -> tuple[str, he
     declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
     machine = SystemdMachine(layout)
     if arguments.wait:
-        report = health.wait(declaration, machine, notify=progress.line, key=stored.record.key)
+        report = health.wait(declaration, machine, notify=progress.line, keys=stored.record.keys)
     else:
-        report = health.check_once(declaration, machine, tuple(health.required(declaration)), key=stored.record.key)
+        report = health.check_once(declaration, machine, tuple(health.required(declaration)), keys=stored.record.keys)
     return "healthy" if report.healthy else "degraded", report
 
 

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = {name: value for name in ("memory", "cpus", "pids") if (value := getattr(arguments, name)) is not None}
     if wanted and arguments.reset:
         raise UsageError("--reset gives limits up, the others set them")
+    # Those of replicas are all the same, unless one was named before.
     unit = workload_unit(require(arguments.workload, HostLayout()).record.key(arguments.workload))
     if arguments.reset:
         bus.call("ResetLimits", arguments.workload)

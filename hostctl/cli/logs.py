@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from hostctl.agent.generation import Record
 from hostctl.agent.machine import workload_unit
 from hostctl.agent.overview import require
 from hostctl.errors import UsageError
@@ -50,9 +51,17 @@ def moment(text: str) -> str:
     return f"{found[1]} {found[2]}{' UTC' if found[3] else ''}" if found else text
 
 
+def units(record: Record, name: str) -> list[str]:
+    """Return the units whose output is that of a workload, or of one of its replicas."""
+    # What an instance said that others have taken the place of is the workload's as well.
+    keys = instance.keys(name) if name in record.images else ()
+    return [workload_unit(key) for key in dict.fromkeys((*keys, *record.named(name)))]
+
+
 def command(
-    workloads: Sequence[str],
+    units: Sequence[str],
     *,
+    several: bool = False,
     follow: bool = False,
     lines: str | None = None,
     since: str | None = None,
@@ -64,6 +73,18 @@ def command(
 ) -> list[str]:
     """Return the arguments of journalctl(1).
 
+    Args:
+        units: whose output.
+        several: each line says whose it is.
+        follow: keep printing.
+        lines: only the last, or ``all``.
+        since: the first moment.
+        until: the last moment.
+        timestamps: with the time of each.
+        priority: only these and more urgent ones.
+        all_messages: also what is said of the units.
+        as_json: as documents.
+
     Raises:
         UsageError: ``lines`` is no number.
     """
@@ -72,7 +93,7 @@ def command(
     words = ["journalctl", "--no-pager", "--quiet"]
     if as_json:
         words.append("--output=json")
-    elif timestamps or len(workloads) > 1 or all_messages:
+    elif timestamps or several or all_messages:
         words += ["--output=short-iso-precise" if timestamps else "--output=short-iso", "--no-hostname"]
     else:
         words.append("--output=cat")
@@ -82,7 +103,6 @@ def command(
     words += [f"--since={moment(since)}"] if since is not None else []
     words += [f"--until={moment(until)}"] if until is not None else []
     words += [f"--priority={priority}"] if priority is not None else []
-    units = [workload_unit(key) for name in workloads for key in instance.keys(name)]
     return words + (
         [f"--unit={unit}" for unit in units] if all_messages else [f"_SYSTEMD_UNIT={unit}" for unit in units]
     )
@@ -102,10 +122,10 @@ def become(words: Sequence[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Become journalctl."""
-    for name in arguments.workload:
-        require(name, HostLayout())
+    records = {name: require(name, HostLayout()).record for name in arguments.workload}
     words = command(
-        arguments.workload,
+        [unit for name, record in records.items() for unit in units(record, name)],
+        several=sum(len(record.named(name)) for name, record in records.items()) > 1,
         follow=arguments.follow,
         lines=arguments.lines,
         since=arguments.since,

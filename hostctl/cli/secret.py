@@ -78,8 +78,8 @@ def _restart(layout: HostLayout, name: str) -> tuple[str, ...]:
     as_file, in_environment = users(declaration, name) if declaration else ((), ())
     # What is in an environment was put there when the root file system was mounted.
     stored = generation.current(layout)
-    key = stored.record.key if stored else str
-    units = [*(workload_unit(key(each)) for each in as_file), *(root_unit(key(each)) for each in in_environment)]
+    units = [workload_unit(key) for each in as_file if stored for key in stored.record.keys(each)]
+    units += [root_unit(key) for each in in_environment if stored for key in stored.record.keys(each)]
     if units:
         run_program(["systemctl", "try-restart", "--", *units], timeout=RESTART_SECONDS)
     return (*as_file, *in_environment)

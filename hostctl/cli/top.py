@@ -35,12 +35,13 @@ def listing(name: str, layout: HostLayout) -> tuple[processes.Process, ...]:
         NotRunningError: it does not run.
     """
     stored = overview.require(name, layout)
-    unit = workload_unit(name)
+    key = stored.record.key(name)
+    unit = workload_unit(key)
     state = SystemdMachine(layout).states([unit]).get(unit)
     if state is None or not state.main_pid:
         raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
     pids = cgroups.processes(cgroups.cgroup_of(state.main_pid))
-    return processes.read(pids, range_start(stored.record.ranges[name]))
+    return processes.read(pids, range_start(stored.record.range_of(key)))
 
 
 def text(found: tuple[processes.Process, ...]) -> str:

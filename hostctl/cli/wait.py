@@ -29,10 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Wait for all at once."""
     layout = HostLayout()
+    keys: dict[str, str] = {}
     for name in arguments.workload:
-        require(name, layout)
+        record = require(name, layout).record
+        keys |= {record.label(key) if record.replicas.get(name) else name: key for key in record.named(name)}
 
     def ended(name: str) -> int:
-        return unit_control.await_end(workload_unit(name), arguments.timeout)
+        return unit_control.await_end(workload_unit(keys[name]), arguments.timeout)
 
-    return many.each(arguments.workload, ended, as_json=arguments.json)
+    return many.each(list(keys), ended, as_json=arguments.json)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from hostctl.config import networks, rolling
+from hostctl.config import networks, replicas, rolling
 from hostctl.config.contents import check_profile, parse_environment
 from hostctl.config.networks import Network, NetworkPool
 from hostctl.config.registries import ImagePolicy, Registry, SignaturePolicy
@@ -269,6 +269,7 @@ class HostDeclaration:
             *self._volume_problems(),
             *networks.problems(self),
             *rolling.problems(self),
+            *replicas.problems(self),
             *self._file_problems(),
             *self._used_problems(),
             *self._dependency_problems(),

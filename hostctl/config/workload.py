@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hostctl.config import networks, rolling
+from hostctl.config import networks, replicas, rolling
 from hostctl.config.networks import Attachment, Dns
 from hostctl.config.values import (
     ByteSize,
@@ -140,10 +140,14 @@ LONGEST_STOP = 240.0  # seconds; whoever stops a unit waits for it no longer tha
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """A declared container, running as workload-NAME.service."""
+    """A declared container, running as workload-NAME.service; with `replicas`, several of them."""
 
     image: ImageReference
     """registry/name:tag or registry/name@sha256:…; images that came with the release are found by the same name."""
+    replicas: int = 1
+    """So many containers of it run, NAME.1 to NAME.N, 100 at most. New connections to published ports are spread over
+    those that work, and the workload's name leads to all. Each has limits and a root file system of its own; volumes
+    are shared. A change of this number starts or stops only the difference, any other change restarts all of them."""
     command: tuple[str, ...] | None = None
     """Replaces the image's entrypoint."""
     args: tuple[str, ...] | None = None
@@ -266,6 +270,7 @@ class Workload:
         wrong += networks.workload_problems(self)
         wrong += self._run_problems()
         wrong += rolling.workload_problems(self)
+        wrong += replicas.workload_problems(self)
         if self.network == "host":
             wrong += [
                 f"sysctls.{name}: with network: host it is the whole machine's"

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING
 
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.network import names, namespaces
+from hostctl.network import balance, names, namespaces
 from hostctl.network.document import MAX_BYTES, decode
 from hostctl.network.model import NetworkPlan, NetworkPlanError
-from hostctl.network.nftables import ruleset
+from hostctl.network.nftables import adjust, ruleset
 from hostctl.network.work import Work, decide, is_own_name, places
 from hostctl.run import run
 
@@ -97,7 +97,7 @@ def network_pass(layout: HostLayout, plan: NetworkPlan) -> None:
     if not plan.workloads and not pinned and not _has_links(layout):
         return  # a host without private networks pays for neither nft nor pyroute2
     # Before any link is up: at no moment is a workload less isolated than it should be.
-    run(["nft", "-j", "-f", "-"], stdin=ruleset(plan), timeout=NFT_TIMEOUT)
+    _filter(layout, plan)
     from hostctl.network.links import Links, nested  # noqa: PLC0415 - 200 ms, see above
 
     whole = frozenset(name for name in pinned if namespaces.is_whole(layout, name))
@@ -115,6 +115,17 @@ def network_pass(layout: HostLayout, plan: NetworkPlan) -> None:
         for name in work.unpin:
             namespaces.unpin(layout, name)
         _connect(layout, plan, work, links)
+
+
+def _filter(layout: HostLayout, plan: NetworkPlan) -> None:
+    """Replace the table. What became of replicas meanwhile, they did to the former one, so it is looked at again."""
+    replicas = [each.key for each in balance.balanced(plan)]
+    before = balance.serving(layout, replicas)
+    run(["nft", "-j", "-f", "-"], stdin=ruleset(plan, before), timeout=NFT_TIMEOUT)
+    after = balance.serving(layout, replicas)
+    if after != before:
+        mended = adjust(plan, sorted(after - before), sorted(before - after))
+        run(["nft", "-j", "-f", "-"], stdin=mended, timeout=NFT_TIMEOUT)
 
 
 def _has_links(layout: HostLayout) -> bool:

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
+from hostctl.network import balance, nftables
 from hostctl.network.allocate import Pools, Wanted, WantedAttachment, WantedNetwork, allocate
 from hostctl.network.model import NetworkPlan, WorkloadNetwork
 from hostctl.workload import identity, instance
@@ -51,7 +52,7 @@ def plan(
 
     Args:
         declaration: the machine's.
-        ranges: the numbers of the workloads' ranges of user ids.
+        ranges: the numbers of the ranges of user ids, of workloads and of replicas.
         former: the plan in force.
         pools: where subnets come from.
         instances: the letters of the workloads that have any.
@@ -65,15 +66,16 @@ def plan(
     wanted = [
         Wanted(
             name=str(name),
-            userns_start=identity.range_start(ranges[str(name)]),
+            userns_start=identity.range_start(ranges[instance.key(str(name), number)]),
             attachments=tuple(_attachment(network, place) for network, place in on.items()),
             ports=workload.ports,
             dns=tuple(map(str, workload.dns.servers)),
-            instance=(instances or {}).get(str(name), ""),
+            instance=(instances or {}).get(str(name), number),
             lasting=str(name) in lasting,
         )
         for name, workload in declaration.workloads.items()
         if (on := networks.attachments(workload))
+        for number in instance.numbers(workload.replicas)
     ]
     asked = [_network(str(name), network) for name, network in declaration.networks.items()]
     staying = [_staying(each) for each in (former.workloads if former else ()) if each.key in leaving]
@@ -149,9 +151,12 @@ def connection(plan: NetworkPlan, workload: WorkloadNetwork) -> Network:
     """
     bridges = [network for place in workload.attachments if (network := plan.network(place.network)).driver == "bridge"]
     asked = next((network for network in bridges if not network.internal), next(iter(bridges), None))
+    balances = workload.key in {each.key for each in balance.balanced(plan)}
     places = [(place.address, place.address6) for place in workload.attachments]
     addresses = [address for address in itertools.chain(*places) if address is not None]
     return Network(
         addresses=tuple(map(str, addresses)),
         name_servers=(str(asked.gateway),) if asked is not None else (),
+        chain=balance.chain(workload.key) if balances else "",
+        serve=nftables.serve(plan, workload) if balances else b"",
     )

@@ -2,7 +2,7 @@
 
 Format 2 holds any plan. Format 1 is what releases read that know one network only; what it can hold is written in it,
 so that a release that is gone back to understands the generation. Both are read. Instances of a workload stand under
-its name with their letter.
+its name with their letter, replicas but the first with their number.
 """
 
 from __future__ import annotations
@@ -321,9 +321,10 @@ def _attachment(where: str, value: object) -> Attachment:
 def _check(plan: NetworkPlan) -> None:
     """Check the invariants of :mod:`hostctl.network.model`."""
     names = {network.name for network in plan.networks}
-    serving = [workload.name for workload in plan.workloads if not workload.standby]
+    serving = [each.name for each in plan.workloads if not each.standby and not instance.is_replica(each.instance)]
     if len(set(serving)) < len(serving):
         raise ValueError("two instances of a workload cannot both have its name and ports")
+    _check_replicas(plan)
     for workload in plan.workloads:
         on = [place.network for place in workload.attachments]
         if not on or len(set(on)) != len(on) or not set(on) <= names:
@@ -334,11 +335,25 @@ def _check(plan: NetworkPlan) -> None:
             raise ValueError(f"networks {one.name} and {other.name} overlap")
     for network in plan.networks:
         _check_addresses(network, plan)
-    # Instances of one workload share its range.
-    ranges = sorted({(each.userns_start, each.name) for each in plan.workloads})
+    # Instances of one workload share its range, replicas do not.
+    ranges = sorted(
+        {(each.userns_start, each.key if instance.is_replica(each.instance) else each.name) for each in plan.workloads}
+    )
     for (start, name), (following, after) in itertools.pairwise(ranges):
         if following < start + RANGE_SIZE:
             raise ValueError(f"the user ids of {name} and {after} overlap")
+
+
+def _check_replicas(plan: NetworkPlan) -> None:
+    by_key = {each.key: each for each in plan.workloads}
+    for each in plan.workloads:
+        if not instance.is_replica(each.instance):
+            continue
+        first = by_key.get(each.name)
+        if first is None or each.standby or first.ports != each.ports:
+            raise ValueError(f"{each.key}: it is no replica of {each.name}")
+        if [place.network for place in first.attachments] != [place.network for place in each.attachments]:
+            raise ValueError(f"{each.key}: it is not on the networks of {each.name}")
 
 
 def _check_addresses(network: Network, plan: NetworkPlan) -> None:

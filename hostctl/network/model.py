@@ -95,9 +95,10 @@ class WorkloadNetwork:
 
     ``userns_start`` is the first of :data:`RANGE_SIZE` user ids on the host; ``dns`` are name servers for what is not a
     workload's name, none means the host's. While a workload changes, two instances of it may be there, with one range
-    of user ids; the one that stands by has neither the name nor the ports.
-    workload's name, none means the host's. ``interfaces`` are the numbers of its interfaces where its networks changed
-    while it ran, which left it its namespaces; elsewhere they are the positions, and a change means new namespaces.
+    of user ids; the one that stands by has neither the name nor the ports. Replicas are there all at once, have the
+    name and the ports together, and a range each. ``interfaces`` are the numbers of its interfaces where its networks
+    changed while it ran, which left it its namespaces; elsewhere they are the positions, and a change means new
+    namespaces.
     """
 
     name: str

@@ -2,7 +2,8 @@
 
 It listens at the gateway's addresses of every bridge. Who asks is known by the address, and gets the names of the
 networks that they are on; what is no such name is asked of the workload's declared servers or of the host's, unless all
-of its networks are internal. A change of the files takes effect by a signal, and restarts nothing.
+of its networks are internal. The name of a workload with replicas is on the line of each, so the answer has the
+addresses of all; each has its own name as well. A change of the files takes effect by a signal, and restarts nothing.
 
 Format: aardvark-dns 1.14, src/config/mod.rs. The first line of a file holds the addresses to listen at, each other line
 a workload: an id, IPv4 addresses, IPv6 addresses, names, name servers; fields are separated by one space, and what
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from hostctl.layout import HostLayout
 from hostctl.network.model import Attachment, Network, NetworkPlan, WorkloadNetwork
+from hostctl.workload import instance
 
 FOLDER = "names"
 INTERNAL = "%int"
@@ -32,8 +34,9 @@ def tables(plan: NetworkPlan) -> Mapping[str, str]:
 def _table(plan: NetworkPlan, network: Network) -> str:
     gateways = [network.gateway, *([network.gateway6] if network.gateway6 is not None else [])]
     lines = [",".join(map(str, gateways))]
+    called = instance.labels(workload.key for workload in plan.workloads)
     lines += [
-        _line(workload, place)
+        _line(workload, place, called[workload.key])
         for workload in plan.workloads
         for place in workload.attachments
         if place.network == network.name
@@ -41,9 +44,9 @@ def _table(plan: NetworkPlan, network: Network) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _line(workload: WorkloadNetwork, place: Attachment) -> str:
+def _line(workload: WorkloadNetwork, place: Attachment, label: str) -> str:
     # Who asks is known by their line, so the one that stands by needs one too, with a name that nobody asks for.
-    names = dict.fromkeys((workload.key,) if workload.standby else (workload.name, *place.aliases))
+    names = dict.fromkeys((workload.key,) if workload.standby else (workload.name, label, *place.aliases))
     address6 = str(place.address6) if place.address6 is not None else ""
     fields = [workload.key, str(place.address), address6, ",".join(names), ",".join(workload.dns)]
     return " ".join(fields if workload.dns else fields[:-1])

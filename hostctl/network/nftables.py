@@ -9,6 +9,9 @@ published port is missing or a workload is less isolated.
   loopback interface are dropped before anything else looks at them. There is no such setting for ::1. Who asks from
   outside, or from another network, is seen by their own address: only where the answer would miss the host does the
   host's stand in for it.
+- Ports of a workload with replicas lead to a chain that asks one replica's chain after the other: first one by turns,
+  then some by chance, then all of them. A chain is empty while its replica gets no connections, and whoever finds it
+  so goes on to the next. The kernel remembers for each connection where it leads, so what is there already stays.
 - Workloads reach the outside behind the host's address, those of their own networks, and published ports; of the host
   itself only answers, ICMP, and the name server at the gateway's address. Nothing else reaches them, neither from
   outside nor from another network. A network that is internal lets nothing in or out but that name server.
@@ -20,12 +23,13 @@ See libnftables-json(5) for the format and nft(8) for the meaning.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
 from hostctl.config.references import PortMapping
-from hostctl.network.model import UNIQUE_LOCAL, Attachment, Network, NetworkPlan
+from hostctl.network.balance import balanced, chain, common_chain
+from hostctl.network.model import UNIQUE_LOCAL, Attachment, Network, NetworkPlan, WorkloadNetwork
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | None"
 
@@ -36,26 +40,69 @@ LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}  # RFC 4291; neighb
 # Priorities of the hooks by their names in nft(8): raw comes before connection tracking.
 RAW, DSTNAT, FILTER, SRCNAT = -300, -100, 0, 100
 DNS = 53
+GUESSES = (
+    3  # replicas that are tried by chance before all are, so that no single one gets the share of one that is down
+)
 
 ACCEPT, DROP, MASQUERADE = ({verdict: None} for verdict in ("accept", "drop", "masquerade"))
 
 
-def ruleset(plan: NetworkPlan) -> bytes:
-    """Return the transaction that makes the table say what ``plan`` means; with no bridges, that removes it."""
+def ruleset(plan: NetworkPlan, serving: Collection[str] = ()) -> bytes:
+    """Return the transaction that makes the table say what ``plan`` means; with no bridges, that removes it.
+
+    Args:
+        plan: what is wanted.
+        serving: the replicas that get new connections.
+    """
     table: Json = {"table": {"family": FAMILY, "name": TABLE}}
     commands: list[Json] = [{"add": table}, {"delete": table}]  # what is not there cannot be deleted, so added first
     if plan.bridges:
         commands.append({"add": table})
-        commands += [{"add": {"chain": {"family": FAMILY, "table": TABLE, **chain}}} for chain in _chains()]
-        commands += [
-            {"add": {"rule": {"family": FAMILY, "table": TABLE, "chain": chain, "expr": expressions}}}
-            for chain, expressions in _rules(plan)
-        ]
+        commands += [{"add": {"chain": {"family": FAMILY, "table": TABLE, **each}}} for each in _chains(plan)]
+        commands += [_add_rule(where, expressions) for where, expressions in _rules(plan)]
+        for replica in balanced(plan):
+            commands += _serve(plan, replica) if replica.key in serving else ()
+    return _document(commands)
+
+
+def serve(plan: NetworkPlan, replica: WorkloadNetwork) -> bytes:
+    """Return the transaction after which a replica gets new connections, whether it did before or not."""
+    return _document([_flush(replica.key), *_serve(plan, replica)])
+
+
+def adjust(plan: NetworkPlan, add: Collection[str], remove: Collection[str]) -> bytes:
+    """Return the transaction after which replicas get new connections, and others none."""
+    commands = [_flush(key) for key in (*remove, *add)]
+    for replica in balanced(plan):
+        commands += _serve(plan, replica) if replica.key in add else ()
+    return _document(commands)
+
+
+def _document(commands: Sequence[Json]) -> bytes:
     return json.dumps({"nftables": [{"metainfo": {"json_schema_version": 1}}, *commands]}).encode()
 
 
-def _chains() -> Iterator[Mapping[str, Json]]:
+def _add_rule(where: str, expressions: Sequence[Json]) -> Json:
+    return {"add": {"rule": {"family": FAMILY, "table": TABLE, "chain": where, "expr": expressions}}}
+
+
+def _flush(key: str) -> Json:
+    return {"flush": {"chain": {"family": FAMILY, "table": TABLE, "name": chain(key)}}}
+
+
+def _serve(plan: NetworkPlan, replica: WorkloadNetwork) -> list[Json]:
+    place = plan.way_in(replica)
+    if place is None:
+        return []
+    return [_add_rule(chain(replica.key), rule) for port in replica.ports for rule in _redirections(place, port)]
+
+
+def _chains(plan: NetworkPlan) -> Iterator[Mapping[str, Json]]:
     yield {"name": "published"}
+    for replica in balanced(plan):
+        yield {"name": chain(replica.key)}
+        if not replica.instance:
+            yield {"name": common_chain(replica.name)}
     for name, kind, hook, priority in (
         ("spoofed", "filter", "prerouting", RAW),
         ("arriving", "nat", "prerouting", DSTNAT),
@@ -109,8 +156,8 @@ def _rules(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
     here = _match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
     if any(network.subnet6 for network in plan.bridges):  # the kernel lets no answer to ::1 in again
         yield "local", (_ip("daddr", "::1", protocol="ip6"), {"return": None})
-    for chain in ("arriving", "local"):
-        yield chain, (here, {"jump": {"target": "published"}})
+    for hook in ("arriving", "local"):
+        yield hook, (here, _jump("published"))
     yield from _published(plan)
 
     # From loopback, or from a workload by way of the host: the answer has to come back through the host.
@@ -167,15 +214,32 @@ def _name_server(network: Network, chain: str, verdict: Json) -> Iterator[tuple[
 
 
 def _published(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
+    replicas = balanced(plan)
+    several = {each.name for each in replicas}
     for workload in plan.workloads:
         place = plan.way_in(workload) if not workload.standby else None
-        for port in workload.ports if place is not None else ():
-            for rule in _redirections(place, port) if place is not None else ():
-                yield "published", rule
+        if place is None or (workload.name in several and workload.instance):
+            continue
+        for port in workload.ports:
+            for *asked, redirection in _redirections(place, port):
+                elsewhere = _jump(common_chain(workload.name)) if workload.name in several else redirection
+                yield "published", (*asked, elsewhere)
+    for name in sorted(several):
+        chains = [chain(each.key) for each in replicas if each.name == name]
+        chosen: Json = {"set": [[index, _jump(each)] for index, each in enumerate(chains)]}
+        for mode in ("inc", *["random"] * GUESSES):
+            turn: Json = {"numgen": {"mode": mode, "mod": len(chains), "offset": 0}}
+            yield common_chain(name), ({"vmap": {"key": turn, "data": chosen}},)
+        for each in chains:
+            yield common_chain(name), (_jump(each),)
+
+
+def _jump(target: str) -> Json:
+    return {"jump": {"target": target}}
 
 
 def _redirections(place: Attachment, port: PortMapping) -> Iterator[Sequence[Json]]:
-    """Yield the rule for each family at which a port is published."""
+    """Yield the rule for each family at which a port is published; what it does then is its last word."""
     everywhere = {None: (4, 6), "0.0.0.0": (4,), "::": (6,)}  # noqa: S104 - means all
     families = everywhere.get(port.address) or ((6,) if ":" in str(port.address) else (4,))
     for version, protocol, target in ((4, "ip", place.address), (6, "ip6", place.address6)):

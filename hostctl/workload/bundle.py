@@ -49,6 +49,7 @@ MASKED = (  # what Podman masks by default, pkg/specgen
     "/sys/fs/selinux",
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+SERVE = "serve.json"
 LABEL = "org.hostctl.label."  # so that no label is an annotation that crun acts on
 
 
@@ -141,7 +142,7 @@ def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
 
 
 def render(spec: WorkloadSpec, profile: bytes) -> Mapping[str, bytes]:
-    """Return the files of the bundle, by name: config.json, those of :func:`files`, and those of the health check.
+    """Return the files of the bundle, by name: config.json, those of :func:`files`, of the check, and of a replica.
 
     Args:
         spec: the workload.
@@ -161,7 +162,13 @@ def render(spec: WorkloadSpec, profile: bytes) -> Mapping[str, bytes]:
     }
     if spec.workload.labels:
         document["annotations"] = {f"{LABEL}{name}": value for name, value in spec.workload.labels.items()}
-    return {"config.json": _json(document), **files(spec), **_health(spec, document["process"])}
+    serve = {SERVE: spec.network.serve} if spec.network and spec.network.chain else {}
+    return {"config.json": _json(document), **files(spec), **_health(spec, document["process"]), **serve}
+
+
+def serve_file(spec: WorkloadSpec) -> str:
+    """Return the file with what leads new connections to this replica."""
+    return f"{spec.bundle}/{SERVE}"
 
 
 def _json(document: object) -> bytes:
@@ -182,6 +189,7 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
         "start_period": float(check.start_period),
         "restart": check.action == "restart" and spec.workload.restarts != "no",
         "join": spec.workload.network == "none" and kind != "exec",
+        **({"serve": serve_file(spec), "chain": spec.network.chain} if spec.network and spec.network.chain else {}),
     }
     made = {"health.json": _json(document)}
     if check.exec is not None and isinstance(process, dict):
@@ -195,7 +203,8 @@ def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
     Other workloads are not in the hosts file: it would have to change while the workload runs.
     """
     own = spec.network.addresses if spec.network else ("127.0.1.1",)
-    names = " ".join(dict.fromkeys((spec.hostname, spec.name)))
+    # The name of a workload with replicas is for the name server to answer, with the addresses of all.
+    names = " ".join(dict.fromkeys((spec.hostname, spec.label)))
     lines = ["127.0.0.1 localhost", "::1 localhost", *(f"{address} {names}" for address in own)]
     made = {
         "hostname": f"{spec.hostname}\n".encode(),

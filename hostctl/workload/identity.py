@@ -26,7 +26,7 @@ def allocate(names: Iterable[str], former: Mapping[str, int]) -> dict[str, int]:
     """Return the number of each workload's range: its former one, else the next that nobody ever had.
 
     Args:
-        names: the declared workloads.
+        names: the declared workloads, and the replicas of each but the first, which has its workload's.
         former: the numbers of the former generation, those of removed workloads too.
 
     Raises:

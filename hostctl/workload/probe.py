@@ -3,8 +3,9 @@
 A program of its own (``python3 -I -S probe.py NAME CHECK``) that imports as little as it can, since it runs every few
 seconds: about 20 ms instead of 200. It tries once, writes ``healthy`` or ``unhealthy`` to ``/run/hostctl/health/NAME``
 with the run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures
-in a row lets systemd restart the workload. What the workload answers is not trusted: of a response only the first line
-is read. Called with ``--wait NAME`` it waits until a check has passed.
+in a row lets systemd restart the workload. A replica gets new connections from the first check that passes on until it
+is found unhealthy: the packet filter is told when that changes, and only then. What the workload answers is not
+trusted: of a response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import time
 
 RUNTIME = "/run/hostctl"
 WAIT_PAUSE = 0.3  # seconds between two looks at what the last check said
+HOST_NETWORK = "/proc/1/ns/net"  # the check runs in the workload's
+TABLE = ("inet", "hostctl")
 STATUS_BYTES = 256  # of an answer's first line
 
 
@@ -192,6 +195,21 @@ def join_network(pid: int) -> None:
         raise OSError("this interpreter cannot enter a network namespace")
 
 
+def lead(serves: bool, document: dict[str, object]) -> bool:
+    """Lead new connections to this replica, or none; return whether the host's packet filter took that."""
+    words = ["-j", "-f", str(document["serve"])] if serves else ["flush", "chain", *TABLE, str(document["chain"])]
+    child = os.posix_spawnp("nsenter", ["nsenter", f"--net={HOST_NETWORK}", "nft", *words], os.environ)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:  # noqa: PTH123 - as above
+            return file.read()
+    except OSError:
+        return ""
+
+
 def main(name: str, path: str, runtime: str = RUNTIME) -> int:
     """Check workload ``name`` by the document at ``path``."""
     with open(path) as file:  # noqa: PTH123 - as above
@@ -213,8 +231,13 @@ def main(name: str, path: str, runtime: str = RUNTIME) -> int:
     if not ok:
         print(detail, flush=True)
     _write(kept, f"{run} {failures}")
+    said = f"{runtime}/health/{name}"
+    changes = text and _read(said) != f"{text} {run}"
     if text:
-        _write(f"{runtime}/health/{name}", f"{text} {run}")
+        _write(said, f"{text} {run}")
+    if changes and "chain" in document and not lead(ok, document):
+        print("the packet filter cannot be told, which is tried again", flush=True)
+        os.unlink(said)  # noqa: PTH108 - as above; the next check says it anew
     if restart:
         print(f"workload {name} is unhealthy and is restarted", flush=True)
         os.execvp("systemctl", ["systemctl", "restart", "--no-block", f"workload-{name}.service"])  # noqa: S606 - as above

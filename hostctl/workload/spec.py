@@ -40,6 +40,10 @@ class Network:
     addresses: tuple[str, ...]
     """Its own, without prefix length, the first network's first."""
     name_servers: tuple[str, ...]
+    chain: str = ""
+    """The packet filter's chain that leads new connections to it, of a replica with published ports."""
+    serve: bytes = b""
+    """What fills that chain, as nft's JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +64,10 @@ class WorkloadSpec:
     zone: bytes | None = None
     """The rules of its time zone (RFC 8536), if it declares one."""
     instance: str = ""
-    """The letter of this instance, of a workload that is started beside the running one when it changes."""
+    """The letter of this instance, of a workload that is started beside the running one when it changes, or its number,
+    of a replica but the first."""
+    replicas_of: Mapping[str, int] = field(default_factory=dict)
+    """How many containers the workloads have that it depends on, where they have several."""
 
     @property
     def key(self) -> str:
@@ -68,9 +75,14 @@ class WorkloadSpec:
         return instances.key(self.name, self.instance)
 
     @property
+    def label(self) -> str:
+        """What people call this instance: the workload's name, of replicas with their number."""
+        return instances.label(self.key, self.workload.replicas)
+
+    @property
     def hostname(self) -> str:
         """The host name that the workload sees of itself."""
-        return str(self.workload.hostname or self.name)
+        return str(self.workload.hostname or self.label)
 
     @property
     def first_id(self) -> int:

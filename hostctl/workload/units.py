@@ -23,7 +23,9 @@ from hostctl.data import data_folder
 from hostctl.errors import HostctlError
 from hostctl.image.store import StoredImage
 from hostctl.workload import mounts, resources
+from hostctl.workload.bundle import serve_file
 from hostctl.workload.identity import RANGE
+from hostctl.workload.instance import INSTANCES, key, numbers
 from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec, layers_of
 
 SYSTEM = "systemd/system"
@@ -133,7 +135,7 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, st
             text = templates.get_template(f"health.{kind}.j2").render(values)
             made[f"{SYSTEM}/workload-{spec.key}.health.{kind}"] = text
     if spec.awaited:
-        values = {"name": spec.key, "called": spec.name, "probe": probe}
+        values = {"name": spec.key, "called": spec.label, "probe": probe}
         text = templates.get_template("healthy.service.j2").render(values)
         made[f"{SYSTEM}/workload-{spec.key}.healthy.service"] = text
     if spec.workload.starter != "service":
@@ -165,7 +167,7 @@ def links(spec: WorkloadSpec) -> Mapping[str, str]:
 
 def aliases(spec: WorkloadSpec) -> tuple[str, ...]:
     """Return the kinds of units by which others wait for an instance or act on it."""
-    if not spec.instance:
+    if spec.instance not in INSTANCES:
         return ()
     return ("service", "healthy.service") if spec.awaited else ("service",)
 
@@ -174,7 +176,7 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
     workload = spec.workload
     return {
         "name": spec.key,
-        "called": spec.name,
+        "called": spec.label,
         "read_only": workload.read_only,
         "prepares": _prepares(spec),
         "private": workload.network == "private",
@@ -188,9 +190,13 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "scheduled": workload.schedule is not None,
         "notify": workload.notify,
         "sockets": bool(workload.sockets),
-        "after": [f"workload-{other}.service" for other in workload.depends_on],
-        "healthy": [f"workload-{other}.healthy.service" for other in _others(workload, "healthy")],
+        "after": [f"workload-{key}.service" for other in workload.depends_on for key in _keys(spec, other)],
+        "healthy": [
+            f"workload-{key}.healthy.service" for other in _others(workload, "healthy") for key in _keys(spec, other)
+        ],
         "completed": [f"workload-{other}.service" for other in _others(workload, "completed")],
+        "serve": serve_file(spec) if spec.network and spec.network.chain else "",
+        "chain": spec.network.chain if spec.network else "",
         "restart": workload.restarts.when,
         "limit": workload.restarts.limit,
         "window": _systemd_time(_window(workload.restarts.limit or 0)),
@@ -200,6 +206,11 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "stop_timeout": _systemd_time(workload.stop_grace_period),
         "settings": resources.settings(workload),
     }
+
+
+def _keys(spec: WorkloadSpec, other: Name) -> list[str]:
+    """Return what the containers of another workload are called by, of instances what both are."""
+    return [key(str(other), number) for number in numbers(spec.replicas_of.get(str(other), 1))]
 
 
 def _others(workload: Workload, condition: str) -> list[Name]:
@@ -305,7 +316,7 @@ def _health(spec: WorkloadSpec, probe: Path) -> dict[str, object]:
         raise ValueError(f"{spec.name} has no health check")
     return {
         "name": spec.key,
-        "called": spec.name,
+        "called": spec.label,
         "bundle": spec.bundle,
         "probe": probe,
         "interval": _systemd_time(check.interval),

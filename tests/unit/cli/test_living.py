@@ -9,6 +9,7 @@ import pytest
 
 from hostctl.agent.cgroups import Pressure, Usage
 from hostctl.agent.event_log import Event
+from hostctl.agent.generation import Pin, Record
 from hostctl.agent.overview import WorkloadStatus
 from hostctl.agent.processes import Process
 from hostctl.agent.usage import Figures
@@ -91,17 +92,38 @@ def test_templates_that_are_not_understood_are_refused(template: str) -> None:
         formats.render(template, [ps.fields(ROWS[0])])
 
 
+PIN = Pin(reference="r.example/x:1", digest="sha256:0")
+RECORD = Record(
+    number=1,
+    created="",
+    release="1",
+    declaration_sha256="",
+    images={"site": PIN, "web": PIN},
+    replicas={"web": 2},
+)
+
+
+def test_logs_of_replicas_are_those_of_all_or_of_one() -> None:
+    assert logs.units(RECORD, "web") == [
+        *("workload-web.service", "workload-web.a.service", "workload-web.b.service", "workload-web.2.service"),
+    ]
+    assert logs.units(RECORD, "web.1") == ["workload-web.service"]
+    assert logs.units(RECORD, "web.2") == ["workload-web.2.service"]
+
+
 def test_logs_ask_journalctl_for_what_the_workload_printed() -> None:
-    words = logs.command(["site"], follow=True, lines="5", since="-1h; reboot", as_json=True)
+    words = logs.command(logs.units(RECORD, "site"), follow=True, lines="5", since="-1h; reboot", as_json=True)
     assert words[0] == "journalctl"
     assert set(words[1:]) == {
         "--no-pager", "--quiet", "--output=json", "--follow", "--lines=5", "_SYSTEMD_UNIT=workload-site.service",
         "_SYSTEMD_UNIT=workload-site.a.service", "_SYSTEMD_UNIT=workload-site.b.service", "--since=-1h; reboot",
     }  # fmt: skip
-    assert "--output=cat" in logs.command(["site"])
-    several = logs.command(["web", "app"], timestamps=True, priority="err", until="2026-11-26T08:00:00.5Z")
+    assert "--output=cat" in logs.command(["workload-site.service"])
+    several = logs.command(
+        ["workload-web.service"], several=True, timestamps=True, priority="err", until="2026-11-26T08:00:00.5Z"
+    )
     assert {"--output=short-iso-precise", "--priority=err", "--until=2026-11-26 08:00:00 UTC"} <= set(several)
-    assert "--unit=workload-web.service" in logs.command(["web"], all_messages=True)
+    assert "--unit=workload-web.service" in logs.command(["workload-web.service"], all_messages=True)
     assert "--lines=all" in logs.command(["web"], follow=True)
     with pytest.raises(UsageError):
         logs.command(["web"], lines="-5")

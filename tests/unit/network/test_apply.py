@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,11 +18,12 @@ import pytest
 
 import hostctl
 from hostctl.config.references import PortMapping
-from hostctl.network import declared
+from hostctl.network import balance, declared, nftables
 from hostctl.network.allocate import Wanted, WantedAttachment, WantedNetwork, allocate
 from hostctl.network.document import encode
 from hostctl.network.model import NetworkPlan
 from hostctl.network.work import host_side
+from hostctl.workload import instance
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 START = 0x10000000
@@ -597,3 +599,151 @@ def test_new_connections_move_to_another_instance_and_those_that_are_there_stay(
                 assert asking.stdout.readline() == "0 ab a\n"
             host.apply(replace(after, workloads=tuple(each for each in after.workloads if not each.standby)))
             assert not Path(f"/proc/{host.process.pid}/root{netns('site.a')}").exists()
+
+
+SAY = """
+import socket, sys
+kind = socket.SOCK_DGRAM if sys.argv[2] == "udp" else socket.SOCK_STREAM
+server = socket.socket(socket.AF_INET6, kind)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+server.bind(("", int(sys.argv[1])))
+if kind == socket.SOCK_STREAM:
+    server.listen()
+print("ready", flush=True)
+while True:
+    if kind == socket.SOCK_STREAM:
+        with server.accept()[0] as peer:
+            peer.sendall(sys.argv[3].encode())
+    else:
+        server.sendto(sys.argv[3].encode(), server.recvfrom(10)[1])
+"""
+MANY = """
+import socket, sys
+for _ in range(int(sys.argv[4])):
+    kind = socket.SOCK_DGRAM if sys.argv[3] == "udp" else socket.SOCK_STREAM
+    client = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, kind)
+    client.settimeout(2)
+    try:
+        client.connect((sys.argv[1], int(sys.argv[2])))
+        client.send(b"x")
+        print(client.recv(100).decode())
+    except OSError as error:
+        print("refused" if isinstance(error, ConnectionRefusedError) else "nothing")
+    client.close()
+"""
+KEYS = ("a", "a.2", "a.3")
+
+
+def replicas(count: int = 3, former: NetworkPlan | None = None) -> NetworkPlan:
+    """Return a plan of a workload with replicas."""
+    one = wanted("a", "8080:80", "5300-5301:53-54/udp", on=("front",))
+    ranges = [START, *(START + 65536 * number for number in range(1, count))]
+    made = [
+        replace(one, instance=number, userns_start=start)
+        for number, start in zip(instance.numbers(count), ranges, strict=True)
+    ]
+    return allocate([*made, wanted("b", on=("front",))], former, [FRONT])
+
+
+@contextmanager
+def saying(host: Host, *keys: str) -> Iterator[None]:
+    """Let replicas answer with their key."""
+    words = [
+        host.words(*PYTHON, SAY, *port, key, net=netns(key)) for key in keys for port in (("80", "tcp"), ("53", "udp"))
+    ]
+    processes = [subprocess.Popen(each, stdout=subprocess.PIPE) for each in words]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        for process in processes:
+            with process:
+                process.kill()
+
+
+def many(
+    host: Host, address: str = "192.0.2.1", port: int = 8080, kind: str = "tcp", net: str = OUTSIDE
+) -> Counter[str]:
+    """Return how many of sixty new connections each answered."""
+    return Counter(host.run(*PYTHON, MANY, address, str(port), kind, "60", net=net).split())
+
+
+def started(host: Host, *keys: str) -> None:
+    """Leave what systemd and the runtime leave when replicas start."""
+    for key in keys:
+        host.run("sh", "-c", f"mkdir -p /run/hostctl/workloads/{key} && echo 1 >/run/hostctl/workloads/{key}/pid")
+
+
+def serve(host: Host, made: NetworkPlan, key: str) -> None:
+    """Do what the start of a replica does."""
+    (one,) = [each for each in made.workloads if each.key == key]
+    path = Path(f"/proc/{host.process.pid}/root/run/serve.json")
+    path.write_bytes(nftables.serve(made, one))
+    host.run("nft", "-j", "-f", "/run/serve.json")
+
+
+def test_new_connections_are_spread_over_the_replicas_that_serve(host: Host) -> None:
+    made = replicas()
+    host.apply(made)
+    with saying(host, *KEYS):
+        assert many(host) == {"refused": 60}
+        for key in KEYS:
+            serve(host, made, key)
+        assert many(host) == dict.fromkeys(KEYS, 20)  # by turns
+        assert many(host, "2001:db8::1") == dict.fromkeys(KEYS, 20)
+        assert set(many(host, port=5300, kind="udp")) == set(KEYS)
+        assert set(many(host, "127.0.0.1", net="/proc/self/ns/net")) == set(KEYS)
+        assert set(many(host, net=netns("b"))) == set(KEYS)
+        host.run("nft", "flush", "chain", "inet", "hostctl", balance.chain("a.2"))
+        found = many(host)
+        assert set(found) == {"a", "a.3"}
+        assert min(found.values()) >= 20
+        serve(host, made, "a.2")
+        serve(host, made, "a.2")
+        assert many(host) == dict.fromkeys(KEYS, 20)
+        for key in ("a", "a.2"):
+            host.run("nft", "flush", "chain", "inet", "hostctl", balance.chain(key))
+        assert many(host) == {"a.3": 60}
+
+
+def test_a_pass_leads_to_the_replicas_that_run_and_scaling_moves_no_other(host: Host) -> None:
+    first = replicas()
+    host.apply(first)
+    started(host, *KEYS)
+    namespaces = [host.namespace(key) for key in KEYS]
+    host.apply(first)
+    with saying(host, *KEYS):
+        assert many(host) == dict.fromkeys(KEYS, 20)
+        more = replicas(5, first)
+        host.apply(more)
+        assert set(many(host)) == set(KEYS)  # the new ones do not run yet
+        started(host, "a.4", "a.5")
+        with saying(host, "a.4", "a.5"):
+            for key in ("a.4", "a.5"):
+                serve(host, more, key)
+            assert many(host) == dict.fromkeys((*KEYS, "a.4", "a.5"), 12)
+        host.apply(replicas(2, more))
+        assert many(host) == {"a": 30, "a.2": 30}
+        assert [host.namespace(key) for key in KEYS[:2]] == namespaces[:2]
+        host.apply(replicas(1, more))
+        assert many(host) == {"a": 60}
+
+
+def test_established_connections_stay_when_a_replica_gets_no_new_ones(host: Host) -> None:
+    made = replicas()
+    host.apply(made)
+    with host.listen(80, net=netns("a")):
+        serve(host, made, "a")
+        code = (
+            "import socket, sys; c = socket.create_connection(('192.0.2.1', 8080), 5); print('there', flush=True); "
+            "sys.stdin.readline(); print(c.recv(100).decode(), flush=True)"
+        )
+        words = host.words(*PYTHON, code, net=OUTSIDE)
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "there\n"
+            host.run("nft", "flush", "chain", "inet", "hostctl", balance.chain("a"))
+            assert many(host) == {"refused": 60}
+            assert client.communicate("\n", timeout=20)[0] == "192.0.2.2\n"

@@ -287,3 +287,23 @@ def test_only_a_workload_that_may_delay_a_reboot_has_the_file_for_it_and_cannot_
     assert made["source"] == "/run/hostctl/inhibit/web"
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(made["options"])
     assert "inhibit" not in json.dumps(document())
+
+
+def test_a_replica_knows_itself_by_its_number_and_brings_what_leads_to_it() -> None:
+    one = spec(replicas=3, healthcheck=WorkloadHealth(tcp="localhost:80"))
+    chained = Network(addresses=("10.88.0.4",), name_servers=("10.88.0.1",), chain="replica-web.2", serve=b"{}")
+    two = dataclasses.replace(one, instance="2", network=chained)
+    made = bundle.render(two, PROFILE)
+    name = two.name
+    assert json.loads(made["config.json"])["hostname"] == f"{name}.2"
+    assert f"10.88.0.4 {name}.2\n".encode() in made["hosts"]
+    assert made["serve.json"] == b"{}"
+    check = json.loads(made["health.json"])
+    assert (check["serve"], check["chain"]) == (
+        f"/var/lib/hostctl/current/bundles/{name}.2/serve.json",
+        "replica-web.2",
+    )
+    first = bundle.render(one, PROFILE)
+    assert json.loads(first["config.json"])["hostname"] == f"{name}.1"
+    assert "serve.json" not in first
+    assert "chain" not in json.loads(first["health.json"])

@@ -130,3 +130,38 @@ def test_waiting_ends_with_a_check_of_this_very_run(tmp_path: Path) -> None:
     assert not probe.is_healthy("web", str(tmp_path))
     (tmp_path / "health/web").write_text(f"healthy {pid.stat().st_mtime_ns}")
     assert probe.wait("web", str(tmp_path)) == 0
+
+
+def test_the_packet_filter_is_told_when_health_changes_and_again_if_it_did_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs, said, state = tmp_path / "bin", tmp_path / "said", tmp_path / "health/web"
+    for folder in (programs, state.parent, tmp_path / "workloads/web"):
+        folder.mkdir(parents=True)
+    program = programs / "nsenter"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{said}\ntest ! -e {tmp_path}/broken\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (tmp_path / "workloads/web/pid").write_text(str(os.getpid()))
+    listener = socket.create_server(("127.0.0.1", 0))
+    check, target = tmp_path / "health.json", f"127.0.0.1:{listener.getsockname()[1]}"
+    check.write_text(json.dumps(document(target=target, retries=1, serve="/serve.json", chain="replica-web.2")))
+
+    def told() -> list[str]:
+        probe.main("web", str(check), str(tmp_path))
+        lines = said.read_text().splitlines() if said.exists() else []
+        said.unlink(missing_ok=True)
+        return lines
+
+    serves = ["--net=/proc/1/ns/net nft -j -f /serve.json"]
+    (tmp_path / "broken").touch()
+    assert told() == serves
+    assert not state.exists()
+    (tmp_path / "broken").unlink()
+    assert told() == serves
+    assert told() == []
+    assert state.read_text().startswith("healthy ")
+    listener.close()
+    assert told() == ["--net=/proc/1/ns/net nft flush chain inet hostctl replica-web.2"]
+    assert told() == []
+    assert state.read_text().startswith("unhealthy ")

@@ -370,3 +370,45 @@ def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> 
         "systemd/system/workload-my-web.healthy.service": "workload-my-web.b.healthy.service",
     }
     assert list(units.links(spec())) == ["systemd/system/multi-user.target.wants/workload-my-web.service"]
+
+
+CHAINED = Network(addresses=("10.88.0.2",), name_servers=("10.88.0.1",), chain="replica-my-web.2", serve=b"{}")
+
+
+def replica(**fields: Any) -> list[str]:  # noqa: ANN401
+    one = dataclasses.replace(spec(replicas=3, **fields), instance="2", network=CHAINED)
+    return units.render(one, PROBE, SECRET_ENV)["systemd/system/workload-my-web.2.service"].splitlines()
+
+
+def test_a_replica_gets_connections_from_its_start_to_the_beginning_of_its_end() -> None:
+    lines = replica()
+    serve = "ExecStartPost=/usr/sbin/nft -j -f /var/lib/hostctl/current/bundles/my-web.2/serve.json"
+    assert serve in lines
+    out = [
+        "-/usr/bin/rm -f /run/hostctl/workloads/my-web.2/pid",
+        "-/usr/sbin/nft flush chain inet hostctl replica-my-web.2",
+    ]
+    assert [line for line in lines if line.startswith("ExecStop=")] == [f"ExecStop={each}" for each in out]
+    ends = [line for line in lines if line.startswith("ExecStopPost=")]
+    assert ends[:2] == [f"ExecStopPost={each}" for each in out]
+    assert "crun" in ends[2]
+    assert "SyslogIdentifier=my-web.2" in lines
+    checked = replica(healthcheck=WorkloadHealth(tcp="localhost:80"))
+    assert serve not in checked  # its first good check does that
+    assert [line for line in checked if line.startswith("ExecStop=")] == [f"ExecStop={each}" for each in out]
+
+
+def test_one_container_has_nothing_to_do_with_the_packet_filter() -> None:
+    assert not [line for line in service() if "nft" in line or line.startswith(("ExecStop=", "ExecStartPost="))]
+
+
+def test_a_replica_is_no_alias_and_others_wait_for_all() -> None:
+    one = dataclasses.replace(spec(replicas=3), instance="2", awaited=True)
+    assert units.links(one) == {
+        "systemd/system/multi-user.target.wants/workload-my-web.2.service": "../workload-my-web.2.service"
+    }
+    after = {Name("db"): Dependency(condition="healthy"), Name("app"): Dependency()}
+    waiting = dataclasses.replace(spec(depends_on=after), replicas_of={"db": 2})
+    lines = units.render(waiting, PROBE, SECRET_ENV)["systemd/system/workload-my-web.service"].splitlines()
+    names = ("db.service", "db.2.service", "db.healthy.service", "db.2.healthy.service", "app.service")
+    assert {f"{how}=workload-{name}" for how in ("Wants", "After") for name in names} <= set(lines)

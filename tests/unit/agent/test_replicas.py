@@ -1,0 +1,405 @@
+"""Several containers of one workload: what a change does to which, what is shown, and whom the verbs reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostctl.agent import apply as transaction
+from hostctl.agent import boot_health, control, event_log, generation, health, network_view, overview, plan, volumes
+from hostctl.agent import workloads as rendering
+from hostctl.agent.apply import ApplyError, Context
+from hostctl.agent.bus import Call
+from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
+from hostctl.agent.machine import UnitState, Verb
+from hostctl.agent.overview import NotRunningError, UnknownWorkloadError
+from hostctl.agent.tree import text
+from hostctl.config.host import HostDeclaration
+from hostctl.config.load import parse_host
+from hostctl.image.oci import ImageConfig
+from hostctl.image.store import StoredImage
+from hostctl.layout import HostLayout
+from hostctl.network import declared, document
+from hostctl.network.allocate import Pools
+from hostctl.workload import identity, instance
+
+BASE = """
+version: 1
+hostname: web-1
+configs: {page: {content: old}}
+workloads:
+  db: {image: 'registry.example/db:1'}
+  site:
+    image: registry.example/site:1
+    replicas: 3
+    ports: ['8080:80']
+    required: true
+    configs: ['page:/page']
+"""
+PIN = Pin(reference="registry.example/site:1", digest="sha256:new")
+
+
+def scaled(count: int) -> str:
+    return BASE.replace("replicas: 3", f"replicas: {count}")
+
+
+@dataclass
+class FakeMachine:
+    """Runs what it is told; ``sick`` are the units that fail at once."""
+
+    etc: Path | None = None
+    loaded: frozenset[str] = frozenset()
+    running: dict[str, int] = field(default_factory=dict)
+    starts: int = 0
+    log: list[str] = field(default_factory=list)
+    sick: tuple[str, ...] = ()
+    health: dict[str, str] = field(default_factory=dict)
+
+    def lay_etc(self, layer: Path | None) -> None:
+        self.log.append("lay")
+        self.etc = layer
+
+    def reload_units(self) -> None:
+        folder = self.etc / "systemd/system" if self.etc else None
+        self.loaded = frozenset(path.name for path in folder.iterdir()) if folder and folder.is_dir() else frozenset()
+
+    def reload_network(self, *, block: bool = True) -> None:
+        pass
+
+    def refresh_workload_network(self, *, block: bool = True) -> None:
+        self.log.append("pass")
+
+    def apply_sysctl(self) -> None:
+        pass
+
+    def make_homes(self) -> None:
+        pass
+
+    def set_hostname(self, name: str) -> None:
+        pass
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        for name in names:
+            self.log.append(f"{verb} {name}")
+            if verb in ("stop", "reset-failed"):
+                self.running.pop(name, None)
+            elif verb == "restart" or name not in self.running:
+                self.starts += 1
+                self.running[name] = self.starts
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        return {name: self._state(name) for name in names if name in self.loaded or name in self.running}
+
+    def _state(self, name: str) -> UnitState:
+        up = name in self.running and name not in self.sick
+        return UnitState(
+            name=name,
+            active="active" if up else "failed",
+            sub="",
+            result="exit-code",
+            main_pid=int(up),
+            restarts=0,
+            active_for=9.0,
+        )
+
+    def workload_health(self, name: str) -> str:
+        return self.health.get(name, "")
+
+    def forget_health(self, name: str) -> None:
+        self.log.append(f"forget health {name}")
+
+    def forget_workload(self, name: str) -> None:
+        self.log.append(f"forget {name}")
+
+
+def ranges(declaration: HostDeclaration, former: Mapping[str, int]) -> dict[str, int]:
+    names = [
+        instance.key(str(name), number)
+        for name, workload in declaration.workloads.items()
+        for number in instance.numbers(workload.replicas)
+    ]
+    return identity.allocate(names, former)
+
+
+def stage(source: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
+    record = Record(
+        number=draft.number,
+        created="2026-01-01T00:00:00Z",
+        release="1",
+        declaration_sha256="",
+        images={
+            str(name): draft.renewed.get(str(name), Pin(reference=str(each.image), digest=str(each.image)))
+            for name, each in declaration.workloads.items()
+        },
+        ranges=ranges(declaration, former.record.ranges if former else {}),
+        replicas={str(name): each.replicas for name, each in declaration.workloads.items() if each.replicas > 1},
+    )
+    keys = [key for name in record.images for key in record.keys(name)]
+    old = document.decode((former.path / "network.json").read_bytes()) if former else None
+    return Content(
+        record=record,
+        declaration=source,
+        etc={
+            f"systemd/system/workload-{key}.{kind}": text(key) for key in keys for kind in ("service", "root.service")
+        },
+        bundles={key: {"config.json": b"{}"} for key in keys},
+        network=document.encode(declared.plan(declaration, record.ranges, old, Pools())),
+    )
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> HostLayout:
+    return HostLayout(root=tmp_path)
+
+
+@pytest.fixture
+def machine(layout: HostLayout) -> FakeMachine:
+    """A machine on which three replicas run, with what happened until then forgotten."""
+    made = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, made))
+    made.log.clear()
+    return made
+
+
+def context(layout: HostLayout, machine: FakeMachine, *, booting: bool = False) -> Context:
+    return Context(layout=layout, machine=machine, stage=stage, release="1", booting=booting)
+
+
+def current(layout: HostLayout) -> Record:
+    stored = generation.current(layout)
+    assert stored is not None
+    return stored.record
+
+
+def runs(machine: FakeMachine) -> dict[str, int]:
+    """Return which start each running workload is from."""
+    return {name: start for name, start in machine.running.items() if not name.endswith(".root.service")}
+
+
+def test_all_of_them_are_started(layout: HostLayout, machine: FakeMachine) -> None:
+    assert set(runs(machine)) == {
+        *("workload-db.service", "workload-site.service", "workload-site.2.service", "workload-site.3.service"),
+    }
+    assert current(layout).replicas == {"site": 3}
+    assert current(layout).keys("site") == ("site", "site.2", "site.3")
+    assert current(layout).keys("db") == ("db",)
+    assert generation.decode(generation.encode(current(layout))) == current(layout)
+
+
+def test_a_change_of_their_number_starts_or_stops_only_the_difference(layout: HostLayout, machine: FakeMachine) -> None:
+    three = runs(machine)
+    outcome = transaction.apply(scaled(5), "host.yaml", context(layout, machine))
+    assert [str(action) for action in outcome.actions] == ["~ replicas site: replicas 3 → 5"]
+    assert machine.log == ["lay", "pass", "start workload-site.4.service", "start workload-site.5.service"]
+    assert {name: run for name, run in runs(machine).items() if name in three} == three
+    machine.log.clear()
+    transaction.apply(scaled(2), "host.yaml", context(layout, machine))
+    stopped = [line for line in machine.log if line.startswith("stop")]
+    assert {line.rpartition(".")[0].removesuffix(".root") for line in stopped} == {
+        *("stop workload-site.3", "stop workload-site.4", "stop workload-site.5"),
+    }
+    assert machine.log.index("pass") > machine.log.index(stopped[-1])
+    assert [line for line in machine.log if line.startswith("start")] == []
+    assert {"forget site.3", "forget health site.3"} <= set(machine.log)
+    kept = {"workload-db.service", "workload-site.service", "workload-site.2.service"}
+    assert runs(machine) == {name: run for name, run in three.items() if name in kept}
+    machine.log.clear()
+    transaction.apply(scaled(1), "host.yaml", context(layout, machine))
+    assert runs(machine)["workload-site.service"] == three["workload-site.service"]
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert runs(machine)["workload-site.service"] == three["workload-site.service"]
+    assert len(runs(machine)) == 4
+
+
+def test_a_replica_keeps_its_range_and_nobody_else_gets_it(layout: HostLayout, machine: FakeMachine) -> None:
+    first = dict(current(layout).ranges)
+    transaction.apply(scaled(1), "host.yaml", context(layout, machine))
+    more = scaled(4) + "  app: {image: 'registry.example/app:1'}\n"
+    transaction.apply(more, "host.yaml", context(layout, machine))
+    after = current(layout).ranges
+    assert {key: after[key] for key in first} == first
+    assert len(set(after.values())) == len(after) == len(first) + 2
+    assert current(layout).range_of("site.3") == first["site.3"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(BASE.replace("site:1", "site:2"), id="declaration"),
+        pytest.param(scaled(4).replace("site:1", "site:2"), id="declaration-and-number"),
+        pytest.param(scaled(4).replace("content: old", "content: new"), id="config-and-number"),
+    ],
+)
+def test_any_other_change_is_one_of_all(layout: HostLayout, machine: FakeMachine, changed: str) -> None:
+    before = runs(machine)
+    transaction.apply(changed, "host.yaml", context(layout, machine))
+    after = runs(machine)
+    assert all(after[f"workload-{key}.service"] > before[f"workload-{key}.service"] for key in ("site", "site.2"))
+    assert after["workload-db.service"] == before["workload-db.service"]
+    stops = [index for index, line in enumerate(machine.log) if line.startswith("stop workload-site")]
+    assert max(stops) < machine.log.index("lay")
+
+
+def test_a_renewed_image_goes_to_all(layout: HostLayout, machine: FakeMachine) -> None:
+    before = runs(machine)
+    transaction.apply(BASE, "x", context(layout, machine), Renewed(generation=1, pins={"site": PIN}))
+    assert all(runs(machine)[name] > run for name, run in before.items() if "site" in name)
+
+
+def test_what_is_required_is_every_one_and_a_failure_takes_only_the_difference_back(
+    layout: HostLayout, machine: FakeMachine
+) -> None:
+    before = runs(machine)
+    machine.sick = ("workload-site.5.service",)
+    with pytest.raises(ApplyError) as caught:
+        transaction.apply(scaled(5), "host.yaml", context(layout, machine))
+    assert "workload site: site.5: failed" in caught.value.details
+    assert runs(machine) == before
+    assert current(layout).replicas == {"site": 3}
+    assert "forget site.4" in machine.log
+
+
+def test_at_boot_only_the_new_ones_are_started(layout: HostLayout, machine: FakeMachine) -> None:
+    transaction.apply(scaled(4), "host.yaml", context(layout, machine, booting=True))
+    assert "start workload-site.4.service" in machine.log
+    assert not any(line.startswith(("stop", "restart")) for line in machine.log)
+
+
+def test_removing_the_workload_removes_all(layout: HostLayout, machine: FakeMachine) -> None:
+    transaction.apply(BASE.partition("  site:")[0], "host.yaml", context(layout, machine))
+    assert set(runs(machine)) == {"workload-db.service"}
+    assert {"forget site", "forget site.2", "forget site.3"} <= set(machine.log)
+
+
+def test_only_the_number_of_replicas_is_a_change_of_its_own() -> None:
+    old = parse_host(BASE, "x")
+    assert plan.scaled(plan.plan(old, parse_host(scaled(9), "x"))) == ("site",)
+    for text_ in (
+        scaled(9).replace("site:1", "site:2"),
+        scaled(9).replace("content: old", "content: new"),
+        scaled(9) + "networks: {default: {mtu: 1400}}\n",
+    ):
+        actions = plan.plan(old, parse_host(text_, "x"))
+        assert plan.scaled(actions) == ()
+        assert plan.workloads(actions, "change")[0] in ("site", "db")
+        assert "site" in plan.workloads(actions, "change")
+    both = plan.plan(old, parse_host(scaled(9), "x"))
+    assert plan.scaled((*both, *plan.by_images({"site": "a"}, {"site": "b"}, both))) == ()
+
+
+def test_each_is_shown_and_reached_by_its_number(layout: HostLayout, machine: FakeMachine) -> None:
+    rows = overview.list_workloads(layout, machine)
+    assert [(row.name, row.ports) for row in rows] == [
+        ("db", ()),
+        *[(f"site.{number}", ("8080:80",)) for number in (1, 2, 3)],
+    ]
+    record = overview.require("site.3", layout).record
+    assert [record.key(name) for name in ("site", "site.1", "site.3", "db")] == ["site", "site", "site.3", "db"]
+    assert record.named("site") == ("site", "site.2", "site.3")
+    for name in ("site.4", "site.0", "site.02", "site.a", "db.1", "db.2", "none"):
+        with pytest.raises(UnknownWorkloadError) as caught:
+            overview.require(name, layout)
+    assert caught.value.hint == "declared are db, site"
+    with pytest.raises(UnknownWorkloadError) as caught:
+        overview.require("site.4", layout)
+    assert caught.value.hint == "its replicas are site.1 to site.3"
+    (view,) = network_view.read(overview.require("site", layout))
+    assert list(view.workloads) == ["db", "site.1", "site.2", "site.3"]
+
+
+def call(*arguments: str) -> Call:
+    return Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None)
+
+
+def test_verbs_act_on_all_or_on_the_one_that_is_named(layout: HostLayout, machine: FakeMachine) -> None:
+    verbs = control.WorkloadControl(layout, machine)
+    before = runs(machine)
+    verbs.stop(call("site.2", ""))
+    assert set(before) - set(runs(machine)) == {"workload-site.2.service"}
+    verbs.start(call("site"))
+    assert set(runs(machine)) == set(before)
+    assert runs(machine)["workload-site.3.service"] == before["workload-site.3.service"]
+    machine.log.clear()
+    verbs.restart(call("site", ""))
+    assert machine.log == [f"restart workload-{key}.service" for key in ("site", "site.2", "site.3")]
+    verbs.stop(call("site", ""))
+    assert set(runs(machine)) == {"workload-db.service"}
+    with pytest.raises(NotRunningError):
+        verbs.kill(call("site", "TERM"))
+    with pytest.raises(UnknownWorkloadError):
+        verbs.start(call("site.4"))
+
+
+def test_health_is_that_of_the_worst(machine: FakeMachine) -> None:
+    declaration = parse_host(BASE + "    healthcheck: {tcp: 'localhost:80'}\n", "x")
+    keys = ("site", "site.2", "site.3")
+    machine.health = dict.fromkeys(keys, "healthy")
+
+    def checked() -> health.Report:
+        return health.check_once(declaration, machine, ["site"], keys=lambda name: keys)
+
+    assert checked().healthy
+    machine.health["site.2"] = "unhealthy"
+    assert checked().cause() == "workload site: site.2: unhealthy"
+    machine.sick = ("workload-site.3.service",)
+    (result,) = checked().results
+    assert (result.final, result.detail[:7]) == (True, "site.3:")
+    units = boot_health.concerned(checked(), declaration, lambda name: keys)
+    assert units[-3:] == ("workload-site.service", "workload-site.2.service", "workload-site.3.service")
+
+
+def test_a_volume_is_in_use_while_any_of_them_runs(layout: HostLayout, machine: FakeMachine) -> None:
+    path = layout.volumes / "data"
+    path.mkdir(parents=True)
+    bundle = layout.current.resolve() / "bundles/site/config.json"
+    bundle.write_text(f'{{"mounts": [{{"source": "/{path.relative_to(layout.root)}"}}]}}')
+    machine.running.pop("workload-site.service")
+    assert volumes.Volumes(layout, machine).get("data").running == ("site",)
+    for key in ("site.2", "site.3"):
+        machine.running.pop(f"workload-{key}.service")
+    assert volumes.Volumes(layout, machine).get("data").running == ()
+
+
+def test_an_event_tells_which_of_them() -> None:
+    entry = '{{"__REALTIME_TIMESTAMP": "1", "_PID": "1", "UNIT": "{unit}", "MESSAGE_ID": "{action}"}}'
+    action = next(number for number, name in event_log.ACTIONS.items() if name == "die")
+    event = event_log.parse(entry.format(unit="workload-site.12.service", action=action))
+    assert event is not None
+    assert (event.name, event.attributes) == ("site", {"instance": "12"})
+    assert event_log.parse(entry.format(unit="workload-site.health.service", action=action)) is None
+
+
+def specs(source: str) -> Mapping[str, Any]:
+    declaration = parse_host(source, "x")
+    held = ranges(declaration, {})
+    image = StoredImage(
+        reference="x",
+        digest="sha256:" + "1" * 64,
+        config=ImageConfig(diff_ids=(), cmd=("/bin/web",)),
+        layers=(Path(f"/layers/sha256-{'a' * 64}.erofs"),),
+        bytes=1,
+    )
+    images = {str(name): image for name in declaration.workloads}
+    made = rendering.specs(declaration, images, {}, held, declared.plan(declaration, held, None, Pools()), {})
+    return {spec.key: spec for spec in made}
+
+
+def test_each_is_rendered_with_all_of_its_own() -> None:
+    made = specs(BASE + "  app: {image: 'registry.example/app:1', depends_on: {site: {}}}\n")
+    assert list(made) == ["db", "site", "site.2", "site.3", "app"]
+    assert len({spec.first_id for spec in made.values()}) == 5
+    assert [spec.label for spec in made.values()] == ["db", "site.1", "site.2", "site.3", "app"]
+    assert made["site.2"].network.chain == "replica-site.2"
+    assert made["app"].replicas_of == {"site": 3}
+    assert made["site.3"].network.addresses != made["site"].network.addresses
+    declaration = parse_host(BASE, "x")
+    network = declared.plan(declaration, ranges(declaration, {}), None, Pools())
+    etc = rendering.etc(tuple(specs(BASE).values()), network, declaration)
+    lines = etc["hosts"].content.decode().splitlines()  # type: ignore[union-attr]  # a file
+    assert [line.partition(" ")[2] for line in lines[2:]] == ["db", "site site.1", "site site.2", "site site.3"]
+    first = specs(scaled(1))["site"]
+    assert (first.label, first.network.chain, replace(first).key) == ("site", "", "site")
