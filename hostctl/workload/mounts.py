@@ -31,8 +31,13 @@ def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
 
 
 def _mapped(mount: dict[str, Any], mapping: dict[str, int]) -> dict[str, Any]:
-    """Return a mount whose files are shown with other owners (config.md, ``uidMappings`` of a mount)."""
-    return {**mount, "uidMappings": [mapping], "gidMappings": [mapping]}
+    """Return a mount whose files are shown with other owners (config.md, ``uidMappings`` of a mount).
+
+    It is private: crun clones it in the host's mount namespace, of whose mounts it would stay a peer, and what is
+    mounted below it in the container would appear on the host.
+    """
+    options = [*mount["options"], "rprivate"]
+    return {**mount, "options": options, "uidMappings": [mapping], "gidMappings": [mapping]}
 
 
 def config_file(name: str) -> str:
@@ -50,7 +55,7 @@ def _secrets(spec: WorkloadSpec) -> list[dict[str, Any]]:
     uid, gid = spec.user
     made = [_mount(SECRETS_INSIDE, "tmpfs", "tmpfs", *QUIET, "mode=755", "size=64k")]
     for name in spec.workload.secrets:
-        mount = _bind(f"{SECRETS_INSIDE}/{name}", f"{spec.credentials}/{name}", "ro", "noexec")
+        mount = _bind(f"{SECRETS_INSIDE}/{name}", f"{spec.credentials}/{name}", "ro", "noexec", "rprivate")
         ids = {"containerID": 0, "size": 1}
         mount["uidMappings"] = [{**ids, "hostID": spec.first_id + uid}]
         mount["gidMappings"] = [{**ids, "hostID": spec.first_id + gid}]

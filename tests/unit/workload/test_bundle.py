@@ -243,6 +243,14 @@ def test_a_folder_of_the_host_is_one_of_those_for_it_and_cannot_be_written_unles
     assert mount(made, "/out")["uidMappings"] == [spec().mapping]
 
 
+def test_what_is_mounted_below_a_mapped_mount_never_appears_on_the_host() -> None:
+    text = "/var/lib/hostctl/binds/in:/in"
+    made = document(volumes=_volumes(text, "a:/srv", "b:/srv/in"), secrets=(Name("db"),))
+    mapped = [entry for entry in made["mounts"] if "uidMappings" in entry]
+    assert [entry["destination"] for entry in mapped] == ["/in", "/srv", "/srv/in", "/run/secrets/db"]
+    assert all("rprivate" in entry["options"] for entry in mapped)
+
+
 def _volumes(*texts: str) -> tuple[Any, ...]:
     return tuple(VolumeMount.parse(text) for text in texts)
 
