@@ -27,9 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     terminal = parser.add_mutually_exclusive_group()
     terminal.add_argument("-t", "--tty", action="store_true", help="on a terminal; an error if there is none")
     terminal.add_argument("-T", "--no-tty", action="store_true", help="never on a terminal")
-    parser.add_argument(
-        "-u", "--user", metavar="USER[:GROUP]", default="", help="by the workload's own names, or numbers"
-    )
+    parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="by the workload's own names, or numbers")
     parser.add_argument("-e", "--env", metavar="NAME=VALUE", action="append", default=[], help="set a variable")
     parser.add_argument("-w", "--workdir", metavar="PATH", default="", help="where to run it")
     parser.add_argument("workload", help="its name")
@@ -44,18 +42,22 @@ def request(arguments: argparse.Namespace, *, terminal: bool) -> Request:
         terminal: whether standard input and output are one.
 
     Raises:
-        UsageError: no command, or a terminal is wanted and there is none.
+        UsageError: no command, a user without a name, or a terminal is wanted and there is none.
     """
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not words:
         raise UsageError("no command was given", hint="hostctl exec NAME -- COMMAND …")
     if arguments.tty and not terminal:
         raise UsageError("--tty: standard input and output are no terminal")
+    if arguments.user == "":  # what was meant, by a variable perhaps, is not known
+        raise UsageError("--user: the user has no name", hint="without --user it is the workload's own")
     env = list(arguments.env)
     wanted = terminal and not arguments.no_tty
     if wanted and not any(entry.startswith("TERM=") for entry in env):
         env.append(f"TERM={os.environ.get('TERM', 'xterm')}")
-    return Request(argv=tuple(words), terminal=wanted, user=arguments.user, workdir=arguments.workdir, env=tuple(env))
+    return Request(
+        argv=tuple(words), terminal=wanted, user=arguments.user or "", workdir=arguments.workdir, env=tuple(env)
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

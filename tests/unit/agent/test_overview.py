@@ -195,6 +195,6 @@ def test_exec_takes_what_docker_takes() -> None:
     assert request.env[1].startswith("TERM=")
     assert exec_verb.request(parsed("-T", "site", "ls"), terminal=True).terminal is False
     assert exec_verb.request(parsed("site", "ls"), terminal=False).env == ()
-    for wrong in ("site",), ("-t", "site", "ls"):
+    for wrong in ("site",), ("-t", "site", "ls"), ("--user=", "site", "ls"):
         with pytest.raises(UsageError):
             exec_verb.request(parsed(*wrong), terminal=False)
