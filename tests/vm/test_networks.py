@@ -85,6 +85,13 @@ def test_an_internal_network_has_no_way_out(up: Host) -> None:
     assert "default via 10.90.1.1 dev eth0" in up.text("ip", "-n", "workload-web", "route", "show", "default")
 
 
+def test_systemd_makes_no_unit_for_a_link_of_a_workload(up: Host) -> None:
+    assert "hc" in up.text("sh", "-c", "ip -o link show type veth")
+    devices = up.text("systemctl", "list-units", "--type=device", "--no-legend", "--plain")
+    assert "-net-devices-" in devices
+    assert "-net-devices-hc" not in devices
+
+
 def test_published_ports_answer_and_show_who_asks(up: Host) -> None:
     with socket.create_connection(("127.0.0.1", up.web_port), timeout=10) as asking:
         asking.send(b"GET / HTTP/1.0\r\n")
