@@ -22,9 +22,6 @@ import zstandard
 from hostctl_qemu.ssh import Ssh
 
 from bench import hosts
-from hostctl.compose.lock import cache_folder, load_lock
-from hostctl.compose.packages import deb_path
-from hostctl.run import run
 
 RELEASE = hosts.ROOT / "bench/engines"
 LAID_OVER = ("libglib2.0-0t64", "libatomic1", "netavark", "iptables", "libip4tc2", "libip6tc2")
@@ -96,32 +93,7 @@ def archives() -> tuple[Path, Path]:
 
 def build() -> Path:
     """Build the release and return the folder with what was made."""
-    folder = hosts.WORK / "engines"
-    folder.mkdir(parents=True, exist_ok=True)
-    site = hosts.make_site()
-    shutil.copyfile(RELEASE / "release.yaml", folder / "release.yaml")
-    shutil.copyfile(site, folder / site.name)
-    lock = hosts.make_lock(RELEASE / "release.yaml")
-    known = {package.name: package for package in load_lock(lock).host}
-    with tempfile.TemporaryDirectory(dir=hosts.WORK) as name:
-        overlay = Path(name, "overlay")
-        shutil.copytree(RELEASE / "overlay", overlay)
-        for package in LAID_OVER:
-            unpacked = Path(name, package)
-            run(["dpkg-deb", "--extract", deb_path(cache_folder(), known[package]), unpacked])
-            for part in ("usr/bin", "usr/lib", "usr/sbin"):
-                if (unpacked / part).is_dir():
-                    shutil.copytree(unpacked / part, overlay / part, symlinks=True, dirs_exist_ok=True)
-        for link, target in LINKS.items():
-            path = overlay / link
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            path.symlink_to(target)
-        shutil.rmtree(folder / "overlay", ignore_errors=True)
-        shutil.move(overlay, folder / "overlay")
-    output = hosts.WORK / "engines-build"
-    hosts.hostctl("build", folder / "release.yaml", "-o", output, "--keys", hosts.make_keys(), "--lock", lock)
-    return output
+    return hosts.build_with(RELEASE, LAID_OVER, LINKS)
 
 
 def version(ssh: Ssh) -> str:
