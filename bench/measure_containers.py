@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -214,6 +215,18 @@ def table(lines: Sequence[Row]) -> list[str]:
     return made
 
 
+def resident(many: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what was counted as helpers and daemons of each engine, and what else of the host is new since before."""
+    made = []
+    for engine, found in many.items():
+        others = ", ".join(f"{count} {name}" for name, count in Counter(found["others"]).items())
+        made.append(
+            f"{TITLES[engine]}: {found['helpers']} helpers and {found['daemons']} daemons "
+            f"({', '.join(found['names']) or 'none'}); new on the host besides: {others or 'nothing'}"
+        )
+    return made
+
+
 def as_figures(lines: Sequence[Row], seen: Seen) -> list[figures.Figure]:
     """Return every value, and every ratio with its target."""
     samples = {"start": (seen.start, "ready"), "import": (seen.imports, "seconds")}
@@ -241,11 +254,10 @@ def main() -> int:
     before = figures.load()
     seen, details = measure(arguments.count, arguments.rounds, arguments.imports)
     lines = rows(seen, arguments.count)
-    resident = [f"{TITLES[name]}: {', '.join(found['names']) or 'nothing'}" for name, found in seen.many.items()]
     report = figures.Report(
         title="The same containers by hostctl, Docker and Podman, in one machine",
         figures=tuple(as_figures(lines, seen)),
-        lines=(*table(lines), f"resident beside {arguments.count} containers: {'; '.join(resident)}", *seen.failures),
+        lines=(*table(lines), *resident(seen.many), *seen.failures),
         conditions=figures.conditions(before, *details),
         ratios={row.key: row.ratio for row in lines if not row.absolute},
     )

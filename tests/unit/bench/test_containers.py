@@ -14,7 +14,7 @@ from bench.measure_containers import Row, Seen
 from hostctl.config.decode import decode
 from hostctl.config.host import HostDeclaration
 
-MANY = {"helpers": 0, "helper_kib": 0, "daemons": 0, "daemon_kib": 0, "names": []}
+MANY = {"helpers": 0, "helper_kib": 0, "daemons": 0, "daemon_kib": 0, "names": [], "others": []}
 
 
 def seen() -> Seen:
@@ -61,6 +61,12 @@ def test_every_value_is_a_figure_with_its_samples() -> None:
     first = made[0]
     assert (first.name, first.value, first.samples) == ("hostctl: start to the first answer", 2.0, (1.0, 3.0, 2.0))
     assert [each.target for each in made if each.name.startswith("ratio")] == [0.2, 0.2, 0, 0.25, 0.65]
+
+
+def test_what_was_not_counted_is_named() -> None:
+    found = {**MANY, "daemons": 1, "names": ["dockerd"], "others": ["agetty", "agetty"]}
+    (line,) = measure_containers.resident({"docker": found})
+    assert line == "Docker: 0 helpers and 1 daemons (dockerd); new on the host besides: 2 agetty"
 
 
 def test_declaration_has_all_workloads() -> None:
