@@ -172,7 +172,6 @@ def rows(seen: Seen, count: int) -> list[Row]:
     def of(value: Callable[[Mapping[str, Any]], float]) -> dict[str, float]:
         return {engine: value(found) for engine, found in seen.many.items()}
 
-    size = max((*medians(seen.imports, "bytes", 1e6).values(), 0.0))
     helper = of(lambda found: found["helper_kib"] / count)
     daemon = of(lambda found: found["daemon_kib"] / 1024)
     return [
@@ -188,7 +187,7 @@ def rows(seen: Seen, count: int) -> list[Row]:
         Row(key="daemons", text="resident daemons", unit="MiB", values=daemon, target=0, absolute=True),
         Row(
             key="import",
-            text=f"import of a layer, {size:.0f} MB at most",
+            text="import of a layer of 230 MB",
             unit="s",
             values=medians(seen.imports, "seconds"),
             target=0.25,
