@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -78,6 +78,8 @@ class Report:
     figures: tuple[Figure, ...]
     conditions: Conditions
     lines: tuple[str, ...] = field(default=())
+    ratios: Mapping[str, float | None] = field(default_factory=dict)
+    """By name, for programs; none where there was nothing to compare with."""
 
 
 def as_text(report: Report) -> str:

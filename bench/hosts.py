@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ from hostctl_qemu.machine import Forward, MachineConfig
 from hostctl_qemu.ssh import Ssh
 from hostctl_qemu.state import load_state, make_config
 
-from hostctl.compose.lock import cache_folder
+from hostctl.compose.lock import cache_folder, load_lock
 from hostctl.compose.manifest import load_manifest
+from hostctl.compose.packages import deb_path
 from hostctl.errors import HostctlError
+from hostctl.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/bench"
@@ -81,6 +84,43 @@ def build(release: Path) -> Path:
     """Build a release and return the folder with what was made."""
     output = WORK / f"{release.parent.name}-build"
     hostctl("build", release, "-o", output, "--keys", make_keys(), "--lock", make_lock(release))
+    return output
+
+
+def build_with(folder: Path, packages: Sequence[str], links: Mapping[str, str] | None = None) -> Path:
+    """Build the release of a folder, with what our images leave out of some packages laid over the root.
+
+    Args:
+        folder: holds release.yaml, which brings the image of examples/site, and an overlay.
+        packages: those whose programs and libraries are laid over, from the lock's own files.
+        links: symbolic links besides, each with its target.
+    """
+    name = folder.name
+    copy = WORK / name
+    copy.mkdir(parents=True, exist_ok=True)
+    site = make_site()
+    shutil.copyfile(site, copy / site.name)
+    shutil.copyfile(folder / "release.yaml", copy / "release.yaml")
+    lock = make_lock(folder / "release.yaml")
+    known = {package.name: package for package in load_lock(lock).host}
+    with tempfile.TemporaryDirectory(dir=WORK) as temporary:
+        overlay = Path(temporary, "overlay")
+        shutil.copytree(folder / "overlay", overlay)
+        for package in packages:
+            unpacked = Path(temporary, package)
+            run(["dpkg-deb", "--extract", deb_path(cache_folder(), known[package]), unpacked])
+            for part in ("usr/bin", "usr/lib", "usr/sbin"):
+                if (unpacked / part).is_dir():
+                    shutil.copytree(unpacked / part, overlay / part, symlinks=True, dirs_exist_ok=True)
+        for link, target in (links or {}).items():
+            path = overlay / link
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.symlink_to(target)
+        shutil.rmtree(copy / "overlay", ignore_errors=True)
+        shutil.move(overlay, copy / "overlay")
+    output = WORK / f"{name}-build"
+    hostctl("build", copy / "release.yaml", "-o", output, "--keys", make_keys(), "--lock", lock)
     return output
 
 

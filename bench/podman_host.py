@@ -8,16 +8,11 @@ else is the product as it is.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from hostctl_qemu.ssh import Ssh
 
 from bench import hosts
-from hostctl.compose.lock import cache_folder, load_lock
-from hostctl.compose.packages import deb_path
-from hostctl.run import run
 
 RELEASE = hosts.ROOT / "bench/podman"
 LIBRARIES = ("libglib2.0-0t64", "libatomic1", "netavark")
@@ -65,25 +60,7 @@ def declaration(count: int) -> str:
 
 def build() -> Path:
     """Build the release and return the folder with what was made."""
-    site = hosts.make_site()
-    folder = hosts.WORK / "podman"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(RELEASE / "release.yaml", folder / "release.yaml")
-    shutil.copyfile(site, folder / site.name)
-    lock = hosts.make_lock(RELEASE / "release.yaml")
-    known = {package.name: package for package in load_lock(lock).host}
-    with tempfile.TemporaryDirectory(dir=hosts.WORK) as name:
-        overlay = Path(name, "overlay")
-        shutil.copytree(RELEASE / "overlay", overlay)
-        for library in LIBRARIES:
-            unpacked = Path(name, library)
-            run(["dpkg-deb", "--extract", deb_path(cache_folder(), known[library]), unpacked])
-            shutil.copytree(unpacked / "usr/lib", overlay / "usr/lib", symlinks=True, dirs_exist_ok=True)
-        shutil.rmtree(folder / "overlay", ignore_errors=True)
-        shutil.move(overlay, folder / "overlay")
-    output = hosts.WORK / "podman-build"
-    hosts.hostctl("build", folder / "release.yaml", "-o", output, "--keys", hosts.make_keys(), "--lock", lock)
-    return output
+    return hosts.build_with(RELEASE, LIBRARIES)
 
 
 def load_quadlets(ssh: Ssh, count: int) -> None:
