@@ -64,7 +64,8 @@ class _Unpacked:
         self._compressed = compressed
         self._limit = limit
         self.count = 0
-        self.digest = sha256()
+        self._plain = source is compressed  # then the bytes are the blob's, whose digest is computed anyway
+        self.digest = compressed.digest if self._plain else sha256()
 
     def read(self, size: int, /) -> bytes:
         try:
@@ -72,7 +73,8 @@ class _Unpacked:
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise LayerError("the layer cannot be decompressed", details=str(error)) from error
         self.count += len(data)
-        self.digest.update(data)
+        if not self._plain:
+            self.digest.update(data)
         allowed = max(RATIO_FREE_BYTES, RATIO * self._compressed.count)
         if self.count > min(self._limit, allowed):
             raise LayerError(f"the layer unpacks to more than {min(self._limit, allowed)} bytes")
