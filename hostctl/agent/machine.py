@@ -17,10 +17,11 @@ from typing import Literal, Protocol
 from hostctl.errors import EXIT_UNAVAILABLE
 from hostctl.layout import HostLayout
 from hostctl.os_release import NotAHostError, identity
-from hostctl.run import CommandError, run
+from hostctl.run import CommandError, failure, run
 
 Verb = Literal["start", "stop", "restart", "reset-failed"]
 START_TIMEOUT = 300.0  # seconds for one systemctl call that waits for jobs
+NOT_LOADED = 5  # systemctl's exit status for a unit that systemd does not know (LSB: "program is not installed")
 NETWORK_UNIT = "hostctl-network.service"
 PROPERTIES = (
     *("LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic"),
@@ -201,12 +202,16 @@ class SystemdMachine:
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
         """Let systemd start, stop or restart units, or forget that they failed, and wait for the jobs if ``block``.
 
-        A start that somebody asks for does not count as one of the restarts that a unit may be limited to.
+        A start that somebody asks for does not count as one of the restarts that a unit may be limited to. What systemd
+        has not loaded is stopped: it forgets units that are down and that nothing names, however often it is asked.
         """
         if names and verb != "stop":
             run(["systemctl", "reset-failed", "--", *names], timeout=60, check=False)
         if names and verb != "reset-failed":
-            run(["systemctl", verb, *([] if block else ["--no-block"]), "--", *names], timeout=START_TIMEOUT)
+            argv = ["systemctl", verb, *([] if block else ["--no-block"]), "--", *names]
+            done = run(argv, timeout=START_TIMEOUT, check=False)
+            if done.status and not (verb == "stop" and done.status == NOT_LOADED):
+                raise failure(argv, done.status, done.stderr or done.stdout)
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
         """Return the state of each unit."""

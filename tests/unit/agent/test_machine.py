@@ -1,12 +1,17 @@
-"""What the edge to the running system reads."""
+"""What the edge to the running system reads and asks, and what of the answers is an error."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from hostctl.agent import machine as edge
 from hostctl.agent.machine import SystemdMachine
 from hostctl.layout import HostLayout
+from hostctl.run import CommandError, Completed
 
 
 def test_health_is_that_of_this_run_of_the_workload(tmp_path: Path) -> None:
@@ -25,3 +30,36 @@ def test_health_is_that_of_this_run_of_the_workload(tmp_path: Path) -> None:
     assert machine.workload_health("web") == ""
     pid.unlink()
     assert machine.workload_health("web") == ""
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, status: int) -> list[Sequence[str]]:
+    """Let systemctl end with a status; return what it was asked."""
+    asked: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str], **_: object) -> Completed:
+        asked.append(argv)
+        return Completed(argv=tuple(argv), status=status, stdout=b"", stderr=b"Unit x.service not loaded.")
+
+    monkeypatch.setattr(edge, "run", run)
+    return asked
+
+
+def test_what_systemd_has_not_loaded_is_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = answer(monkeypatch, edge.NOT_LOADED)
+    SystemdMachine(HostLayout(tmp_path)).units("stop", ["x.service", "y.service"])
+    assert asked == [["systemctl", "stop", "--", "x.service", "y.service"]]
+
+
+@pytest.mark.parametrize(("verb", "status"), [("stop", 1), ("start", edge.NOT_LOADED), ("restart", 1)])
+def test_any_other_failure_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: edge.Verb, status: int
+) -> None:
+    answer(monkeypatch, status)
+    with pytest.raises(CommandError, match=f"exit status {status}"):
+        SystemdMachine(HostLayout(tmp_path)).units(verb, ["x.service"])
+
+
+def test_no_units_are_nothing_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = answer(monkeypatch, 1)
+    SystemdMachine(HostLayout(tmp_path)).units("start", [])
+    assert asked == []
