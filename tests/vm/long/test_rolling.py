@@ -180,7 +180,7 @@ def test_a_killed_agent_leaves_one_of_the_two(
     host.text("tee", f"{load.FOLDER}/wanted.yaml", stdin=declare("newer"))
     host.shell(KILL.format(folder=load.FOLDER, moment=moment), seconds=APPLY_SECONDS)
     settled = f"! {CHANGING} && ! test -e /var/lib/hostctl/pending"
-    host.wait_for("all is settled", lambda: host.run("sh", "-c", settled, check=False).status == 0, 180)
+    host.wait_for("all is settled", lambda: host.run("sh", "-c", settled, check=False).status == 0, 300)
     done = load.stop(host)
     assert (done.failures, done.failed, done.answers) == (0, (), answers)
     assert host.get() == f"{answers[-1]}\n"
