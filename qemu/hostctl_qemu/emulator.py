@@ -99,6 +99,7 @@ def bring(cache: Path) -> Emulator:
     try:
         make_tools(debs.items(), temporary)
         temporary.chmod(0o755)
+        shutil.rmtree(cache / FOLDER, ignore_errors=True)  # one that does not run
         temporary.rename(cache / FOLDER)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
