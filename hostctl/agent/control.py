@@ -13,8 +13,11 @@ from hostctl.agent import event_log, limits, overview, unit_control
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
+from hostctl.config.load import parse_host
+from hostctl.config.names import Name
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
+from hostctl.workload.instance import name_of
 
 MAX_STOP_SECONDS = 3600.0
 
@@ -143,7 +146,9 @@ class WorkloadControl:
     def reset_limits(self, call: Call) -> str:
         """Let the declared limits of a workload hold again."""
         name = call.arguments[0]
-        limits.forget(self._declared(name), self._layout.root)
+        stored = overview.require(name, self._layout)
+        known = parse_host(stored.declaration, f"generation {stored.record.number}").workloads
+        limits.reset(self._declared(name), known[Name(name_of(name))], self._layout.root)
         return _done(name, "reset")
 
     def methods(self) -> tuple[Method, ...]:

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from hostctl.agent import unit_control
 from hostctl.config.quantities import ByteSize, Cpus
+from hostctl.config.workload import Workload
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.run import run
+from hostctl.workload import resources
 
 CONTROL = Path("run/systemd/system.control")  # systemctl(1), set-property --runtime
 PROPERTIES = ("MemoryMax", "CPUQuotaPerSecUSec", "TasksMax")
+UNLIMITED = {"MemoryMax": "infinity", "CPUQuota": "", "TasksMax": "infinity"}
 MAX_PIDS = 4194304
 NONE = "none"
 
@@ -82,6 +85,23 @@ def forget(units: Sequence[str], root: Path = Path("/")) -> bool:
     if folders:
         run(["systemctl", "daemon-reload"], timeout=unit_control.SHORT * 4)
     return bool(folders)
+
+
+def declared(workload: Workload) -> tuple[str, ...]:
+    """Return the properties for ``systemctl set-property`` that say what a unit file says."""
+    known = dict(resources.settings(workload))
+    return tuple(f"{name}={known.get(name, unlimited)}" for name, unlimited in UNLIMITED.items())
+
+
+def reset(units: Sequence[str], workload: Workload, root: Path = Path("/")) -> None:
+    """Let what is declared hold again, before this returns.
+
+    So it is set at once first: what systemd reads anew of a file that is gone reaches the kernel seconds later.
+    """
+    for unit in units:
+        if (root / CONTROL / f"{unit}.d").is_dir():
+            change(unit, declared(workload))
+    forget(units, root)
 
 
 def read(unit: str, root: Path = Path("/")) -> Limits:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from hostctl.agent import limits
 from hostctl.agent.limits import LimitError
+from hostctl.config.quantities import ByteSize
+from hostctl.config.values import ImageReference
+from hostctl.config.workload import Workload
 
 
 def test_what_systemd_is_told() -> None:
@@ -35,3 +39,20 @@ def test_what_is_no_limit_is_refused(name: str, text: str) -> None:
 
 def test_nothing_to_forget_asks_systemd_nothing(tmp_path: Path) -> None:
     assert limits.forget(["workload-web.service"], tmp_path) is False
+
+
+def test_what_is_declared_holds_before_systemd_reads_its_files_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr(limits, "run", lambda argv, **_: asked.append(argv))
+    changed = tmp_path / limits.CONTROL / "workload-web.service.d"
+    changed.mkdir(parents=True)
+    workload = Workload(image=ImageReference("r.example/web:1"), memory=ByteSize(64 << 20), pids=77)
+    limits.reset(["workload-web.service", "workload-web.2.service"], workload, tmp_path)
+    wanted = ["MemoryMax=67108864", "CPUQuota=", "TasksMax=77"]
+    assert asked == [
+        ["systemctl", "set-property", "--runtime", "--", "workload-web.service", *wanted],
+        ["systemctl", "daemon-reload"],
+    ]
+    assert not changed.exists()
