@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
@@ -284,6 +284,25 @@ def problems(declaration: HostDeclaration) -> Iterator[str]:
                     yield f"{where}.{network}.{family}: {address} is already the address of {other!r}"
         yield from _publishing(str(name), workload, networks)
     yield from ports.conflicts(declaration.workloads)
+
+
+def problems_of_several(declaration: HostDeclaration, names: Iterable[Name], setting: str) -> Iterator[str]:
+    """Yield what only one container can have of the networks of workloads that have several, each with its place.
+
+    Args:
+        declaration: all that is declared.
+        names: of the workloads.
+        setting: what gives them several.
+    """
+    known = declared(declaration)
+    for name in names:
+        where = f"workloads.{name}.networks"
+        for network, place in attachments(declaration.workloads[name]).items():
+            for family in ("ipv4", "ipv6"):
+                if getattr(place, family) is not None:
+                    yield f"{where}.{network}.{family}: with {setting} several containers would have it"
+            if network in known and known[network].driver == "macvlan":
+                yield f"{where}: {network!r} is macvlan; with {setting} only bridges are possible"
 
 
 def _overlaps(declaration: HostDeclaration) -> Iterator[str]:

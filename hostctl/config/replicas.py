@@ -41,15 +41,6 @@ def workload_problems(workload: Workload) -> Iterator[str]:
 
 
 def problems(declaration: HostDeclaration) -> Iterator[str]:
-    """Yield what is wrong between workloads with replicas and their networks, each with its place."""
-    known = networks.declared(declaration)
-    for name, workload in declaration.workloads.items():
-        if workload.replicas == 1:
-            continue
-        for network, place in networks.attachments(workload).items():
-            where = f"workloads.{name}.networks"
-            for family in ("ipv4", "ipv6"):
-                if getattr(place, family) is not None:
-                    yield f"{where}.{network}.{family}: with replicas several containers would have it"
-            if network in known and known[network].driver == "macvlan":
-                yield f"{where}: {network!r} is macvlan; with replicas only bridges are possible"
+    """Return what is wrong between workloads with replicas and their networks, each with its place."""
+    several = [name for name, workload in declaration.workloads.items() if workload.replicas > 1]
+    return networks.problems_of_several(declaration, several, "replicas")

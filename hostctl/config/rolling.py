@@ -47,15 +47,6 @@ def renewed(declaration: HostDeclaration) -> tuple[str, ...]:
 
 
 def problems(declaration: HostDeclaration) -> Iterator[str]:
-    """Yield what is wrong between workloads that are started first and their networks, each with its place."""
-    known = networks.declared(declaration)
-    for name, workload in declaration.workloads.items():
-        if not workload.rolls:
-            continue
-        for network, place in networks.attachments(workload).items():
-            where = f"workloads.{name}.networks"
-            for family in ("ipv4", "ipv6"):
-                if getattr(place, family) is not None:
-                    yield f"{where}.{network}.{family}: with update.order: start-first two instances would have it"
-            if network in known and known[network].driver == "macvlan":
-                yield f"{where}: {network!r} is macvlan; with update.order: start-first only bridges are possible"
+    """Return what is wrong between workloads that are started first and their networks, each with its place."""
+    several = [name for name, workload in declaration.workloads.items() if workload.rolls]
+    return networks.problems_of_several(declaration, several, "update.order: start-first")

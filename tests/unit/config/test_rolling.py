@@ -46,7 +46,7 @@ def test_stop_first_is_what_is_done_without_a_word() -> None:
     [
         ("volumes: ['data:/data']", "workloads.web.volumes[0]", "data:/data:ro is possible"),
         ("volumes: ['/var/lib/hostctl/binds/x:/x:rw']", "workloads.web.volumes[0]", "binds/x:/x:ro is possible"),
-        ("networks: {own: {ipv4: 10.90.1.7}}", "workloads.web.networks.own.ipv4", "two instances would have it"),
+        ("networks: {own: {ipv4: 10.90.1.7}}", "workloads.web.networks.own.ipv4", "several containers would have it"),
         ("networks: [lan]", "workloads.web.networks", "only bridges are possible"),
         ("network: host", "workloads.web.network", "only private is possible"),
         ("network: none", "workloads.web.network", "only private is possible"),
