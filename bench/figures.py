@@ -5,6 +5,7 @@ Nothing here passes or fails: times of one machine are no test. A ratio compares
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -63,6 +64,17 @@ def conditions(load_before: float, *details: str) -> Conditions:
 def median(name: str, samples: Sequence[float], unit: str = "s", *, note: str = "") -> Figure:
     """Return the median of samples as a figure."""
     return Figure(name=name, value=statistics.median(samples), unit=unit, samples=tuple(samples), note=note)
+
+
+def positive(text: str) -> int:
+    """Return a number of times or things from a command line, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is none, or less than 1.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def ratio(name: str, ours: float, theirs: float, *, target: float | None = None) -> Figure:

@@ -53,7 +53,9 @@ def main() -> int:
     """Boot machines and print medians."""
     parser = argparse.ArgumentParser(prog="bench/boot", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="machines to boot twice (default: 3)")
+    parser.add_argument(
+        "--runs", type=figures.positive, default=3, metavar="N", help="machines to boot twice (default: 3)"
+    )
     arguments = parser.parse_args()
     release = hosts.release_folder("boot", RELEASE)
     shutil.copyfile(hosts.make_site(), release.with_name(hosts.SITE.name))

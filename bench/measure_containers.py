@@ -246,9 +246,15 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench/containers", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="how many of each (default: 100)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="times that one is started (default: 5)")
-    parser.add_argument("--imports", type=int, default=2, metavar="N", help="times that it is imported (default: 2)")
+    parser.add_argument(
+        "--count", type=figures.positive, default=100, metavar="N", help="how many of each (default: 100)"
+    )
+    parser.add_argument(
+        "--rounds", type=figures.positive, default=5, metavar="N", help="times that one is started (default: 5)"
+    )
+    parser.add_argument(
+        "--imports", type=figures.positive, default=2, metavar="N", help="times that it is imported (default: 2)"
+    )
     arguments = parser.parse_args()
     before = figures.load()
     seen, details = measure(arguments.count, arguments.rounds, arguments.imports)

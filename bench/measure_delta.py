@@ -126,7 +126,7 @@ def main() -> int:
     """Build, compare, print."""
     parser = argparse.ArgumentParser(prog="bench/delta", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="how often to apply each payload")
+    parser.add_argument("--runs", type=figures.positive, default=5, metavar="N", help="how often to apply each payload")
     arguments = parser.parse_args()
     before = figures.load()
     peers.install()

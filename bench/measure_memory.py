@@ -91,7 +91,9 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench/memory", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--count", type=int, default=5, metavar="N", help="containers of each kind (default: 5)")
+    parser.add_argument(
+        "--count", type=figures.positive, default=5, metavar="N", help="containers of each kind (default: 5)"
+    )
     arguments = parser.parse_args()
     before = figures.load()
     seen, details = measure(arguments.count)

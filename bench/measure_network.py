@@ -102,8 +102,10 @@ def main() -> int:
         return inside(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="bench/network", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--workloads", type=int, default=200, metavar="N", help="how many (default: 200)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="times that it is done (default: 5)")
+    parser.add_argument("--workloads", type=figures.positive, default=200, metavar="N", help="how many (default: 200)")
+    parser.add_argument(
+        "--rounds", type=figures.positive, default=5, metavar="N", help="times that it is done (default: 5)"
+    )
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("it makes namespaces and links, which needs root")

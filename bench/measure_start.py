@@ -62,7 +62,9 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench/start", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="times that each is started (default: 10)")
+    parser.add_argument(
+        "--rounds", type=figures.positive, default=10, metavar="N", help="times that each is started (default: 10)"
+    )
     arguments = parser.parse_args()
     before = figures.load()
     times, details = measure(arguments.rounds)
