@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from hostctl.agent.generation import Record, Stored
-from hostctl.agent.machine import Machine, root_unit, workload_unit
+from hostctl.agent.machine import Machine, secrets_unit, workload_unit
 from hostctl.agent.plan import Action, scaled, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.agent.rolling import between, stop
@@ -130,7 +130,8 @@ def _start(
         try:
             starters = [f"workload-{key}.{declared[name].starter}" for key in keys]
             if name in running:
-                machine.units("restart", [*(root_unit(key) for key in keys), *starters], block=block)
+                secrets = [secrets_unit(key) for key in keys] if declared[name].env_secrets else []
+                machine.units("restart", [*secrets, *starters], block=block)
             else:  # nobody waits for the end of a job, which may take hours
                 machine.units("start", starters, block=block and declared[name].type != "job")
         except HostctlError as error:

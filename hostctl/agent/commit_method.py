@@ -14,7 +14,7 @@ from hostctl.agent import apply as transaction
 from hostctl.agent import event_log, images, overview, pausing
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.image_service import document
-from hostctl.agent.machine import Machine
+from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.pausing import FREEZER, Freezer
 from hostctl.errors import UsageError
 from hostctl.image import lookup
@@ -109,16 +109,18 @@ class CommitService:
 
         Raises:
             UpperError: nothing can be in it.
+            NotRunningError: it is stopped.
         """
         declaration = images.declared(self._layout)
         known = {str(key): workload for key, workload in declaration.workloads.items()} if declaration else {}
         hint = "`hostctl tag` gives its image another name"
         if known[name_of(key)].read_only:
             raise UpperError(f"workload {name} is read_only, so nothing differs from its image", hint=hint)
-        upper = self._layout.workloads / key / "upper"
-        if not upper.is_dir():
-            raise UpperError(f"workload {name} has not run yet, so nothing differs from its image", hint=hint)
-        return upper
+        unit = workload_unit(key)
+        state = self._machine.states([unit]).get(unit)
+        if state is None or not state.is_up:
+            raise overview.NotRunningError(f"workload {name} is not running", hint="what it wrote is gone with its run")
+        return self._layout.workloads / key / "upper"
 
     def methods(self) -> tuple[Method, ...]:
         """Return this part of the interface."""
@@ -143,10 +145,10 @@ def _pack(upper: Path, first_id: int, target: Path) -> Packed:
 
 
 def require_same(upper: Path, descriptor: int) -> None:
-    """Refuse a folder that is another one by now: each start begins with an empty one."""
+    """Refuse a folder that is another one by now: the end of a run lays an empty one."""
     try:
         same = os.path.samestat(upper.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         same = False
     if not same:
-        raise UpperError("the workload was started anew meanwhile, so what it had written is gone")
+        raise UpperError("the workload ended meanwhile, so what it had written is gone")

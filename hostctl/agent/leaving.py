@@ -1,13 +1,12 @@
 """What a generation takes over of the former one so that instances which are about to leave run on meanwhile.
 
-Their units, what those do before a start, and their bundles, byte for byte: systemd reads the same text again, and one
-that ends by itself is started again as ever. Nothing starts them at boot, and the next generation is without them.
-Reads only.
+Their units, what those do before and after a run, and their bundles, byte for byte: systemd reads the same text again,
+and one that ends by itself is started again as ever. Nothing starts them at boot, and the next generation is without
+them. Reads only.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from hostctl.agent.tree import File, Tree
 
 UNITS = "systemd/system"
 PREPARED = "hostctl/workloads"
-_LAYER = re.compile(r"^BindsTo=(\S+\.mount)$", re.MULTILINE)
 
 
 def tree(former: Stored, keys: Iterable[str], made: Tree) -> Tree:
@@ -37,18 +35,10 @@ def tree(former: Stored, keys: Iterable[str], made: Tree) -> Tree:
 
 
 def _files(etc: Path, key: str) -> Iterator[str]:
-    units = [*_named(etc / UNITS, f"workload-{key}."), *_named(etc / UNITS, f"run-hostctl-workloads-{_escaped(key)}-")]
-    for unit in units:
+    for unit in _named(etc / UNITS, f"workload-{key}."):
         yield f"{UNITS}/{unit.name}"
-        for layer in _LAYER.findall(unit.read_text()):
-            yield f"{UNITS}/{layer}"
     for file in _named(etc / PREPARED, f"{key}."):
         yield f"{PREPARED}/{file.name}"
-
-
-def _escaped(key: str) -> str:
-    """Return a key as it stands in the name of a mount unit (systemd.unit(5), "String escaping")."""
-    return key.replace("-", r"\x2d")
 
 
 def _named(folder: Path, prefix: str) -> list[Path]:

@@ -39,9 +39,9 @@ def starter_units(name: str) -> tuple[str, ...]:
     return f"workload-{name}.timer", f"workload-{name}.socket"
 
 
-def root_unit(name: str) -> str:
-    """Return the name of the service that keeps a workload's root file system mounted, also while it is stopped."""
-    return f"workload-{name}.root.service"
+def secrets_unit(name: str) -> str:
+    """Return the name of the service that puts secrets into the environment of a workload which declares such."""
+    return f"workload-{name}.secrets.service"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,6 +238,9 @@ class SystemdMachine:
 
     def forget_workload(self, name: str) -> None:
         """Remove what a workload that is stopped has written outside of volumes; symbolic links are not followed."""
+        from hostctl.workload import roots  # noqa: PLC0415 - ctypes is needed only by a change, start-up counts
+
+        roots.remove(self.layout, name)
         shutil.rmtree(self.layout.workloads / name, ignore_errors=True)
         (self.layout.runtime / "inhibit" / name).unlink(missing_ok=True)
 

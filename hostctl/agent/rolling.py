@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hostctl import durable
 from hostctl.agent.generation import Draft, Pin, Record, Stored
-from hostctl.agent.machine import Machine, root_unit, starter_units, workload_unit
+from hostctl.agent.machine import Machine, secrets_unit, starter_units, workload_unit
 from hostctl.agent.plan import Action, workloads
 from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
@@ -104,11 +104,11 @@ def longest_drain(rolls: Collection[Roll], declaration: HostDeclaration) -> floa
 
 
 def stop(machine: Machine, keys: Collection[str]) -> tuple[str, ...]:
-    """Stop instances with their mounts; what systemd never got to know, because of a crash, is stopped already.
+    """Stop instances with what starts them; what systemd never got to know, because of a crash, is stopped already.
 
     Returns the units that it knew.
     """
-    units = [unit for key in keys for unit in (*starter_units(key), workload_unit(key), root_unit(key))]
+    units = [unit for key in keys for unit in (*starter_units(key), workload_unit(key), secrets_unit(key))]
     known = tuple(machine.states(units))
     machine.units("stop", known)
     return known

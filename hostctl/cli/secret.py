@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 
 from hostctl.agent import generation, secrets
-from hostctl.agent.machine import root_unit, workload_unit
+from hostctl.agent.machine import secrets_unit, workload_unit
 from hostctl.cli.tables import table
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
@@ -76,10 +76,10 @@ def _list(layout: HostLayout, *, as_json: bool) -> None:
 def _restart(layout: HostLayout, name: str) -> tuple[str, ...]:
     declaration = _declaration(layout)
     as_file, in_environment = users(declaration, name) if declaration else ((), ())
-    # What is in an environment was put there when the root file system was mounted.
+    # What is in an environment was put there by a service, which the workload requires.
     stored = generation.current(layout)
     units = [workload_unit(key) for each in as_file if stored for key in stored.record.keys(each)]
-    units += [root_unit(key) for each in in_environment if stored for key in stored.record.keys(each)]
+    units += [secrets_unit(key) for each in in_environment if stored for key in stored.record.keys(each)]
     if units:
         run_program(["systemctl", "try-restart", "--", *units], timeout=RESTART_SECONDS)
     return (*as_file, *in_environment)

@@ -92,6 +92,28 @@ def pin(layout: HostLayout, ranges: Mapping[str, int]) -> dict[str, NamespaceErr
     return failed
 
 
+@contextmanager
+def user_namespace_of(start: int) -> Iterator[int]:
+    """Give the descriptor of a user namespace that nobody is in.
+
+    Args:
+        start: the host's user id that its user 0 is; the next 65535 follow.
+
+    Raises:
+        NamespaceError: the kernel refused.
+    """
+    maker = _Maker()
+    try:
+        with maker.holding(CLONE_NEWUSER, start) as process:
+            descriptor = os.open(f"/proc/{process}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NamespaceError("there is no user namespace", details=str(error)) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class _Maker:
     """Makes namespaces by processes that hold them until they are pinned.
 
@@ -108,17 +130,22 @@ class _Maker:
 
     def pin(self, users: Path, network: Path, start: int) -> None:
         """Make a user and a network namespace, map the user ids, and bind both to their places."""
-        flags = CLONE_VM | CLONE_NEWUSER | CLONE_NEWNET | signal.SIGCHLD
-        process = self.libc.clone(self.pause, self.top, flags, None)
+        with self.holding(CLONE_NEWUSER | CLONE_NEWNET, start) as process:
+            for kind, place in (("user", users), ("net", network)):
+                os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+                _call(self.libc.mount, f"/proc/{process}/ns/{kind}".encode(), bytes(place), None, MS_BIND, None)
+
+    @contextmanager
+    def holding(self, kinds: int, start: int) -> Iterator[int]:
+        """Give the id of a process in new namespaces, one of them a user namespace whose user ids are mapped."""
+        process = self.libc.clone(self.pause, self.top, CLONE_VM | kinds | signal.SIGCHLD, None)
         if process < 0:
             number = ctypes.get_errno()
             raise OSError(number, f"clone: {os.strerror(number)}")
         try:
             for kind in ("uid_map", "gid_map"):
                 _write(f"/proc/{process}/{kind}", f"0 {start} {RANGE_SIZE}\n")
-            for kind, place in (("user", users), ("net", network)):
-                os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
-                _call(self.libc.mount, f"/proc/{process}/ns/{kind}".encode(), bytes(place), None, MS_BIND, None)
+            yield process
         finally:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)

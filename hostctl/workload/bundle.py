@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from hostctl.config.contents import parse_environment
 from hostctl.run import PATH
+from hostctl.workload import root
 from hostctl.workload.mounts import INIT_INSIDE, NOTIFY_INSIDE, config_file, mounts
 from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
@@ -142,7 +143,9 @@ def _linux(spec: WorkloadSpec, profile: bytes) -> dict[str, object]:
 
 
 def render(spec: WorkloadSpec, profile: bytes) -> Mapping[str, bytes]:
-    """Return the files of the bundle, by name: config.json, those of :func:`files`, of the check, and of a replica.
+    """Return the files of the bundle, by name: config.json, what its root is made of, and others where it has such.
+
+    These are the files of :func:`files`, of the health check, and of a replica.
 
     Args:
         spec: the workload.
@@ -163,7 +166,8 @@ def render(spec: WorkloadSpec, profile: bytes) -> Mapping[str, bytes]:
     if spec.workload.labels:
         document["annotations"] = {f"{LABEL}{name}": value for name, value in spec.workload.labels.items()}
     serve = {SERVE: spec.network.serve} if spec.network and spec.network.chain else {}
-    return {"config.json": _json(document), **files(spec), **_health(spec, document["process"]), **serve}
+    own = {"config.json": _json(document), root.FILE: root.encode(root.plan(spec))}
+    return {**own, **files(spec), **_health(spec, document["process"]), **serve}
 
 
 def serve_file(spec: WorkloadSpec) -> str:
@@ -212,7 +216,7 @@ def files(spec: WorkloadSpec) -> Mapping[str, bytes]:
         "resolv.conf": _resolv_conf(spec),
     }
     made |= {config_file(mount.config): spec.configs[mount.config].encode() for mount in spec.workload.configs}
-    return made if spec.zone is None else {**made, "localtime": spec.zone}
+    return made if spec.zone is None else {**made, root.LOCALTIME: spec.zone}
 
 
 def _resolv_conf(spec: WorkloadSpec) -> bytes:

@@ -1,12 +1,11 @@
-"""Renders a workload's systemd units from ``units/workload/*.j2``: its service, its mounts, its check.
+"""Renders a workload's systemd units from ``units/workload/*.j2``: its service, its check, what starts it.
 
 Pure but for reading the templates. systemd owns the life of a workload: starting, stopping and restarting one runs
-mount, systemd-tmpfiles and crun, none of our own code, and nothing stays resident. Whatever can be is done once, by the
-root file system's own service, which stays active when the workload stops: a start of a read-only workload without
-volumes is crun alone. The text names no generation and no other workload, so that what did not change is not restarted.
-Mounts are named by what they show; a unit never comes to mean another layer while it is still mounted. Of a workload
-that is started beside the running one, every unit has the instance's letter in its name, and the workload's name is an
-alias.
+crun, mount and systemd-tmpfiles, none of our own code, and nothing stays resident. Whatever can be is done before: a
+start of a workload without volumes is crun alone, in a root that was laid by the pass for all workloads or at the end
+of its last run. The text names no generation and no other workload, so that what did not change is not restarted. Of a
+workload that is started beside the running one, every unit has the instance's letter in its name, and the workload's
+name is an alias.
 """
 
 from __future__ import annotations
@@ -21,15 +20,13 @@ from hostctl.config.values import Duration, Name
 from hostctl.config.workload import Workload
 from hostctl.data import data_folder
 from hostctl.errors import HostctlError
-from hostctl.image.store import StoredImage
-from hostctl.workload import mounts, resources
+from hostctl.workload import resources
 from hostctl.workload.bundle import serve_file
-from hostctl.workload.identity import RANGE
 from hostctl.workload.instance import INSTANCES, key, numbers
-from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec, layers_of
+from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec
 
 SYSTEM = "systemd/system"
-LAYERS = "/run/hostctl/layers"
+NETWORK = "hostctl-network.service"
 RESTART_WINDOW = 600.0  # seconds in which restarts count, if they are limited
 LONGEST_PAUSE = 30.0  # seconds between two tries
 PROBE_GRACE = 10.0  # seconds that a check has on top of its own timeout: to start, to write, to end what hangs
@@ -70,16 +67,6 @@ def tmpfiles_path(value: object) -> str:
     return f'"{escaped}"' if escaped != text or " " in text else text
 
 
-def mount_unit(path: str) -> str:
-    """Return the name of the mount unit of an absolute path (systemd.unit(5), "String escaping")."""
-    plain = ascii_letters + digits + ":_."
-    escaped = "".join(
-        "-" if letter == "/" else letter if letter in plain else "".join(f"\\x{byte:02x}" for byte in letter.encode())
-        for letter in path.strip("/")
-    )
-    return f"{escaped}.mount"
-
-
 def environment() -> Environment:
     """Return the templates, with the filters that quote for systemd; a forgotten value is an error."""
     made = Environment(
@@ -97,8 +84,6 @@ def environment() -> Environment:
 def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, str]:
     """Return the text of every file below /etc that makes the workload, by path.
 
-    The same layer of two workloads gives the same path with the same text.
-
     Args:
         spec: the workload.
         probe: where the program of its health check lies on the host.
@@ -108,27 +93,21 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, st
         WorkloadError, UnitValueError: it cannot be run as it is declared, or as its image wants.
     """
     templates = environment()
-    root = templates.get_template("root.service.j2")
+    root = {"name": spec.key, "rootfs": spec.rootfs}
     made = {
         f"{SYSTEM}/workload-{spec.key}.service": templates.get_template("workload.service.j2").render(_service(spec)),
-        f"{SYSTEM}/workload-{spec.key}.root.service": root.render(_root(spec, secret_env)),
-        f"hostctl/workloads/{spec.key}.root.conf": templates.get_template("root.conf.j2").render(_mount_points(spec)),
+        f"{SYSTEM}/workload-{spec.key}.root.service": templates.get_template("root.service.j2").render(root),
     }
+    if not spec.workload.read_only:
+        fresh = {"state": spec.state, "first_id": spec.first_id}
+        made[f"hostctl/workloads/{spec.key}.fresh.conf"] = templates.get_template("fresh.conf.j2").render(fresh)
     if _prepares(spec):
-        made[f"hostctl/workloads/{spec.key}.conf"] = templates.get_template("start.conf.j2").render(_fresh(spec))
-    for name, file in _layers(spec).items():
-        layer, mapped = f"{LAYERS}/{name}", f"{spec.runtime}/{name}"
-        shared = {"name": name, "file": file, "where": layer}
-        own = {
-            "workload": spec.key,
-            "layer": layer,
-            "layer_unit": mount_unit(layer),
-            "where": mapped,
-            "first_id": spec.first_id,
-            "ids": RANGE,
-        }
-        made[f"{SYSTEM}/{mount_unit(layer)}"] = templates.get_template("layer.mount.j2").render(shared)
-        made[f"{SYSTEM}/{mount_unit(mapped)}"] = templates.get_template("mapped.mount.j2").render(own)
+        made[f"hostctl/workloads/{spec.key}.conf"] = templates.get_template("start.conf.j2").render(_prepared(spec))
+    if spec.workload.env_secrets:
+        text = templates.get_template("secrets.service.j2").render(_secrets(spec, secret_env))
+        made[f"{SYSTEM}/workload-{spec.key}.secrets.service"] = text
+    if not spec.workload.autostart:
+        made[f"{SYSTEM}/{NETWORK}.d/{spec.key}.conf"] = templates.get_template("kept.conf.j2").render(name=spec.key)
     if spec.workload.healthcheck is not None:
         values = _health(spec, probe)
         for kind in ("service", "timer"):
@@ -179,7 +158,6 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "called": spec.label,
         "read_only": workload.read_only,
         "prepares": _prepares(spec),
-        "private": workload.network == "private",
         "host_network": workload.network == "host",
         "health": workload.healthcheck is not None,
         "runtime": spec.runtime,
@@ -201,6 +179,7 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "limit": workload.restarts.limit,
         "window": _systemd_time(_window(workload.restarts.limit or 0)),
         "config": spec.config_file if workload.env_secrets else "",
+        "variables": bool(workload.env_secrets),
         "secrets": {str(name): f"{SECRETS}/{name}" for name in workload.secrets},
         "stop_signal": spec.stop_signal,
         "stop_timeout": _systemd_time(workload.stop_grace_period),
@@ -223,47 +202,25 @@ def _window(limit: int) -> float:
     return max(RESTART_WINDOW, 2 * limit * LONGEST_PAUSE)
 
 
-def _root(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
+def _secrets(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
     variables = spec.workload.env_secrets
     return {
         "program": secret_env,
         "template": f"{spec.bundle}/config.json",
-        "unlinked": not spec.workload.autostart,
         "config": spec.config_file,
         "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
         "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},
         "name": spec.key,
-        "mounts": [mount_unit(f"{spec.runtime}/{name}") for name in _layers(spec)],
-        "volumes": [
-            (spec.volume_root(target), _volume_overlay(spec, image)) for target, image in spec.image_volumes.items()
-        ],
-        "read_only": spec.workload.read_only,
-        "rootfs": spec.rootfs,
-        "overlay": _overlay(spec),
     }
 
 
-def _layers(spec: WorkloadSpec) -> dict[str, Path]:
-    """Return the layers of all its images by their short names, its own first."""
-    found = dict(spec.layers)
-    for image in spec.image_volumes.values():
-        found |= dict(layers_of(image))
-    return found
-
-
-def _volume_overlay(spec: WorkloadSpec, image: StoredImage) -> str:
-    """Return the options of the overlay of another image's layers; an empty folder below makes it two, as it wants."""
-    lower = [f"{spec.runtime}/{name}" for name, _ in reversed(layers_of(image))]
-    return ",".join(["ro", "nodev", "nosuid", *(f"lowerdir+={path}" for path in [*lower, f"{spec.runtime}/empty"])])
-
-
 def _prepares(spec: WorkloadSpec) -> bool:
-    """Tell whether each start has something to remove or to make."""
-    return not spec.workload.read_only or bool(spec.workload.volumes or spec.workload.devices or spec.inhibitor)
+    """Tell whether each start has something to make."""
+    return bool(spec.workload.volumes or spec.workload.devices or spec.inhibitor)
 
 
 def _overlay(spec: WorkloadSpec) -> str:
-    """Return the options of the root file system's overlay.
+    """Return the options of the root's overlay, as :func:`hostctl.workload.roots.lay` mounts the first one.
 
     One ``lowerdir+`` a layer, highest first: all in one string would not fit into the kernel's 256 bytes. The lowest
     holds the mount points that the image may lack, one above all of them what it may have otherwise.
@@ -277,29 +234,9 @@ def _overlay(spec: WorkloadSpec) -> str:
     return ",".join(options)
 
 
-def _mount_points(spec: WorkloadSpec) -> dict[str, object]:
-    wanted = mounts.targets(spec)
-    zone = f"/usr/share/zoneinfo/{spec.workload.timezone}"
-    if spec.zone is not None:
-        wanted.append(str(Path(zone).parent))
-    parents = {str(parent) for path in wanted for parent in (Path(path), *Path(path).parents)} - {"/"}
-    return {
-        "runtime": spec.runtime,
-        "first_id": spec.first_id,
-        "folders": sorted(parents),
-        "files": sorted(mounts.target_files(spec)),
-        "zone": zone if spec.zone is not None else "",
-        "localtime": f"{spec.bundle}/localtime",
-        "volumes": [spec.volume_root(target) for target in spec.image_volumes],
-    }
-
-
-def _fresh(spec: WorkloadSpec) -> dict[str, object]:
+def _prepared(spec: WorkloadSpec) -> dict[str, object]:
     uid, gid = spec.user
     return {
-        "read_only": spec.workload.read_only,
-        "state": spec.state,
-        "first_id": spec.first_id,
         "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes if not mount.of_host}),
         "binds": sorted({f"{BINDS}/{mount.volume}" for mount in spec.workload.volumes if mount.of_host}),
         "inhibitor": spec.inhibitor,

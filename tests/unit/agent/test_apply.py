@@ -118,7 +118,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
     units = {
         f"systemd/system/workload-{name}.{kind}": text(f"image={workload.image}\n")
         for name, workload in declaration.workloads.items()
-        for kind in {"service", "root.service", workload.starter}
+        for kind in {"service", "secrets.service", workload.starter}
     }
     return Content(
         record=Record(
@@ -215,7 +215,7 @@ def test_only_what_changed_is_restarted(layout: HostLayout) -> None:
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     outcome = transaction.apply(NEXT, "host.yaml", context(layout, machine))
-    stopped = ["stop workload-site.service", "stop workload-site.root.service"]
+    stopped = ["stop workload-site.service", "stop workload-site.secrets.service"]
     assert machine.log == [*stopped, "lay", "workload network", "start workload-site.service"]
     assert [action.subject for action in outcome.actions] == ["site"]
     assert machine.running["workload-site.service"] == "image=registry.example/site:2\n"
@@ -275,7 +275,7 @@ def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> No
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     transaction.apply(BASE.replace("  db: {image: registry.example/db:1}\n", ""), "x", context(layout, machine))
-    stopped = ["stop workload-db.service", "stop workload-db.root.service"]
+    stopped = ["stop workload-db.service", "stop workload-db.secrets.service"]
     assert machine.log == [*stopped, "forget db", "lay", "workload network"]
     assert set(machine.running) == {"workload-site.service"}
 
@@ -377,7 +377,7 @@ def test_a_workload_that_a_boot_started_as_it_was_is_started_again_as_it_is(layo
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     transaction.apply(BASE.replace("site:1", "site:9"), "host.yaml", context(layout, machine, booting=True))
-    assert machine.log[-2:] == ["restart workload-site.root.service later", "restart workload-site.service later"]
+    assert machine.log[-1:] == ["restart workload-site.service later"]
 
 
 def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None:

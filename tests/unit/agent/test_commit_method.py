@@ -16,7 +16,7 @@ from hostctl.agent.bus import Call
 from hostctl.agent.commit_method import CommitService, decode, require_same
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb
-from hostctl.agent.overview import UnknownWorkloadError
+from hostctl.agent.overview import NotRunningError, UnknownWorkloadError
 from hostctl.agent.pausing import Freezer
 from hostctl.errors import UsageError
 from hostctl.image.store import ImageStore
@@ -30,7 +30,6 @@ hostname: a
 workloads:
   run-tool: {image: "r.example/box:1"}
   fixed: {image: "r.example/box:1", read_only: true}
-  new: {image: "r.example/box:1"}
 """
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="what a workload wrote has other owners")
 
@@ -64,7 +63,7 @@ def layout(tmp_path: Path) -> HostLayout:
     layout = HostLayout(root=tmp_path / "root")
     digest = make_layout(tmp_path / "box", b"base")
     ImageStore(layout.images).add(tmp_path / "box", digest, "r.example/box:1", make=_plain)
-    names = ("run-tool", "fixed", "new")
+    names = ("run-tool", "fixed")
     record = Record(
         number=1,
         created="",
@@ -122,12 +121,10 @@ def test_what_was_written_becomes_an_image(layout: HostLayout) -> None:
     assert commits("run-tool", "tool:3", message="m", author="a")["id"] == made["id"]
 
 
-def test_one_that_is_paused_or_down_or_must_not_be_paused_is_left_alone(layout: HostLayout) -> None:
+def test_one_that_is_paused_or_must_not_be_paused_is_left_alone(layout: HostLayout) -> None:
     commits = Commits(layout)
     commits("run-tool", pause=False)
     commits.machine.paused = True
-    commits("run-tool")
-    commits.machine.paused, commits.machine.active = False, "inactive"
     commits("run-tool")
     assert commits.machine.log == []
 
@@ -142,10 +139,13 @@ def test_whatever_goes_wrong_it_runs_on(layout: HostLayout) -> None:
 
 
 def test_where_nothing_can_differ_it_is_said(layout: HostLayout) -> None:
-    for name, why in (("fixed", "read_only"), ("new", "has not run yet")):
-        with pytest.raises(UpperError, match=why) as caught:
-            Commits(layout)(name)
-        assert "hostctl tag" in caught.value.hint
+    with pytest.raises(UpperError, match="read_only") as caught:
+        Commits(layout)("fixed")
+    assert "hostctl tag" in caught.value.hint
+    commits = Commits(layout)
+    commits.machine.active = "inactive"
+    with pytest.raises(NotRunningError, match="not running"):
+        commits("run-tool")
     with pytest.raises(UnknownWorkloadError):
         Commits(layout)("nope")
     with pytest.raises(UsageError, match="has a digest"):
@@ -154,16 +154,16 @@ def test_where_nothing_can_differ_it_is_said(layout: HostLayout) -> None:
         Commits(layout)("run-tool")
 
 
-def test_what_was_started_anew_meanwhile_is_no_image(tmp_path: Path) -> None:
+def test_what_a_run_that_has_ended_wrote_is_no_image(tmp_path: Path) -> None:
     upper = tmp_path / "upper"
     upper.mkdir()
     descriptor = os.open(upper, os.O_RDONLY)
     require_same(upper, descriptor)
     upper.rename(tmp_path / "former")
-    with pytest.raises(UpperError, match="started anew"):
+    with pytest.raises(UpperError, match="ended meanwhile"):
         require_same(upper, descriptor)
     upper.mkdir()
-    with pytest.raises(UpperError, match="started anew"):
+    with pytest.raises(UpperError, match="ended meanwhile"):
         require_same(upper, descriptor)
     os.close(descriptor)
 

@@ -14,6 +14,7 @@ from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import HostWorkloads, ProfileMissingError, ZoneMissingError
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
+from hostctl.workload import root
 
 LAYER = "sha256:" + "c" * 64
 HOST = """
@@ -74,7 +75,7 @@ def test_a_generation_holds_everything_that_its_workloads_need(layout: HostLayou
     own = network["workloads"]["web"]
     assert own["ports"] == ["8080:80"]
     assert f"{own['address']} web\n" in (stored.path / "etc/hosts").read_text()
-    tmpfiles = (stored.path / "etc/hostctl/workloads/web.conf").read_text()
+    tmpfiles = (stored.path / "etc/hostctl/workloads/web.fresh.conf").read_text()
     assert f" {own['userns_start']} {own['userns_start']} -" in tmpfiles
 
 
@@ -118,8 +119,8 @@ def test_an_image_that_is_mounted_is_pinned_and_kept_as_any_other(layout: HostLa
     assert (pin.reference, pin.digest) == ("registry.example/web:1", stored.record.images["web"].digest)
     assert generation.load(stored.path).record == stored.record
     assert pin.digest in generation.pinned(layout)
-    root = (stored.path / "etc/systemd/system/workload-web.root.service").read_text()
-    assert root.count("lowerdir+=") == 2
+    plan = root.decode((stored.path / "bundles/web/root.json").read_bytes())
+    assert list(plan.images.values()) == [plan.layers]
 
 
 def test_without_a_system_call_profile_nothing_is_run_but_a_host_without_workloads_is_fine(layout: HostLayout) -> None:
@@ -144,14 +145,11 @@ def test_an_instance_that_is_about_to_leave_is_taken_over_as_it_is(layout: HostL
     assert second.record.instances == {"web": "b"}
     old = [path.relative_to(first.path) for path in first.path.rglob("*web.a*") if not path.is_symlink()]
     old += [path.relative_to(first.path) for path in (first.path / "bundles/web.a").iterdir()]
-    assert len([path for path in old if path.suffix in (".service", ".mount", ".conf")]) >= 4
+    assert {path.name for path in old} >= {"workload-web.a.service", "web.a.fresh.conf", "config.json", "root.json"}
     for path in old:
         if (first.path / path).is_file():
             assert (first.path / path).read_bytes() == (second.path / path).read_bytes()
     units = second.path / "etc/systemd/system"
-    (mapped,) = units.glob("run-hostctl-workloads-web.a-*.mount")
-    layer = next(line.partition("=")[2] for line in mapped.read_text().splitlines() if line.startswith("BindsTo="))
-    assert (units / layer).is_file()
     assert (units / "workload-web.service").readlink() == Path("workload-web.b.service")
     assert [path.name for path in (units / "multi-user.target.wants").glob("workload-web*")] == [
         "workload-web.b.service"

@@ -65,37 +65,41 @@ def test_starting_runs_no_code_of_ours_and_nothing_stays() -> None:
     assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
 
 
-def test_a_start_of_a_read_only_workload_is_one_program() -> None:
-    assert len([line for line in service(read_only=True) if line.startswith(("ExecStart=", "ExecStartPre="))]) == 1
+def test_a_start_is_one_program_but_where_volumes_and_devices_have_to_be_there() -> None:
+    for fields in ({}, {"read_only": True}):
+        lines = [line for line in service(**fields) if line.startswith(("ExecStart=", "ExecStartPre="))]
+        assert [line.split()[0] for line in lines] == ["ExecStart=/usr/bin/crun"]
     volume = VolumeMount.parse("data:/data")
     made = units.render(spec(read_only=True, volumes=(volume,)), PROBE, SECRET_ENV)
     assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
-    assert "upper" not in made["hostctl/workloads/my-web.conf"]
     assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE, SECRET_ENV)
 
 
-def test_another_images_files_are_an_overlay_of_their_own_that_stays_with_the_root() -> None:
-    model = dataclasses.replace(spec().image, layers=(Path("/i/sha256-" + "c" * 64 + ".erofs"),))
-    host = dataclasses.replace(spec(read_only=True), image_volumes={"/models": model})
-    made = units.render(host, PROBE, SECRET_ENV)
-    root = made["systemd/system/workload-my-web.root.service"]
-    where = host.volume_root("/models")
-    runtime = "/run/hostctl/workloads/my-web"
-    options = f"ro,nodev,nosuid,lowerdir+={runtime}/{'c' * 32},lowerdir+={runtime}/empty"
-    assert f'-o "{options}" overlay {where}\n' in root or f"-o {options} overlay {where}\n" in root
-    assert f"Requires=run-hostctl-workloads-my\\x2dweb-{'c' * 32}.mount\n" in root
-    assert f"d {where} 0755 root root -\n" in made["hostctl/workloads/my-web.root.conf"]
-    assert f"systemd/system/run-hostctl-layers-{'c' * 32}.mount" in made
+def test_the_end_of_a_run_lays_the_root_of_the_next() -> None:
+    made = units.render(spec(), PROBE, SECRET_ENV)
+    lines = made["systemd/system/workload-my-web.service"].splitlines()
+    after = [line.removeprefix("ExecStopPost=-").split()[0] for line in lines if line.startswith("ExecStopPost=")]
+    assert [Path(program).name for program in after] == ["crun", "umount", "systemd-tmpfiles", "mount"]
+    first = 0x10000000 + 65536
+    state = "/var/lib/hostctl/workloads/my-web"
+    assert [line for line in made["hostctl/workloads/my-web.fresh.conf"].splitlines() if not line.startswith("#")] == [
+        f"R {state}/upper",
+        f"R {state}/work",
+        f"d {state} 0711 root root -",
+        f"d {state}/upper 0755 {first} {first} -",
+        f"d {state}/work 0700 root root -",
+    ]
+    read_only = units.render(spec(read_only=True), PROBE, SECRET_ENV)
+    assert "mount" not in read_only["systemd/system/workload-my-web.service"]
+    assert not [path for path in read_only if "fresh" in path]
 
 
-def test_what_a_stopped_workload_keeps_mounted_is_its_root_services() -> None:
-    made = units.render(spec(read_only=True), PROBE, SECRET_ENV)
-    root = made["systemd/system/workload-my-web.root.service"].splitlines()
-    layers = [Path(path).name for path in made if "my\\x2dweb" in path]
-    assert len(layers) == 2
-    assert {f"Requires={layer}" for layer in layers} <= set(root)
-    assert "RemainAfterExit=yes" in root
-    assert "Requires=workload-my-web.root.service" in service(read_only=True)
+def test_where_no_root_is_laid_a_start_lays_it_and_a_failure_is_tried_again() -> None:
+    root = units.render(spec(), PROBE, SECRET_ENV)["systemd/system/workload-my-web.root.service"].splitlines()
+    assert "ConditionPathIsMountPoint=!/run/hostctl/workloads/my-web/rootfs" in root
+    assert "ExecStart=/usr/bin/python3 -I -m hostctl.workload.roots my-web" in root
+    assert "Wants=hostctl-network.service workload-my-web.root.service" in service()
+    assert not [line for line in service() if line.startswith("Requires=")]
 
 
 def test_limits_are_the_declared_ones_and_absent_when_not_declared() -> None:
@@ -136,63 +140,41 @@ def test_every_declared_limit_is_a_setting_of_the_unit() -> None:
     } <= set(lines)
 
 
-def test_a_time_zone_lies_over_the_images_local_time_and_below_its_own_database() -> None:
+def test_a_time_zone_lies_over_the_images_local_time() -> None:
     host = dataclasses.replace(spec(timezone=TimeZone("UTC")), zone=b"TZif")
     made = units.render(host, PROBE, SECRET_ENV)
     (overlay,) = [line for line in made["systemd/system/workload-my-web.service"].splitlines() if "-t overlay" in line]
     assert re.findall(r"lowerdir\+=([^,\"\s]+)", overlay)[0] == "/run/hostctl/workloads/my-web/top"
-    copies = [line.split() for line in made["hostctl/workloads/my-web.root.conf"].splitlines() if line.startswith("C ")]
-    assert {copy[1].removeprefix("/run/hostctl/workloads/my-web") for copy in copies} == {
-        "/base/usr/share/zoneinfo/UTC",
-        "/top/etc/localtime",
-    }
-    assert {copy[-1] for copy in copies} == {"/var/lib/hostctl/current/bundles/my-web/localtime"}
 
 
 def test_secrets_reach_the_service_encrypted_and_the_environment_only_through_memory() -> None:
     made = units.render(spec(secrets=(Name("db"),), env_secrets={"PASSWORD": Name("pw")}), PROBE, SECRET_ENV)
     service = made["systemd/system/workload-my-web.service"]
-    root = made["systemd/system/workload-my-web.root.service"]
+    root = made["systemd/system/workload-my-web.secrets.service"]
+    assert "Requires=workload-my-web.secrets.service\n" in service
     assert "LoadCredentialEncrypted=db:/var/lib/hostctl/secrets/db\n" in service
     assert "LoadCredentialEncrypted=pw:" not in service
     assert "--config /run/hostctl/workloads/my-web/config.json --bundle" in service
     assert "LoadCredentialEncrypted=pw:/var/lib/hostctl/secrets/pw\n" in root
     program = f"{SECRET_ENV} /var/lib/hostctl/current/bundles/my-web/config.json"
     assert f"{program} /run/hostctl/workloads/my-web/config.json PASSWORD=pw\n" in root
-    assert (
-        "python3"
-        not in units.render(spec(secrets=(Name("db"),)), PROBE, SECRET_ENV)[
-            "systemd/system/workload-my-web.root.service"
-        ]
-    )
+    assert not [path for path in units.render(spec(secrets=(Name("db"),)), PROBE, SECRET_ENV) if "secrets" in path]
 
 
-def test_only_a_private_network_waits_for_the_network_pass_and_never_by_a_requirement() -> None:
-    assert "Wants=hostctl-network.service" in service()
-    assert not [line for line in service() if line.startswith("Requires") and "network" in line]
-    assert not [line for line in service(network="none") if "network" in line.partition("=")[2]]
+def test_nobody_requires_the_pass_that_all_wait_for() -> None:
+    for network in ("private", "none", "host"):
+        lines = service(network=network)
+        assert any(line.startswith("Wants=") and "hostctl-network.service" in line for line in lines)
+        assert not [line for line in lines if line.startswith("Requires") and "network" in line]
+    assert "After=network.target" in service(network="host")
 
 
-def test_layers_lie_in_order_above_the_mount_points_and_each_is_mapped_to_the_range() -> None:
+def test_the_overlay_of_a_next_run_is_the_one_of_the_first() -> None:
     (overlay,) = [line for line in service() if "-t overlay" in line]
     lower = re.findall(r"lowerdir\+=([^,\"\s]+)", overlay)
     root = "/run/hostctl/workloads/my-web"
     assert lower == [f"{root}/{'b' * 32}", f"{root}/{'a' * 32}", f"{root}/base"]
     assert "upperdir=/var/lib/hostctl/workloads/my-web/upper" in overlay
-    read_only = units.render(spec(read_only=True), PROBE, SECRET_ENV)
-    assert not [text for text in read_only.values() if "upperdir" in text]
-    assert "-t overlay" in read_only["systemd/system/workload-my-web.root.service"]
-    made = units.render(spec(), PROBE, SECRET_ENV)
-    mapped = made[f"systemd/system/run-hostctl-workloads-my\\x2dweb-{'a' * 32}.mount"]
-    assert f"X-mount.idmap=b:0:{0x10000000 + 65536}:65536" in mapped
-    assert f"What=/run/hostctl/layers/{'a' * 32}" in mapped
-
-
-def test_the_layer_itself_is_one_unit_for_all_workloads() -> None:
-    one, other = units.render(spec(), PROBE, SECRET_ENV), units.render(spec(name="other"), PROBE, SECRET_ENV)
-    shared = set(one) & set(other)
-    assert len(shared) == 2
-    assert all(one[path] == other[path] for path in shared)
 
 
 def test_no_unit_names_a_generation_and_rendering_twice_gives_the_same() -> None:
@@ -201,17 +183,9 @@ def test_no_unit_names_a_generation_and_rendering_twice_gives_the_same() -> None
     assert not [text for text in made.values() if "generations" in text]
 
 
-def test_volumes_keep_their_owner_and_every_mount_point_is_there() -> None:
+def test_volumes_keep_their_owner() -> None:
     made = units.render(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),)), PROBE, SECRET_ENV)
     assert "d /var/lib/hostctl/volumes/data :0755 :0 :0 -" in made["hostctl/workloads/my-web.conf"].splitlines()
-    lines = made["hostctl/workloads/my-web.root.conf"].splitlines()
-    first = 0x10000000 + 65536
-    base = "/run/hostctl/workloads/my-web/base"
-    assert f"d {base}/srv 0755 {first} {first} -" in lines
-    assert f'd "{base}/srv/my data/100%%" 0755 {first} {first} -' in lines
-    assert lines.index(f"d {base}/srv 0755 {first} {first} -") < lines.index(
-        f'd "{base}/srv/my data" 0755 {first} {first} -'
-    )
 
 
 def test_a_check_is_a_timer_bound_to_the_workload_in_its_network() -> None:
@@ -243,10 +217,6 @@ def test_quoting_keeps_specifiers_variables_and_quotes_literal() -> None:
             quote("a\nExecStart=/bin/evil")
     with pytest.raises(units.UnitValueError, match="wildcards"):
         units.tmpfiles_path("/srv/*")
-
-
-def test_mount_units_are_named_as_systemd_wants() -> None:
-    assert units.mount_unit("/run/hostctl/a-b c/d_e.f") == "run-hostctl-a\\x2db\\x20c-d_e.f.mount"
 
 
 def test_a_check_never_starts_its_workload() -> None:
@@ -297,9 +267,9 @@ def test_a_scheduled_job_is_started_by_its_timer_alone() -> None:
 def test_one_that_is_started_by_hand_is_linked_nowhere_and_its_end_is_not_forgotten() -> None:
     host = spec(autostart=False)
     assert units.links(host) == {}
-    root = "systemd/system/workload-my-web.root.service"
-    assert "Before=workload-my-web.service\n" in units.render(host, PROBE, SECRET_ENV)[root]
-    assert "Before=workload" not in units.render(spec(), PROBE, SECRET_ENV)[root]
+    kept = "systemd/system/hostctl-network.service.d/my-web.conf"
+    assert "Before=workload-my-web.service\n" in units.render(host, PROBE, SECRET_ENV)[kept]
+    assert kept not in units.render(spec(), PROBE, SECRET_ENV)
 
 
 def test_sockets_start_their_workload_and_are_there_before_it() -> None:

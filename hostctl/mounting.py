@@ -1,0 +1,158 @@
+"""Mounts, made as descriptors first and attached when they are whole: a thin edge over the kernel's mount calls.
+
+Python has no functions for these; glibc has since 2.36. An option is one string of at most 255 bytes, so each layer of
+an overlay is an option of its own.
+Sources: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2), umount2(2);
+Documentation/filesystems/overlayfs.rst of Linux.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# <linux/mount.h>, <sys/mount.h>, <fcntl.h>
+FSOPEN_CLOEXEC = 1
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
+FSMOUNT_CLOEXEC = 1
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+MOUNT_ATTR_IDMAP = 0x100000
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_BENEATH = 0x4, 0x200
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+MS_BIND, MS_PRIVATE = 1 << 12, 1 << 18
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+OPTION_BYTES = 255
+
+
+class _Attributes(ctypes.Structure):
+    """``struct mount_attr`` of mount_setattr(2)."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def libc() -> ctypes.CDLL:
+    """Return the C library, whose errors are kept for :func:`call`."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def call(function: Callable[..., int], *arguments: object) -> int:
+    """Return what a function of the C library does.
+
+    Raises:
+        OSError: it failed.
+    """
+    result = function(*arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), getattr(function, "__name__", "system call"))
+    return result
+
+
+@contextmanager
+def filesystem(kind: str, options: Iterable[tuple[str, str]], attributes: int) -> Iterator[int]:
+    """Give a descriptor of a file system that is mounted nowhere yet.
+
+    Args:
+        kind: its type.
+        options: keys with values, in the order in which the kernel is told.
+        attributes: ``MOUNT_ATTR_*``.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    library = libc()
+    context = call(library.fsopen, kind.encode(), FSOPEN_CLOEXEC)
+    try:
+        for key, value in options:
+            call(library.fsconfig, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0)
+        if kind == "erofs":
+            call(library.fsconfig, context, FSCONFIG_SET_FLAG, b"ro", None, 0)
+        call(library.fsconfig, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        mounted = call(library.fsmount, context, FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(context)
+    try:
+        yield mounted
+    finally:
+        os.close(mounted)
+
+
+def attach(mounted: int, where: Path, flags: int = 0) -> None:
+    """Attach what a descriptor holds at a path.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    call(libc().move_mount, mounted, b"", AT_FDCWD, os.fsencode(where), MOVE_MOUNT_F_EMPTY_PATH | flags)
+
+
+def erofs(file: Path, where: Path) -> None:
+    """Mount an EROFS image as it lies in a file, read-only.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    with filesystem("erofs", [("source", str(file))], SAFE | MOUNT_ATTR_RDONLY) as mounted:
+        attach(mounted, where)
+
+
+def overlay(lower: Sequence[Path], where: Path, *, upper: Path | None = None, work: Path | None = None) -> None:
+    """Mount an overlay; without an upper folder it is read-only.
+
+    Args:
+        lower: its layers, the highest first.
+        where: the mount point.
+        upper: what takes changes.
+        work: an empty folder on the same file system as ``upper``.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    options = [("source", "overlay"), *(("lowerdir+", str(path)) for path in lower)]
+    if upper is not None and work is not None:
+        options += [("upperdir", str(upper)), ("workdir", str(work))]
+    with filesystem("overlay", options, SAFE | (0 if upper else MOUNT_ATTR_RDONLY)) as mounted:
+        attach(mounted, where)
+
+
+def mapped(source: Path, where: Path, users: int) -> None:
+    """Show what is mounted at ``source`` once more, with the ids of a user namespace.
+
+    Args:
+        source: a mount point.
+        where: another one.
+        users: descriptor of a user namespace: its ids 0, 1 and so on are shown as what they are outside of it.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    library = libc()
+    tree = call(library.open_tree, AT_FDCWD, os.fsencode(source), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    try:
+        wanted = _Attributes(attr_set=MOUNT_ATTR_IDMAP, propagation=MS_PRIVATE, userns_fd=users)
+        size = ctypes.c_size_t(ctypes.sizeof(wanted))
+        call(library.mount_setattr, tree, b"", AT_EMPTY_PATH, ctypes.byref(wanted), size)
+        attach(tree, where)
+    finally:
+        os.close(tree)
+
+
+def unmount(where: Path) -> None:
+    """Take off all that is mounted at a path; who uses it keeps it. Nothing if there is nothing.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    library = libc()
+    while os.path.ismount(where):
+        call(library.umount2, os.fsencode(where), MNT_DETACH | UMOUNT_NOFOLLOW)

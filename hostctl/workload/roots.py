@@ -1,0 +1,274 @@
+"""Lays the root file systems of workloads: their layers, shown with the workload's own ids, and an overlay over them.
+
+Done for all workloads at once by the pass that runs at boot and after every change, so that starting one is crun alone;
+what is laid already, and still as it should be, is left alone. At the end of a run the workload's own unit lays a fresh
+root for the next one. Only where there is none at a start is that workload's laid by ``python3 -I -m
+hostctl.workload.roots NAME``, run by its ``.root.service``: after a run whose end was cut off.
+
+A layer is mounted once for all workloads, as long as one needs it. Beside what is mounted for a workload lies what it
+was made from; that is written last and removed first, so a pass that was cut is begun anew by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostctl import mounting
+from hostctl.errors import HostctlError
+from hostctl.layout import HostLayout
+from hostctl.network.namespaces import NamespaceError, user_namespace_of
+from hostctl.workload import root
+from hostctl.workload.root import RootPlan, RootPlanError, below
+
+LAID = "laid"
+"""File beside the mount points with what they were made from."""
+FOLDER_MODE, FILE_MODE = 0o755, 0o644
+STICKY = 0o1777  # of /tmp
+
+
+class RootError(HostctlError):
+    """Not every workload has the root file system that it should."""
+
+    id = "workload-root"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a pass has to do: whose root is removed, and whose is laid, anew if there is one."""
+
+    remove: tuple[str, ...]
+    lay: tuple[str, ...]
+
+
+def decide(wanted: Mapping[str, bytes], laid: Mapping[str, bytes]) -> Work:
+    """Compare what each workload's root is to be made from with what it was made from."""
+    return Work(
+        remove=tuple(sorted(set(laid) - set(wanted))),
+        lay=tuple(sorted(key for key, made_from in wanted.items() if laid.get(key) != made_from)),
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Lay the roots of the workloads that are named; ``--clear`` removes all. Return the exit status."""
+    layout = HostLayout()
+    try:
+        if arguments == ["--clear"]:
+            clear(layout)
+        else:
+            for key in arguments:
+                with _lock(layout):
+                    lay(layout, key, _wanted(layout)[key])
+    except KeyError as error:
+        print(f"error: there is no workload {error}", file=sys.stderr)
+        return 1
+    except HostctlError as error:
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def lay_all(layout: HostLayout) -> None:
+    """Bring the roots of all workloads to what the generation in force says.
+
+    Raises:
+        RootError: one or more could not be laid; the others are.
+    """
+    with _lock(layout):
+        wanted, laid = _wanted(layout), _laid(layout)
+        work, failures = decide(wanted, laid), []
+        for key in work.remove:
+            remove(layout, key)
+        for key in work.lay:
+            try:
+                lay(layout, key, wanted[key])
+            except RootError as error:
+                failures.append(error)
+        _drop_layers(layout, [made_from for key, made_from in {**laid, **wanted}.items() if key not in work.remove])
+    if failures:
+        raise RootError(
+            f"{len(failures)} of {len(wanted)} workloads have no root file system",
+            details="\n".join(f"{error.brief}: {error.details}" for error in failures),
+        )
+
+
+def lay(layout: HostLayout, key: str, made_from: bytes) -> None:
+    """Lay the root of one workload, fresh; what its last run wrote is gone.
+
+    Args:
+        layout: the host.
+        key: what the workload, or the instance of it, is called by.
+        made_from: its ``root.json``.
+
+    Raises:
+        RootError: it cannot be laid.
+    """
+    remove(layout, key)
+    try:
+        plan = root.decode(made_from)
+        _lay(layout, key, plan)
+        (_folder(layout, key) / LAID).write_bytes(made_from)
+    except (OSError, RootPlanError, NamespaceError) as error:
+        details = f"{error.brief}: {error.details}" if isinstance(error, HostctlError) else str(error)
+        raise RootError(f"workload {key} has no root file system", details=details) from error
+
+
+def remove(layout: HostLayout, key: str) -> None:
+    """Take off all that is mounted for a workload; a container that runs from it keeps it. Nothing if nothing is."""
+    folder = _folder(layout, key)
+    (folder / LAID).unlink(missing_ok=True)
+    for where in _mount_points(folder):
+        mounting.unmount(where)
+    for name in ("base", "top"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def clear(layout: HostLayout) -> None:
+    """Take off everything, when the host stops: what is mounted keeps the state's file system from being unmounted."""
+    with _lock(layout):
+        for key in _keys(layout):
+            remove(layout, key)
+        _drop_layers(layout, [])
+
+
+def _lay(layout: HostLayout, key: str, plan: RootPlan) -> None:
+    folder, bundle = _folder(layout, key), layout.current / "bundles" / key
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    (folder / "rootfs").mkdir(mode=FOLDER_MODE, exist_ok=True)
+    _mount_base(folder / "base", plan, bundle)
+    for name, file in plan.files.items():
+        layer = _layers(layout) / name
+        if not os.path.ismount(layer):
+            layer.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            mounting.erofs(Path(file), layer)
+    with user_namespace_of(plan.first_id) as users:
+        for name in plan.files:
+            (folder / name).mkdir(mode=FOLDER_MODE, exist_ok=True)
+            mounting.mapped(_layers(layout) / name, folder / name, users)
+    for where, names in plan.images.items():
+        place, empty = folder / "images" / where, folder / "empty"
+        for path, mode in ((place.parent, 0o711), (place, FOLDER_MODE), (empty, FOLDER_MODE)):
+            path.mkdir(mode=mode, exist_ok=True)
+        # The empty folder makes two layers of one: an overlay without an upper one wants as many.
+        mounting.overlay([*(folder / name for name in reversed(names)), empty], place)
+    _mount_root(layout, key, plan, bundle)
+
+
+def _mount_base(base: Path, plan: RootPlan, bundle: Path) -> None:
+    """Make the lowest layer: the mount points that the image may lack, all of them the workload's own."""
+    _own(base, plan.first_id, FOLDER_MODE)
+    for path in plan.folders:
+        _own(below(base, path), plan.first_id, STICKY if path == "/tmp" else FOLDER_MODE)  # noqa: S108
+    for path in plan.empty:
+        _write(below(base, path), b"", plan.first_id)
+    if plan.zone:
+        _write(below(base, plan.zone), (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
+
+
+def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> None:
+    folder = _folder(layout, key)
+    lower = [*(folder / name for name in reversed(plan.layers)), folder / "base"]
+    if plan.zone:  # over what the image has as the local time
+        top = folder / "top"
+        for path in (top, top / "etc"):
+            _own(path, plan.first_id, FOLDER_MODE)
+        _write(top / "etc/localtime", (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
+        lower.insert(0, top)
+    if not plan.writable:
+        mounting.overlay(lower, folder / "rootfs")
+        return
+    state = layout.workloads / key
+    state.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for name in ("upper", "work"):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(state / name)
+    _own(state / "upper", plan.first_id, FOLDER_MODE)
+    (state / "work").mkdir(mode=0o700)
+    mounting.overlay(lower, folder / "rootfs", upper=state / "upper", work=state / "work")
+
+
+def _own(folder: Path, owner: int, mode: int) -> None:
+    folder.mkdir()
+    folder.chmod(mode)
+    os.chown(folder, owner, owner)
+
+
+def _write(file: Path, data: bytes, owner: int) -> None:
+    file.write_bytes(data)
+    file.chmod(FILE_MODE)
+    os.chown(file, owner, owner)
+
+
+def _folder(layout: HostLayout, key: str) -> Path:
+    return layout.runtime / "workloads" / key
+
+
+def _layers(layout: HostLayout) -> Path:
+    return layout.runtime / "layers"
+
+
+def _keys(layout: HostLayout) -> tuple[str, ...]:
+    folder = layout.runtime / "workloads"
+    return tuple(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ()
+
+
+def _mount_points(folder: Path) -> Iterator[Path]:
+    """Yield what may be mounted for a workload, what lies over others first."""
+    yield folder / "rootfs"
+    if (folder / "images").is_dir():
+        yield from sorted((folder / "images").iterdir())
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in ("rootfs", "images"))
+
+
+def _laid(layout: HostLayout) -> dict[str, bytes]:
+    """Return what there is, by workload; nothing stands for a root that was not laid to its end."""
+    found = {}
+    for key in _keys(layout):
+        folder = _folder(layout, key)
+        with suppress(FileNotFoundError):
+            found[key] = (folder / LAID).read_bytes()
+        if key not in found and any(map(os.path.ismount, _mount_points(folder))):
+            found[key] = b""
+    return found
+
+
+def _wanted(layout: HostLayout) -> dict[str, bytes]:
+    """Return what the roots of the generation in force are to be made from."""
+    bundles = layout.current / "bundles"
+    folders = sorted(bundles.iterdir()) if bundles.is_dir() else []
+    return {path.name: (path / root.FILE).read_bytes() for path in folders if (path / root.FILE).is_file()}
+
+
+def _drop_layers(layout: HostLayout, needed: Sequence[bytes]) -> None:
+    """Take off the layers that no workload needs any more."""
+    try:
+        names = {name for made_from in needed if made_from for name in root.decode(made_from).files}
+    except RootPlanError:
+        return  # whose root that is was told already; what it needs is not known
+    folder = _layers(layout)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name not in names:
+            mounting.unmount(path)
+            path.rmdir()
+
+
+@contextmanager
+def _lock(layout: HostLayout) -> Iterator[None]:
+    layout.runtime.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(layout.runtime / "roots.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
