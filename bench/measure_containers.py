@@ -1,9 +1,10 @@
 """Our workloads, Docker and Podman side by side: `bench/containers [--json] [--count N] [--rounds N] [--imports N]`.
 
-In one machine, with one image, every container in a user namespace with a seccomp profile, on a bridge with NAT, its
-root file system writable: a container with a published port is started until it answers; N containers without one
-until all of them serve, in the fastest way that the engine has; what then stays resident beside them; and an image with
-one large layer is imported. `podman run` and Quadlet are Podman in two ways. Ratios are to the better of the peers.
+In one machine, with one image, every container in a user namespace with a seccomp profile, on a bridge with NAT whose
+containers find each other by name, its root file system writable: a container with a published port is started until it
+answers; N containers without one until all of them serve, in the fastest way that the engine has; what then stays
+resident beside them; and an image with one large layer is imported. `podman run` and Quadlet are Podman in two ways.
+Ratios are to the better of the peers.
 """
 
 from __future__ import annotations

@@ -27,10 +27,14 @@ WORKERS = 4  # `run` commands of an engine at a time
 BUSY = 0.15  # of all processors, at rest
 SITE, LAYER = "localhost/site:1", "localhost/layer:1"
 USERNS = "auto:size=65536"
+NETWORK = "bench"
+SUBNETS = {"docker": "10.102.0.0/16", "podman": "10.103.0.0/16"}
+"""Of a network that each engine makes, as names resolve in those only; they are none of ours."""
 QUADLET = """\
 [Container]
 Image={image}
 ContainerName={name}
+Network={network}
 UserNS={userns}
 Pull=never
 {ports}
@@ -93,7 +97,7 @@ def quadlets(names: Mapping[str, int]) -> None:
     QUADLETS.mkdir(parents=True, exist_ok=True)
     for name, port in names.items():
         ports = f"PublishPort={port}:80\n" if port else ""
-        text = QUADLET.format(image=SITE, name=name, userns=USERNS, ports=ports)
+        text = QUADLET.format(image=SITE, name=name, network=NETWORK, userns=USERNS, ports=ports)
         QUADLETS.joinpath(f"{name}.container").write_text(text)
     call("systemctl", "daemon-reload")
 
@@ -102,7 +106,14 @@ def run_words(engine: str, name: str, port: int = 0) -> list[str]:
     """Return the command that starts a container of Docker or Podman."""
     published = [f"--publish={port}:80"] if port else []
     private = [f"--userns={USERNS}"] if engine == "podman" else []
-    return [engine, "run", "--detach", f"--name={name}", *private, *published, SITE]
+    return [engine, "run", "--detach", f"--name={name}", f"--network={NETWORK}", *private, *published, SITE]
+
+
+def make_networks(engines: Sequence[str]) -> None:
+    """Have each engine make the network of its containers."""
+    for engine, subnet in SUBNETS.items():
+        if engine in engines:
+            call(engine, "network", "create", f"--subnet={subnet}", NETWORK)
 
 
 def start(engine: str) -> None:
@@ -153,6 +164,7 @@ def start_once(engine: str) -> dict[str, float]:
 
 def measure_start(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Start each engine's container several times; a first time, which is not counted, fills the caches of all."""
+    make_networks(wanted["engines"])
     quadlets({"quadlet-site": PORTS["quadlet"]})
     return in_turn(wanted["engines"], wanted["rounds"], start_once, warm=True)
 
@@ -243,7 +255,7 @@ def ours(count: int) -> list[str]:
 
 
 def disconnect() -> None:
-    """Take back all that the first starts and the network pass have made, as if the host had not started anything."""
+    """Take back all that the pass has made, roots and networks, as if the host had not started anything."""
     from dataclasses import replace  # noqa: PLC0415 - only here, and only on a host is there hostctl
 
     from hostctl.network.apply import read  # noqa: PLC0415
@@ -254,6 +266,7 @@ def disconnect() -> None:
     empty = Path("/run/bench-network.json")
     empty.write_bytes(encode(replace(plan, workloads=())))
     call("python3", "-I", "-m", "hostctl.network.apply", str(empty))
+    call("python3", "-I", "-m", "hostctl.workload.roots", "--clear")
 
 
 def start_many(engine: str, count: int) -> None:

@@ -352,9 +352,9 @@ def test_what_is_not_declared_runs_only_where_that_is_allowed(host: Host, wanted
 
 def test_nothing_is_lost_when_the_agent_is_killed(host: Host, declaration: str, registry: Registry) -> None:
     deeds = agent_kills.prepare(host, declaration.replace('files:\n  /etc/motd: {content: "first\\n"}\n', ""), registry)
-    done = list(agent_kills.trials(host, deeds, 4, seed=1))
-    assert [trial.problem for trial in done] == [""] * 4
-    assert any(trial.killed for trial in done)
+    done = list(agent_kills.trials(host, deeds, 8, seed=1))
+    assert [trial.problem for trial in done if trial.problem] == []
+    assert sum(trial.killed for trial in done) >= 8
 
 
 INTROSPECT = ("org.freedesktop.DBus.Introspectable", "Introspect")

@@ -1,12 +1,14 @@
 """The agent is killed at random moments of what it does; the host must come to what is declared, and workloads run on.
 
-A trial starts a deed in the guest, kills everything of the agent after a random time, and waits until the host has
-settled: one of the two declarations is wholly in force, nothing is pending, and every declared workload runs, once. A
-workload that neither declaration changes must not have been restarted by any of that.
+A trial starts a deed in the guest, kills everything of the agent after a random time, most often again while the next
+agent takes back what the first left, and waits until the host has settled: one of the two declarations is wholly in
+force, nothing is pending, and every declared workload runs, once. A workload that neither declaration changes must not
+have been restarted by any of that.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shlex
@@ -29,6 +31,9 @@ from hostctl_lab.scenario import first_boot
 
 SETTLE_SECONDS = 30.0
 READY_SECONDS = 120.0
+KILLS = 6  # of one trial, at most
+TRIES = 4  # trials for each kill that is wanted, at most: some hit nothing
+AGAIN = (0.8, 6.0)  # seconds between two: systemd starts the agent again after one
 BOX = "/usr/bin/busybox"
 STEADY, CHANGED, PULLED = "steady", "changed", "pulled"
 FOLDER = "/run/agent-kills"
@@ -55,11 +60,15 @@ class Deed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """What became of one kill. ``settled`` is seconds from the kill on; ``problem`` is empty when all is well."""
+    """What became of the kills of one deed. ``problem`` is empty when all is well.
+
+    ``pauses`` are seconds before each kill, ``settled`` is seconds from the end of the deed on.
+    """
 
     deed: str
-    after: float
-    killed: bool
+    pauses: tuple[float, ...]
+    killed: int
+    """Kills that hit an agent at its work; at others there was none."""
     settled: float
     generation: str
     problem: str
@@ -114,16 +123,17 @@ def _runs(host: Host) -> str:
     return host.text("systemctl", "show", f"workload-{STEADY}.service", "-P", "InvocationID,MainPID,NRestarts")
 
 
-def kill_once(host: Host, deed: Deed, after: float) -> Trial:
-    """Kill the agent ``after`` seconds into a deed, and see what becomes of the host."""
+def kill(host: Host, deed: Deed, pauses: Sequence[float]) -> Trial:
+    """Kill the agent at its deed after each of the pauses, and see what becomes of the host."""
     before = _runs(host)
     said = host.shell(
         f"sh -c {shlex.quote(deed.command)} >{FOLDER}/said 2>&1 & deed=$!\n"
-        f"sleep {after:.2f}\n"
-        "agent=$(systemctl show hostd.service -P MainPID)\n"
-        "systemctl kill --signal=KILL hostd.service 2>/dev/null || true\n"
-        "wait $deed || true\n"
-        "echo $agent",
+        f"for pause in {' '.join(f'{pause:.2f}' for pause in pauses)}; do\n"
+        "  sleep $pause\n"
+        "  systemctl show hostd.service -P MainPID\n"
+        "  systemctl kill --signal=KILL hostd.service 2>/dev/null || true\n"
+        "done\n"
+        "wait $deed || true\n",
         seconds=300,
     )
     began, problem = time.monotonic(), ""
@@ -139,8 +149,8 @@ def kill_once(host: Host, deed: Deed, after: float) -> Trial:
         problem = f"{STEADY} was restarted: {before} became {_runs(host)}"
     return Trial(
         deed=deed.name,
-        after=round(after, 2),
-        killed=said.strip() not in ("", "0"),
+        pauses=tuple(round(pause, 2) for pause in pauses),
+        killed=sum(line not in ("", "0") for line in said.split()),
         settled=round(took, 1),
         generation=host.text("readlink", "/var/lib/hostctl/current"),
         problem=problem,
@@ -152,13 +162,14 @@ def _settled(host: Host) -> bool:
 
 
 def trials(host: Host, deeds: Sequence[Deed], count: int, seed: int) -> Iterator[Trial]:
-    """Kill ``count`` times, each deed in turn, at moments that ``seed`` decides."""
+    """Kill ``count`` times an agent at its work, each deed in turn, at moments that ``seed`` decides."""
     chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    for number in range(count):
-        deed = deeds[number % len(deeds)]
-        trial = kill_once(host, deed, chance.uniform(0.05, deed.seconds * 1.1))
+    for deed in itertools.islice(itertools.cycle(deeds), TRIES * count):
+        more = range(chance.randrange(min(KILLS, count)))
+        trial = kill(host, deed, [chance.uniform(0.05, deed.seconds * 1.1), *(chance.uniform(*AGAIN) for _ in more)])
         yield trial
-        if trial.problem:
+        count -= trial.killed
+        if trial.problem or count <= 0:
             return
 
 
@@ -193,9 +204,10 @@ def run(lab: Lab, count: int, seed: int, *, as_json: bool) -> int:
             done.append(trial)
             if not as_json:
                 what = trial.problem or f"{trial.generation} after {trial.settled} s"
-                print(f"{len(done)} {trial.deed}, killed after {trial.after} s: {what}", flush=True)
+                when = ", ".join(map(str, trial.pauses))
+                print(f"{sum(each.killed for each in done)} {trial.deed}, killed after {when} s: {what}", flush=True)
     broken = [trial for trial in done if trial.problem]
     longest = max((trial.settled for trial in done), default=0.0)
-    figures = {"kills": len(done), "hit": sum(trial.killed for trial in done), "broken": len(broken)}
+    figures = {"kills": sum(trial.killed for trial in done), "trials": len(done), "broken": len(broken)}
     print(json.dumps({**figures, "longest": longest}) if as_json else f"{figures}, longest {longest} s")
     return 1 if broken or len(done) < count else 0
