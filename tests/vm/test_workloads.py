@@ -1,7 +1,8 @@
 """Declared workloads: pulled or baked in, confined, limited, reached from outside, run without any program of ours."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 from hostctl_lab.host import Host
@@ -106,11 +107,20 @@ def test_more_memory_than_declared_kills_that_workload_alone(host: Host, wanted:
     host.wait_for("its mounts are gone", lambda: "/hog/" not in host.text("cat", "/proc/mounts"), READY_SECONDS)
 
 
-def test_starting_and_stopping_run_no_python(host: Host) -> None:
+@contextmanager
+def without_python(host: Host) -> Iterator[None]:
+    """Let no Python run on the host meanwhile."""
     program = host.text("readlink", "-f", PYTHON)
     host.shell(f": > /run/no-program; mount --bind /run/no-program {program}")
     try:
         host.fails(PYTHON, "-c", "")
+        yield
+    finally:
+        host.text("umount", program)
+
+
+def test_starting_and_stopping_run_no_python(host: Host) -> None:
+    with without_python(host):
         host.text("systemctl", "restart", "workload-web.service")
         host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
         host.text("systemctl", "stop", "workload-web.service")
@@ -118,10 +128,25 @@ def test_starting_and_stopping_run_no_python(host: Host) -> None:
         assert "/run/hostctl/workloads/web/rootfs overlay ro," in host.text("cat", "/proc/mounts")
         host.text("systemctl", "start", "workload-web.service")
         host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
-    finally:
-        host.text("umount", program)
     host.text("hostctl", "restart", "web")
     host.wait_for("the page is served", lambda: PAGE in host.get(), READY_SECONDS)
+
+
+def test_every_run_has_a_fresh_root_and_one_that_is_lost_is_laid_anew(host: Host) -> None:
+    rootfs, upper = "/run/hostctl/workloads/baked/rootfs", "/var/lib/hostctl/workloads/baked/upper"
+    mine = ("baked", BOX, "ls", "/tmp")
+    inside(host, "baked", BOX, "touch", "/tmp/mine")
+    assert inside(host, *mine) == "mine"
+    with without_python(host):
+        host.text("systemctl", "restart", "workload-baked.service")
+    assert inside(host, *mine) == ""
+    inside(host, "baked", BOX, "touch", "/tmp/mine")
+    host.text("systemctl", "stop", "workload-baked.service")
+    assert host.text("find", upper, "-type", "f") == ""
+    host.text("umount", rootfs)
+    host.text("systemctl", "start", "workload-baked.service")
+    assert inside(host, *mine) == ""
+    assert [line for line in host.text("cat", "/proc/mounts").splitlines() if f" {rootfs} " in line][1:] == []
 
 
 def test_an_image_that_cannot_be_had_changes_nothing(host: Host, wanted: str, registry: Registry) -> None:
