@@ -17,7 +17,8 @@ from hostctl.errors import UsageError
 from hostctl.image import lookup, retention
 from hostctl.image.credentials import SECRET_BYTES, CredentialError, encode
 from hostctl.image.registry import Skopeo, access
-from hostctl.image.store import ImageStore, ImageStoreError, StoredImage
+from hostctl.image.room import ImageStoreError
+from hostctl.image.store import ImageStore, StoredImage
 from hostctl.layout import HostLayout
 
 SEARCHED = ("term", "registry", "limit")

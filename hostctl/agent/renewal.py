@@ -22,7 +22,7 @@ from hostctl.agent.plan import short
 from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference
 from hostctl.errors import EXIT_BUSY, EXIT_UNAVAILABLE, HostctlError
-from hostctl.image.store import ImageStoreError
+from hostctl.image.room import ImageStoreError
 from hostctl.layout import HostLayout
 from hostctl.update import history
 

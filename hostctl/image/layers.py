@@ -1,11 +1,13 @@
 """Turns one layer blob into one EROFS file: decompress, check, verify both digests, write beside and rename.
 
 No path of the layer ever reaches a file system: the checked tar stream goes to ``mkfs.erofs`` through its standard
-input. A layer that fails leaves nothing behind.
+input. What that sets aside meanwhile lies in the very file that it makes, far behind its end, and is cut off with it. A
+layer that fails leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import secrets
@@ -14,16 +16,18 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
 
 import zstandard
 
 from hostctl.durable import replacing, sync_directory, write_file
 from hostctl.image import verity
+from hostctl.image.blobs import Extent, opened
 from hostctl.image.oci import LAYER_TYPES, Compression, Descriptor
 from hostctl.image.recipe import Recorder
+from hostctl.image.room import bounded
 from hostctl.image.tarstream import CHUNK, LayerError, Source, rewrite
 from hostctl.run import ENVIRONMENT, failure
 
@@ -44,13 +48,13 @@ def make_erofs(output: Path) -> tuple[str, ...]:
 class _Compressed:
     """Counts and digests what is read of a blob."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self.count = 0
         self.digest = sha256()
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
         self.count += len(data)
         self.digest.update(data)
         return data
@@ -92,10 +96,10 @@ def unpacked(compressed: Source, kind: Compression) -> Source:
 
 
 def _feed(
-    blob: Path, layer: Descriptor, diff_id: str, write: Callable[[bytes], object], limit: int, recipe: Path | None
+    blob: Extent, layer: Descriptor, diff_id: str, write: Callable[[bytes], object], limit: int, recipe: Path | None
 ) -> None:
-    with blob.open("rb") as file, (recipe or Path(os.devnull)).open("wb") as output:
-        compressed = _Compressed(file)
+    with (recipe or Path(os.devnull)).open("wb") as output:
+        compressed = _Compressed(blob.reader())
         plain = _Unpacked(unpacked(compressed, LAYER_TYPES[layer.media_type]), compressed, limit)
         recorder = Recorder(plain, output)
         rewrite(recorder, write, recorder.content)
@@ -107,19 +111,24 @@ def _feed(
             os.fsync(output.fileno())
         while compressed.read(CHUNK):
             pass
-    if f"sha256:{compressed.digest.hexdigest()}" != layer.digest or compressed.count != layer.size:
+    sound = f"sha256:{compressed.digest.hexdigest()}" == layer.digest and compressed.count == layer.size
+    if not sound and layer.digest != diff_id:
         raise LayerError("the layer's blob is not what the manifest says", details=f"wanted {layer.digest}")
-    if f"sha256:{plain.digest.hexdigest()}" != diff_id:
+    if not sound or f"sha256:{plain.digest.hexdigest()}" != diff_id:
         raise LayerError("the layer's content is not what the configuration says", details=f"wanted {diff_id}")
 
 
-def _pipe(argv: Sequence[str], feed: Callable[[Callable[[bytes], object]], None]) -> None:
+def _pipe(argv: Sequence[str], feed: Callable[[Callable[[bytes], object]], None], scratch: Path) -> None:
+    """Run a program that reads what ``feed`` writes; what it cannot keep elsewhere goes to the folder ``scratch``."""
+    env = {**ENVIRONMENT, "TMPDIR": str(scratch)}
     with tempfile.TemporaryFile() as output:
         # A group of its own: mkfs.erofs never ends on a tar that is cut short, so whatever stands between is ended too.
         process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=dict(ENVIRONMENT), start_new_session=True
+            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, start_new_session=True
         )
         assert process.stdin is not None  # noqa: S101 - asked for in the line above
+        with suppress(OSError):  # the system's limit on pipes
+            fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, CHUNK)
         broken = False
         try:
             feed(process.stdin.write)
@@ -137,7 +146,7 @@ def _pipe(argv: Sequence[str], feed: Callable[[Callable[[bytes], object]], None]
 
 
 def convert(
-    blob: Path,
+    blob: Path | Extent,
     layer: Descriptor,
     diff_id: str,
     target: Path,
@@ -160,6 +169,7 @@ def convert(
 
     Raises:
         LayerError: the layer is not what its digests say, or dangerous.
+        NoRoomError: it does not fit.
         CommandError: ``mkfs.erofs`` failed.
     """
     if target.exists():
@@ -167,7 +177,13 @@ def convert(
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     recipe = temporary.with_suffix(".recipe.tmp")
     try:
-        _pipe(make(temporary), lambda write: _feed(blob, layer, diff_id, write, limit, recipe if protect else None))
+        with opened(blob) as extent:
+
+            def feed(write: Callable[[bytes], object]) -> None:
+                put = bounded(write, target.parent)
+                _feed(extent, layer, diff_id, put, limit, recipe if protect else None)
+
+            _pipe(make(temporary), feed, target.parent)
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fchmod(descriptor, 0o644)

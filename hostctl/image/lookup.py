@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from hostctl.config.values import ImageReference
-from hostctl.image.store import ImageStore, ImageStoreError, StoredImage
+from hostctl.image.room import ImageStoreError
+from hostctl.image.store import ImageStore, StoredImage
 
 _HEX = re.compile(r"(sha256:)?([0-9a-f]{4,64})")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from hostctl.config.values import ImageReference
 from hostctl.durable import write_file
-from hostctl.errors import HostctlError
 from hostctl.image import retention
+from hostctl.image.blobs import Blobs, Extent, Layout
 from hostctl.image.layers import MakeErofs, convert, copy_layer, make_erofs
 from hostctl.image.oci import (
     Descriptor,
@@ -28,18 +28,7 @@ from hostctl.image.oci import (
     parse_manifest,
     verified,
 )
-
-
-class ImageStoreError(HostctlError):
-    """The image store cannot do what is asked of it."""
-
-    id = "image-store"
-
-
-class NoRoomError(ImageStoreError):
-    """An image does not fit into the store, although everything that nothing needs was removed."""
-
-    id = "image-store-full"
+from hostctl.image.room import ImageStoreError, NoRoomError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,10 +209,10 @@ class ImageStore:
         os.utime(folder)
         return folder
 
-    def take_layer(self, path: Path, layer: Descriptor, diff_id: str, *, make: MakeErofs = make_erofs) -> Path:
+    def take_layer(self, blob: Path | Extent, layer: Descriptor, diff_id: str, *, make: MakeErofs = make_erofs) -> Path:
         """Import one layer from its blob; see :func:`hostctl.image.layers.convert`."""
         target = _file(self._root(), "layers", diff_id)
-        return convert(path, layer, diff_id, target, make=make, protect=self._protect)
+        return convert(blob, layer, diff_id, target, make=make, protect=self._protect)
 
     def adopt(self, image: StoredImage) -> None:
         """Copy those layers of an image that came with the release, for an image that outlives it.
@@ -240,12 +229,12 @@ class ImageStore:
             copy_layer(path, target, protect=self._protect)
 
     def add(
-        self, layout: Path, digest: str, name: str | None, *, make: MakeErofs = make_erofs, signed: str = ""
+        self, source: Path | Blobs, digest: str, name: str | None, *, make: MakeErofs = make_erofs, signed: str = ""
     ) -> StoredImage:
-        """Take an image out of an OCI layout into the writable folder.
+        """Take an image into the writable folder.
 
         Args:
-            layout: the folder with ``blobs/sha256``.
+            source: the folder of an OCI layout, or what else has the image's blobs.
             digest: digest of the manifest.
             name: the reference to remember it under, if any.
             make: see :func:`hostctl.image.layers.convert`.
@@ -256,13 +245,15 @@ class ImageStore:
             NoRoomError: it is too large; nothing of it is kept then.
         """
         root = self._root()
-        manifest_bytes = blob(layout, digest)
+        blobs = Layout(source) if isinstance(source, Path) else source
+        manifest_bytes = blobs.document(digest)
         manifest = parse_manifest(manifest_bytes)
-        config_bytes = blob(layout, manifest.config.digest)
+        config_bytes = blobs.document(manifest.config.digest)
         config = parse_config(config_bytes)
         for diff_id, layer in pairs(manifest, config).items():
             if self.layer(diff_id) is None:
-                self.take_layer(blob_path(layout, layer.digest), layer, diff_id, make=make)
+                with blobs.layer(layer.digest) as extent:
+                    self.take_layer(extent, layer, diff_id, make=make)
         try:
             self.make_room(0, needed=[_file(root, "layers", diff_id) for diff_id in config.diff_ids])
         except NoRoomError:
@@ -349,20 +340,3 @@ def pairs(manifest: Manifest, config: ImageConfig) -> dict[str, Descriptor]:
     if len(config.diff_ids) != len(manifest.layers):
         raise ImageFormatError("the image's configuration and manifest do not have the same number of layers")
     return dict(zip(config.diff_ids, manifest.layers, strict=True))
-
-
-def blob_path(layout: Path, digest: str) -> Path:
-    """Return the path of a blob in an OCI layout; one that is missing or no plain file raises ImageFormatError."""
-    path = layout / "blobs/sha256" / check_digest(digest).removeprefix("sha256:")
-    if path.is_symlink() or not path.is_file():
-        raise ImageFormatError(f"the image's blob {digest} is missing")
-    return path
-
-
-def blob(layout: Path, digest: str, limit: int = 4 << 20) -> bytes:
-    """Return a small blob of an OCI layout, verified by its digest; ``limit`` in bytes."""
-    with blob_path(layout, digest).open("rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ImageFormatError(f"the image's blob {digest} has more than {limit} bytes")
-    return verified(data, digest)

@@ -19,7 +19,8 @@ from hostctl.config.load import parse_host
 from hostctl.errors import UsageError
 from hostctl.image.lookup import UnknownImageError
 from hostctl.image.recipe import RecipeError
-from hostctl.image.store import ImageStore, ImageStoreError
+from hostctl.image.room import ImageStoreError
+from hostctl.image.store import ImageStore
 from hostctl.layout import HostLayout
 
 HOST = "version: 1\nhostname: a\nimages: {max_size: 1G}\n"

@@ -16,7 +16,7 @@ from hostctl.cli import auto_update
 from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
 from hostctl.image.refusal import PullError
-from hostctl.image.store import NoRoomError
+from hostctl.image.room import NoRoomError
 from hostctl.layout import HostLayout
 from hostctl.update import history
 

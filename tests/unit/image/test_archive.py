@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -57,14 +58,19 @@ def saved(*texts: bytes, names: object = ("site:1",), **changed: object) -> dict
     }
 
 
-@pytest.fixture
-def load(tmp_path: Path, make: MakeErofs) -> Callable[[bytes], tuple[StoredImage, ...]]:
-    """Return what loads an archive into a store, and looks that nothing is left over."""
+@pytest.fixture(params=["file", "stream"])
+def load(request: pytest.FixtureRequest, tmp_path: Path, make: MakeErofs) -> Callable[[bytes], tuple[StoredImage, ...]]:
+    """Return what loads an archive into a store, from a file or a stream, and looks that nothing is left over."""
 
     def run(data: bytes) -> tuple[StoredImage, ...]:
         store = ImageStore(tmp_path / "store")
         try:
-            return load_stream(io.BytesIO(data), store, make=make)
+            if request.param == "stream":
+                return load_stream(io.BytesIO(data), store, make=make)
+            (tmp_path / "archive").write_bytes(b"before" + data)
+            with (tmp_path / "archive").open("rb") as file:
+                file.seek(len(b"before"))
+                return load_stream(file, store, make=make)
         finally:
             assert not list((tmp_path / "store/tmp").iterdir())
 
@@ -160,3 +166,49 @@ def test_a_layer_that_is_not_what_the_configuration_says_is_refused(load: Load) 
 def test_an_archive_with_too_many_members_is_refused(load: Load) -> None:
     with pytest.raises(ImageFormatError, match="more than 4096"):
         load(pack({f"member-{number}": b"" for number in range(4097)}))
+
+
+def test_what_lies_in_a_file_is_not_copied_out_of_it(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "store")
+    copies: list[list[str]] = []
+
+    def make(output: Path) -> tuple[str, ...]:
+        files = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+        copies.append([path for path in files if path.startswith(str(tmp_path / "store/tmp"))])
+        return ("dd", "status=none", f"of={output}")
+
+    (tmp_path / "plain").write_bytes(pack(saved(b"one")))
+    (tmp_path / "packed").write_bytes(gzip.compress(pack(saved(b"two"))))
+    for name in ("plain", "packed"):
+        with (tmp_path / name).open("rb") as file:
+            load_stream(file, store, make=make)
+    assert [len(each) for each in copies] == [0, 1]
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(tmp_path: Path) -> None:
+    """Whatever was looked at before, what counts is what was digested on the way into the layer."""
+    archive = tmp_path / "archive"
+    archive.write_bytes(pack(saved(b"one" * 1_000_000)))
+    whole = archive.read_bytes()
+    at = whole.index(b"one" * 100) + 2_900_000
+
+    def make(output: Path) -> tuple[str, ...]:
+        with archive.open("r+b") as file:
+            file.seek(at)
+            file.write(b"two")
+        return ("dd", "status=none", f"of={output}")
+
+    store = ImageStore(tmp_path / "store")
+    with archive.open("rb") as file, pytest.raises(LayerError, match="configuration says"):
+        load_stream(file, store, make=make)
+    assert store.list() == ()
+    assert list((tmp_path / "store/layers").iterdir()) == []
+    archive.write_bytes(whole)
+
+    def cut(output: Path) -> tuple[str, ...]:
+        os.truncate(archive, at)
+        return ("dd", "status=none", f"of={output}")
+
+    with archive.open("rb") as file, pytest.raises(LayerError, match="cut off"):
+        load_stream(file, store, make=cut)
+    assert list((tmp_path / "store/layers").iterdir()) == []

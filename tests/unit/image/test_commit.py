@@ -19,7 +19,8 @@ from hostctl.image.details import details
 from hostctl.image.export import save_stream
 from hostctl.image.layers import MakeErofs
 from hostctl.image.oci import LAYERS, Descriptor, ImageFormatError, Manifest, parse_config, parse_manifest
-from hostctl.image.store import ImageStore, NoRoomError, StoredImage
+from hostctl.image.room import NoRoomError
+from hostctl.image.store import ImageStore, StoredImage
 from hostctl.workload.upper import pack
 
 WORDS = Words(message="with motd", author="ops <ops@example.org>")

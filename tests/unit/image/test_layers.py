@@ -12,6 +12,7 @@ import zstandard
 from hostctl_lab.images import GZIP, layer, layout
 
 from hostctl.config.values import ImageReference
+from hostctl.image import room
 from hostctl.image.archive import import_archive
 from hostctl.image.layers import MakeErofs, convert
 from hostctl.image.oci import Descriptor
@@ -80,4 +81,15 @@ def test_a_frame_that_wants_much_memory_is_refused(tmp_path: Path) -> None:
     descriptor = Descriptor(media_type=media_type, digest=f"sha256:{sha256(data).hexdigest()}", size=len(data))
     with pytest.raises(LayerError, match="cannot be decompressed"):
         convert(tmp_path / "blob", descriptor, "sha256:0", tmp_path / "x.erofs", make=lambda path: ("tee", str(path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+
+
+def test_a_layer_is_refused_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = layer(b"x" * 20_000_000)
+    (tmp_path / "blob").write_bytes(data)
+    kind, digest = "application/vnd.oci.image.layer.v1.tar", f"sha256:{sha256(data).hexdigest()}"
+    descriptor = Descriptor(media_type=kind, digest=digest, size=len(data))
+    monkeypatch.setattr(room, "MARGIN", 1 << 62)
+    with pytest.raises(room.NoRoomError, match="does not fit"):
+        convert(tmp_path / "blob", descriptor, digest, tmp_path / "x.erofs", make=lambda path: ("tee", str(path)))
     assert [path.name for path in tmp_path.iterdir()] == ["blob"]

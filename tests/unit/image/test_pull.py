@@ -14,7 +14,7 @@ from hostctl.image.oci import ImageFormatError
 from hostctl.image.pull import PullError
 from hostctl.image.refusal import NotThereError, RateLimitError, UnauthorizedError
 from hostctl.image.registry import Access, Mirror
-from hostctl.image.store import NoRoomError
+from hostctl.image.room import NoRoomError
 from hostctl.image.tarstream import LayerError
 from tests.unit.image.conftest import Puller
 

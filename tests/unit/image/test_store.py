@@ -14,7 +14,8 @@ from hostctl.config.values import ImageReference
 from hostctl.image import details, lookup, retention
 from hostctl.image.layers import MakeErofs
 from hostctl.image.lookup import UnknownImageError
-from hostctl.image.store import ImageStore, ImageStoreError, StoredImage
+from hostctl.image.room import ImageStoreError
+from hostctl.image.store import ImageStore, StoredImage
 
 CHANGES = frozenset({"os.remove", "os.rename", "os.utime", "shutil.rmtree", "os.mkdir"})
 NAMES = ("old", "new", "kept")
