@@ -26,8 +26,8 @@ from hostctl.workload.identity import range_start
 from hostctl.workload.instance import name_of
 from hostctl.workload.upper import Packed, UpperError, pack
 
-ROOM = 2
-"""The layer is on the disk twice for a while: as it is read, and as it is kept."""
+ROOM = 3
+"""The layer is on the disk thrice for a while: as it is read, as mkfs.erofs sets it aside, and as it is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Bakes OCI archives into a release: a store tree of EROFS layers that every host finds by name, without a registry.
 
-An archive's name is what its own index says. Equal archives and tools give equal trees. Nothing here pulls.
+An archive's name is what its own index says. Equal archives and tools give equal trees. Nothing here pulls. Layers are
+not compressed: a release is, on its way, and its deltas see through plain files only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hostctl.compose.tools import ToolsRoot
 from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
 from hostctl.image.archive import import_archive
-from hostctl.image.layers import make_erofs
+from hostctl.image.layers import make_plain
 from hostctl.image.oci import MANIFEST_BYTES, parse_single
 from hostctl.image.store import ImageStore
 
@@ -69,7 +70,7 @@ def bake(archives: Sequence[Path], toolbox: ToolsRoot, output: Path) -> None:
         reference = archive_reference(archive)
         if str(reference) in store.names():
             raise BakedImageError(f"two archives of the release are named {reference}", details=str(archive))
-        import_archive(archive, reference, store, make=lambda path: toolbox.argv(make_erofs(path), binds=[path.parent]))
+        import_archive(archive, reference, store, make=lambda path: toolbox.argv(make_plain(path), binds=[path.parent]))
     for passing in ("tmp", "incoming"):
         shutil.rmtree(output / passing, ignore_errors=True)
 

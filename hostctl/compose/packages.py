@@ -38,7 +38,7 @@ HOST_PACKAGES: tuple[str, ...] = (
     *("systemd", "systemd-sysv", "systemd-resolved", "systemd-timesyncd", "systemd-boot-tools", "libnss-systemd"),
     *("dbus-broker", "udev", "kmod", "crun", "skopeo", "ca-certificates", "catatonit", "python3", "python3-yaml"),
     *("python3-jinja2", "python3-dbus-next", "python3-pyroute2", "python3-tuf", "python3-zstandard", "nftables"),
-    "aardvark-dns",
+    *("python3-lz4", "aardvark-dns"),
     *("iproute2", "cryptsetup-bin", "erofs-utils", "openssh-server", "sudo", "fdisk", "e2fsprogs", "dosfstools"),
     "less",
 )

@@ -35,14 +35,22 @@ UNPACKED_BYTES = 32 << 30
 RATIO = 1032  # the most that deflate can do; zstd may do more, which no honest layer needs
 RATIO_FREE_BYTES = 64 << 20  # below this much the ratio does not matter
 ZSTD_WINDOW = 32 << 20  # of a frame, in memory, for each layer at a time
+CLUSTER_BYTES = 64 << 10  # what is compressed together becomes at most so much; larger ones save little
+WORKERS = 2  # threads of mkfs.erofs, each with its memory
 UUID = "00000000-0000-0000-0000-000000000000"  # mkfs.erofs -U clear
 
 MakeErofs = Callable[[Path], Sequence[str]]
 
 
-def make_erofs(output: Path) -> tuple[str, ...]:
+def make_plain(output: Path) -> tuple[str, ...]:
     """Return the command that makes ``output`` from a tar stream on standard input, with a fixed UUID and times."""
     return ("mkfs.erofs", "--quiet", "--tar=f", "--aufs", f"-U{UUID}", "-T0", str(output))
+
+
+def make_erofs(output: Path) -> tuple[str, ...]:
+    """Return the command as :func:`make_plain`, of a compressed file; the workers make no difference to it."""
+    *words, target = make_plain(output)
+    return (*words, "-zlz4", f"-C{CLUSTER_BYTES}", f"--workers={WORKERS}", target)
 
 
 class _Compressed:

@@ -3,13 +3,16 @@
 An image can so be saved and pushed with the layers that it came with, although only their EROFS files are kept.
 A recipe is one zstd stream of records: ``B`` with a length and bytes, ``F`` with a size, a length and the path whose
 content comes next. Numbers are big-endian. What is made again is compared with the layer's diffID.
+
+The contents are read out of the file itself, compressed or not, so nothing of a layer is ever unpacked into a folder or
+mounted for it.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +22,8 @@ import zstandard
 
 from hostctl.errors import HostctlError
 from hostctl.image.tarstream import CHUNK, PATH_BYTES, Source
-from hostctl.payload.erofs import read_files
+from hostctl.payload.erofs import Files
+from hostctl.payload.erofs_index import Piece
 from hostctl.payload.parts import LayoutError
 
 LEVEL = 3
@@ -103,6 +107,22 @@ def tar_size(recipe: Path) -> int:
     return sum(record.size for record in _records(recipe))
 
 
+def _contents(image: mmap.mmap, pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """Yield the content of a file, part by part; LayoutError if it cannot be decompressed."""
+    from lz4 import block  # noqa: PLC0415 - only here, and most that need this module import layers
+
+    for piece in pieces:
+        end = piece.offset + piece.stored
+        if piece.packed:
+            try:
+                part = block.decompress(image[piece.offset : end].lstrip(b"\0"), uncompressed_size=piece.length)
+            except block.LZ4BlockError as error:
+                raise LayoutError(f"a file cannot be decompressed: {error}") from error
+            yield part
+        else:
+            yield from (image[start : min(start + CHUNK, end)] for start in range(piece.offset, end, CHUNK))
+
+
 def rebuild(layer: Path, recipe: Path, diff_id: str, write: Callable[[bytes], object]) -> None:
     """Make the tar of a layer again.
 
@@ -123,12 +143,11 @@ def rebuild(layer: Path, recipe: Path, diff_id: str, write: Callable[[bytes], ob
 
     try:
         with layer.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
-            files = read_files(image)
+            files = Files(image)
             for record in _records(recipe):
                 put(record.data)
-                for offset, length in files[record.path] if record.path else ():
-                    for start in range(offset, offset + length, CHUNK):
-                        put(image[start : min(start + CHUNK, offset + length)])
+                for part in _contents(image, files.pieces(record.path)) if record.path else ():
+                    put(part)
     except (LayoutError, KeyError, struct.error, zstandard.ZstdError) as error:
         raise RecipeError(f"the layer {diff_id} cannot be made again", details=str(error)) from error
     if f"sha256:{digest.hexdigest()}" != diff_id:

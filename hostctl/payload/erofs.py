@@ -1,7 +1,7 @@
-"""Reads where the files of an uncompressed EROFS image lie in it. Pure and bounded.
+"""Reads where the files of an EROFS image lie in it. Pure and bounded.
 
-Only what mkfs.erofs makes of our roots: plain and inline data, no chunks, no compression. Anything else is a
-:class:`LayoutError`; a delta is then made without knowing names. Source: Linux, fs/erofs/erofs_fs.h.
+Only what mkfs.erofs makes for us: plain and inline data, no chunks; and compressed data, but not for a delta. Anything
+else is a :class:`LayoutError`; a delta is then made without knowing names. Source: Linux, fs/erofs/erofs_fs.h.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hostctl.payload.erofs_index import Piece, pieces
 from hostctl.payload.parts import Content, Layout, LayoutError, Part, cover
 
 MAGIC = 0xE0F5E1E2
 SUPER = 1024
-FLAT_PLAIN, FLAT_INLINE = 0, 2
+FLAT_PLAIN, FLAT_INLINE, COMPACT = 0, 2, 3
 NODE_SLOT = 32  # bytes that a node number counts
 FOLDER, FILE = 2, 1  # kinds of folder entries
 MAX_NODES = 1 << 20
@@ -24,11 +25,11 @@ _ENTRY = struct.Struct("<QHBx")  # node, offset of the name, kind
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Node:
-    inline: bool
+    layout: int
     size: int
     block: int
     tail: int
-    """Where inline data begins: behind the inode and its extended attributes."""
+    """Where inline data, or the index of compressed data, begins: behind the inode and its extended attributes."""
 
 
 class _Image:
@@ -46,20 +47,29 @@ class _Image:
         place = self._meta + number * NODE_SLOT
         head, attributes = struct.unpack_from("<HH", self._image, place)
         kind = head >> 1 & 7
-        if kind not in (FLAT_PLAIN, FLAT_INLINE):
+        if kind not in (FLAT_PLAIN, FLAT_INLINE, COMPACT):
             raise LayoutError(f"an inode has data layout {kind}")
         size, block = struct.unpack_from("<QI" if head & 1 else "<I4xI", self._image, place + 8)
         tail = place + (64 if head & 1 else 32) + (12 + 4 * (attributes - 1) if attributes else 0)
-        return _Node(inline=kind == FLAT_INLINE, size=size, block=block, tail=tail)
+        return _Node(layout=kind, size=size, block=block, tail=tail)
 
     def stretches(self, node: _Node) -> tuple[tuple[int, int], ...]:
+        if node.layout == COMPACT:
+            raise LayoutError("the image is compressed")
         start = node.block * self.block_size
-        whole = node.size // self.block_size * self.block_size if node.inline else node.size
+        whole = node.size // self.block_size * self.block_size if node.layout == FLAT_INLINE else node.size
         found = [(start, whole), (node.tail, node.size - whole)]
         kept = tuple((offset, length) for offset, length in found if length)
         if any(offset + length > len(self._image) for offset, length in kept):
             raise LayoutError("a file reaches beyond the image")
         return kept
+
+    def pieces(self, node: _Node) -> Iterator[Piece]:
+        """Yield what a file's content is made of, in order."""
+        if node.layout == COMPACT:
+            yield from pieces(self._image, node.tail, node.size, self.block_size)
+        else:
+            yield from (Piece(offset, length, length) for offset, length in self.stretches(node))
 
     def entries(self, node: _Node) -> Iterator[tuple[str, int, int]]:
         """Yield name, node number and kind of what a folder holds."""
@@ -92,20 +102,41 @@ def read_erofs(image: bytes | mmap.mmap) -> Layout:
         raise LayoutError(f"the EROFS image is cut off: {error}") from error
 
 
-def read_files(image: bytes | mmap.mmap) -> dict[str, tuple[tuple[int, int], ...]]:
-    """Return offset and length of the pieces of every regular file's content, by each of its names.
+class Files:
+    """Finds the contents of an image's regular files, compressed or not.
+
+    Args:
+        image: the whole image.
 
     Raises:
-        LayoutError: as :func:`read_erofs`.
+        LayoutError: it is no EROFS, or has a layout that none of our images has.
     """
-    try:
-        return _read_files(_Image(image))
-    except (struct.error, RecursionError) as error:
-        raise LayoutError(f"the EROFS image is cut off: {error}") from error
+
+    def __init__(self, image: bytes | mmap.mmap) -> None:
+        try:
+            self._image = _Image(image)
+            self._nodes = _file_nodes(self._image)
+        except struct.error as error:
+            raise LayoutError(f"the EROFS image is cut off: {error}") from error
+
+    def pieces(self, path: str) -> Iterator[Piece]:
+        """Yield what the content of a file is made of, in order.
+
+        Args:
+            path: any of its names.
+
+        Raises:
+            KeyError: there is no such file.
+            LayoutError: what the image says of it contradicts itself.
+        """
+        try:
+            yield from self._image.pieces(self._image.node(self._nodes[path]))
+        except struct.error as error:
+            raise LayoutError(f"the EROFS image is cut off: {error}") from error
 
 
-def _read_files(image: _Image) -> dict[str, tuple[tuple[int, int], ...]]:
-    files: dict[str, tuple[tuple[int, int], ...]] = {}
+def _file_nodes(image: _Image) -> dict[str, int]:
+    files: dict[str, int] = {}
     folders, seen = [("", image.root)], {image.root}
     while folders:
         path, number = folders.pop()
@@ -116,7 +147,7 @@ def _read_files(image: _Image) -> dict[str, tuple[tuple[int, int], ...]]:
                 seen.add(child)
                 folders.append((f"{path}{name}/", child))
             elif kind == FILE:
-                files[path + name] = image.stretches(image.node(child))
+                files[path + name] = child
     return files
 
 

@@ -16,7 +16,7 @@ from hostctl.compose.cache import Cache
 from hostctl.compose.lock import cache_folder
 from hostctl.compose.packages import DEFAULT_MIRROR, Apt, fetch_packages, known_packages, select
 from hostctl.config.values import ImageReference
-from hostctl.image.layers import MakeErofs, make_erofs
+from hostctl.image.layers import MakeErofs, make_erofs, make_plain
 from hostctl.image.pull import pull, resolve
 from hostctl.image.registry import Access, Skopeo
 from hostctl.image.store import ImageStore, StoredImage
@@ -43,6 +43,12 @@ def toolbox() -> tools.ToolsRoot:
 def make(toolbox: tools.ToolsRoot) -> Callable[[Path], Sequence[str]]:
     """Return what makes the command that turns a tar on standard input into an EROFS file."""
     return lambda output: toolbox.argv(make_erofs(output), binds=[output.parent])
+
+
+@pytest.fixture(scope="session")
+def make_uncompressed(toolbox: tools.ToolsRoot) -> MakeErofs:
+    """Return what makes the command for a plain file, as in a release and as hosts had it before."""
+    return lambda output: toolbox.argv(make_plain(output), binds=[output.parent])
 
 
 PLAIN = Access(insecure=True)

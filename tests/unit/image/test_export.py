@@ -2,6 +2,8 @@
 
 import io
 import json
+import mmap
+import random
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -18,7 +20,18 @@ from hostctl.image.layers import MakeErofs
 from hostctl.image.recipe import RecipeError, rebuild
 from hostctl.image.registry import Access
 from hostctl.image.store import ImageStore
+from hostctl.payload.erofs import Files
 from tests.unit.image.conftest import PLAIN, Puller
+
+
+def content(name: str, size: int) -> bytes:
+    """Return what can be compressed well, not at all, or here and there."""
+    even, noise = bytes(at * 7 % 251 for at in range(min(size, 300_000))), random.Random(name).randbytes(size)  # noqa: S311 - no secret
+    if name == "./noise":
+        return noise
+    if name == "./mixed":
+        return b"".join(noise[at : at + at % 977] + even[: 7000 - at % 977] for at in range(0, size, 7000))[:size]
+    return (even * 4)[:size]
 
 
 def rich(form: int) -> bytes:
@@ -37,23 +50,57 @@ def rich(form: int) -> bytes:
             ("./opaque/.wh..wh..opq", tarfile.REGTYPE, "", 0),
             ("./empty", tarfile.REGTYPE, "", 0),
             ("./pipe", tarfile.FIFOTYPE, "", 0),
+            ("./noise", tarfile.REGTYPE, "", 500_000),
+            ("./mixed", tarfile.REGTYPE, "", 3_000_001),
+            ("./block", tarfile.REGTYPE, "", 4096),
+            ("./blocks", tarfile.REGTYPE, "", 1 << 20),
         ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname, info.size, info.mode, info.mtime = kind, link, size, 0o4755, 1_700_000_000
             info.uname = "somebody"
-            tar.addfile(info, io.BytesIO(bytes(at * 7 % 251 for at in range(size))))
+            tar.addfile(info, io.BytesIO(content(name, size)))
     return out.getvalue() + bytes(4096)
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_the_very_tar_comes_out_again(tmp_path: Path, make: MakeErofs, form: int) -> None:
+@pytest.mark.parametrize("kind", ["make", "make_uncompressed"])
+def test_the_very_tar_comes_out_again(tmp_path: Path, request: pytest.FixtureRequest, form: int, kind: str) -> None:
     tar = rich(form)
     digest = layout(tmp_path / "site", tars=[tar])
-    image = ImageStore(tmp_path / "store").add(tmp_path / "site", digest, None, make=make)
+    image = ImageStore(tmp_path / "store").add(tmp_path / "site", digest, None, make=request.getfixturevalue(kind))
     out = io.BytesIO()
     rebuild(image.layers[0], image.layers[0].with_suffix(".recipe"), digest_of(tar), out.write)
     assert out.getvalue() == tar
     assert image.layers[0].with_suffix(".recipe").stat().st_size < len(tar) // 100
+    assert (image.layers[0].stat().st_size < 0.6 * len(tar)) == (kind == "make")
+
+
+def test_a_damaged_layer_is_refused_wherever_it_is_damaged(tmp_path: Path, make: MakeErofs) -> None:
+    """Nothing that a file says of itself leads to another error, to much memory or to no end."""
+    tar = rich(tarfile.GNU_FORMAT)
+    image = ImageStore(tmp_path / "store").add(
+        tmp_path / "site", layout(tmp_path / "site", tars=[tar]), None, make=make
+    )
+    whole, recipe = image.layers[0].read_bytes(), image.layers[0].with_suffix(".recipe")
+    with image.layers[0].open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        packed = [each for path in ("mixed", "blocks") for each in Files(mapped).pieces(path) if each.packed]
+    assert packed, "nothing is compressed"
+    metadata = max(each.offset + each.stored for each in packed)
+    for seed in range(300):
+        damage = random.Random(seed)  # noqa: S311 - no secret
+        damaged = bytearray(whole)
+        for _ in range(damage.choice((1, 4, 64))):
+            place = damage.choice(
+                (damage.randrange(1024, 1152), damage.randrange(metadata, len(whole)), packed[0].offset)
+            )
+            damaged[place] = damage.randrange(256)
+        image.layers[0].write_bytes(damaged)
+        out = io.BytesIO()
+        try:
+            rebuild(image.layers[0], recipe, digest_of(tar), out.write)
+        except RecipeError:
+            continue
+        assert out.getvalue() == tar
 
 
 def test_a_file_that_stands_twice_cannot_be_made_again_and_says_so(tmp_path: Path, make: MakeErofs) -> None:

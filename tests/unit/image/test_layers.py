@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import random
 import select
 import tarfile
 from hashlib import sha256
@@ -93,3 +94,22 @@ def test_a_layer_is_refused_before_the_disk_is_full(tmp_path: Path, monkeypatch:
     with pytest.raises(room.NoRoomError, match="does not fit"):
         convert(tmp_path / "blob", descriptor, digest, tmp_path / "x.erofs", make=lambda path: ("tee", str(path)))
     assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+
+
+def test_the_threads_of_mkfs_make_no_difference(tmp_path: Path, make: MakeErofs) -> None:
+    noise = random.Random(0).randbytes(1 << 20)  # noqa: S311 - no secret, and the same every time
+    data = layer(b"".join(noise[at : at + at % 911] + bytes(911) for at in range(0, 1 << 20, 1000)))
+    (tmp_path / "blob").write_bytes(data)
+    kind, digest = "application/vnd.oci.image.layer.v1.tar", f"sha256:{sha256(data).hexdigest()}"
+    descriptor = Descriptor(media_type=kind, digest=digest, size=len(data))
+    made = set()
+    for workers in ("1", "2", "7"):
+
+        def command(path: Path, workers: str = workers) -> list[str]:
+            return [f"--workers={workers}" if "--workers" in word else word for word in make(path)]
+
+        made.add(
+            convert(tmp_path / "blob", descriptor, digest, tmp_path / f"{workers}.erofs", make=command).read_bytes()
+        )
+    assert len(made) == 1
+    assert len(made.pop()) < len(data) // 2
