@@ -330,9 +330,11 @@ def import_archive(
     name = None if reference is None else str(reference)
     temporary = store.clean()
     if path.is_dir():
-        layout = Layout(path)
-        with whole(path / "index.json") as index:
-            digest = _only(layout, index.document("layout's index.json", MANIFEST_BYTES))
+        layout, index = Layout(path), path / "index.json"
+        if not index.is_file():
+            raise ImageFormatError(f"{path} is no OCI layout: it has no index.json")
+        with whole(index) as extent:
+            digest = _only(layout, extent.document("layout's index.json", MANIFEST_BYTES))
         return store.add(layout, digest, name, make=make)
     with path.open("rb") as file, _opened(file, temporary) as archive:
         digest = _only(archive, archive.read("index.json", MANIFEST_BYTES))

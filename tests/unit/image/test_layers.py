@@ -16,7 +16,7 @@ from hostctl.config.values import ImageReference
 from hostctl.image import room
 from hostctl.image.archive import import_archive
 from hostctl.image.layers import MakeErofs, convert
-from hostctl.image.oci import Descriptor
+from hostctl.image.oci import Descriptor, ImageFormatError
 from hostctl.image.store import ImageStore
 from hostctl.image.tarstream import LayerError
 
@@ -33,6 +33,12 @@ def test_archive_is_imported_and_wrong_content_leaves_nothing(tmp_path: Path, ma
     assert store.get(bad) is None
     assert len(list((tmp_path / "store/layers").iterdir())) == 3
     assert {path.suffix for path in (tmp_path / "store/layers").iterdir()} == {".erofs", ".check", ".recipe"}
+
+
+def test_a_folder_that_is_no_layout_is_refused(tmp_path: Path, make: MakeErofs) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ImageFormatError, match="no OCI layout"):
+        import_archive(tmp_path / "folder", None, ImageStore(tmp_path / "store"), make=make)
 
 
 def test_bomb_is_stopped_and_leaves_nothing(tmp_path: Path, make: MakeErofs) -> None:
