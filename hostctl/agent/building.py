@@ -1,9 +1,9 @@
 """How an image is built from a Containerfile: what is asked for, the workload that does it, and what it runs. Pure.
 
-The workload is of the image that ``build`` of host.yaml names, which has buildah: confined as any other, but for
-CAP_SYS_ADMIN in its own user namespace, which buildah asks for even where it only changes its root, and with it the
-system calls that mount. Images come in from the host's store and go out into it: it needs no registry.
-Tested with buildah 1.39 of Debian 13; flags by buildah-build(1), buildah-pull(1), buildah-push(1).
+The workload is of the image that ``build`` of host.yaml names, which has buildah and crun: confined as any other, but
+for CAP_SYS_ADMIN in its own user namespace, which mounts need, and with it the system calls that mount. Images come in
+from the host's store and go out into it: it needs no registry.
+Tested with buildah 1.39 and crun 1.21 of Debian 13; flags by buildah-build(1), buildah-pull(1), buildah-push(1).
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ LETTERS = 32 << 10
 _NAME = re.compile(rf"{transient.PREFIX}build-[0-9a-f]{{8}}")
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_RUN = (  # isolation "chroot" runs a copy of buildah in a memfd, and hosts execute none (vm.memfd_noexec)
+    *("--isolation", "rootless"),
+    *("--runtime", "crun", "--runtime-flag", "cgroup-manager=disabled", "--runtime-flag", f"root={FOLDER}/crun"),
+    *("--pid", "host"),  # the workload's: the kernel mounts no second /proc where parts of the first are masked
+    *("--network", "host"),  # the workload's
+)
 _GENERAL = ("--root", f"{FOLDER}/storage", "--runroot", f"{FOLDER}/run", "--storage-driver", "vfs")
 
 
@@ -131,7 +137,7 @@ def add(text: str, name: str) -> str:
     policy = declaration.build
     if policy is None:
         raise BuildNotAllowedError(
-            "this host builds no images", hint="build: {image: …} in host.yaml names an image that has buildah"
+            "this host builds no images", hint="build: {image: …} in host.yaml names an image that has buildah and crun"
         )
     settings: dict[str, object] = {
         "image": policy.image,
@@ -161,7 +167,7 @@ def left_over(declaration: HostDeclaration) -> tuple[str, ...]:
 
 
 def _command(*words: str) -> Command:
-    env = (f"HOME={FOLDER}", f"TMPDIR={FOLDER}", "BUILDAH_ISOLATION=chroot")
+    env = (f"HOME={FOLDER}", f"TMPDIR={FOLDER}")
     return Command(argv=("buildah", *_GENERAL, *words), user="0:0", workdir=FOLDER, env=env)
 
 
@@ -194,7 +200,7 @@ def tag(found: str, name: str) -> Command:
 
 def build(request: Request) -> Command:
     """Return what builds."""
-    words = ["--isolation", "chroot", "--pull=never", "--layers=false", "--file", f"{FOLDER}/{FILE}", "--tag", TAG]
+    words = [*_RUN, "--pull=never", "--layers=false", "--file", f"{FOLDER}/{FILE}", "--tag", TAG]
     words += ["--target", request.target] if request.target else []
     words += ["--quiet"] if request.quiet else []
     words += [word for argument in request.arguments for word in ("--build-arg", argument)]

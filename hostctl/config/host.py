@@ -211,7 +211,7 @@ class BuildPolicy:
     """What `hostctl build` builds images with. A build may mount file systems in namespaces of its own."""
 
     image: ImageReference
-    """An image with buildah, whose own command goes on running, as in examples/buildah."""
+    """An image with buildah and crun, whose own command goes on running, as in examples/buildah."""
     memory: ByteSize | None = None
     """Most memory that a build may use."""
     cpus: Cpus | None = None
