@@ -221,7 +221,8 @@ FROM {tool}:$TAG AS one
 ARG WORD=none
 USER 0
 COPY . /context
-RUN ["{box}", "sh", "-c", "{box} mount -t tmpfs x /context || echo built $WORD by $({box} id -u) >/built; {box} chown 33:44 /built"]
+RUN ["{box}", "sh", "-c", \\
+  "{box} mount -t tmpfs x /context || echo built $WORD by $({box} id -u) >/built; {box} chown 33:44 /built"]
 FROM one
 RUN ["{box}", "rm", "/context/gone"]
 ENTRYPOINT ["{box}"]
