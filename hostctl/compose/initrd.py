@@ -15,10 +15,12 @@ from hostctl.compose.kernel import Kernel, module_closure
 from hostctl.compose.tools import ToolsRoot
 from hostctl.run import run
 
-# What ends a hang and what keeps a panic's last words come first, so that they are there for all the others.
+# What ends a hang and what keeps a panic's last words come first, so that they are there for all the others; before
+# dm-verity the processor's own way to hash, which it keeps to if it is there.
 MODULES: tuple[str, ...] = (
     "i6300esb", "wdat_wdt", "efi_pstore", "efivarfs", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "nvme", "xhci_pci",
-    "usb_storage", "mmc_block", "dm-verity", "erofs", "overlay", "vfat", "nls_cp437", "nls_ascii", "nls_utf8",
+    "usb_storage", "mmc_block", "sha256-ssse3", "dm-verity", "erofs", "overlay", "vfat", "nls_cp437", "nls_ascii",
+    "nls_utf8",
 )  # fmt: skip
 PROGRAMS: tuple[str, ...] = ("/usr/sbin/veritysetup", "/usr/sbin/findfs", "/usr/sbin/e2fsck", "/usr/sbin/fsck.fat")
 APPLETS: tuple[str, ...] = (
