@@ -46,6 +46,7 @@ TOOLS_PACKAGES: tuple[str, ...] = (
     "e2fsprogs",
     "libc-bin",
     "osslsigncode",
+    "apparmor",
     *("erofs-utils", "cryptsetup-bin", "systemd-ukify", "systemd-boot", "systemd-boot-efi", "mtools", "dosfstools"),
     *("fdisk", "kmod", "busybox-static", "zstd", "openssl", "sbsigntool", "efitools", "python3", "python3-pefile"),
     *("python3-cryptography", "cpio", "skopeo", "util-linux", "bash", "coreutils", "binutils", "tar", "gzip"),

@@ -6,6 +6,7 @@ on it, and nothing that was made is ever changed. The stages themselves live in 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -14,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hostctl.compose import bootstrap as bootstrap_stage
 from hostctl.compose import (
+    apparmor,
     bzimage,
     cpio,
     customise,
@@ -34,6 +35,7 @@ from hostctl.compose import (
     tools,
     uki,
 )
+from hostctl.compose import bootstrap as bootstrap_stage
 from hostctl.compose.builder import Builder, BuildRequest
 from hostctl.compose.lock import format_lock
 from hostctl.compose.packages import Package
@@ -96,10 +98,14 @@ def _build(builder: Builder) -> manifest.Manifest:
         toolbox = _tools(builder, files)
         kernel_folder = _kernel(builder, files, toolbox)
         first = _initrd(builder, toolbox, kernel_folder)
-        agent = _agent(builder, toolbox)
-        baked = _images(builder, toolbox)
+        laid = Laid(
+            kernel=kernel_folder,
+            agent=_agent(builder, toolbox),
+            images=_images(builder, toolbox),
+            profiles=_profiles(builder, toolbox),
+        )
         root_tar = installed.result()
-    tree = _customise(builder, root_tar, kernel_folder, agent, baked)
+    tree = _customise(builder, root_tar, laid)
     sealed = _seal(builder, toolbox, tree)
     root_bytes = (sealed / "root.erofs").stat().st_size
     disk.check_size("the root", root_bytes, int(builder.release.limits.root), "limits.root")
@@ -110,7 +116,17 @@ def _build(builder: Builder) -> manifest.Manifest:
         image = _disk(builder, toolbox, sealed, booted)
         packed_folder = packed.result()
     results = Results(parts=parts, booted=booted, image=image, packed=packed_folder)
-    return _assemble(builder, results, baked)
+    return _assemble(builder, results, laid.images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Laid:
+    """Folders of the stages whose results are laid over the packages; none of what the release does not have."""
+
+    kernel: Path
+    agent: Path
+    images: Path | None
+    profiles: Path | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,7 +206,20 @@ def _images(builder: Builder, toolbox: tools.ToolsRoot) -> Path | None:
     return builder.stage("images", code, inputs, lambda output: images.bake(archives, toolbox, output))
 
 
-def _customise(builder: Builder, installed: Path, kernel_folder: Path, agent: Path, baked: Path | None) -> Path:
+def _profiles(builder: Builder, toolbox: tools.ToolsRoot) -> Path | None:
+    """Return the release's compiled AppArmor profiles, or none if it has none."""
+    if not builder.release.apparmor:
+        return None
+    texts = apparmor.read_profiles(builder.request.release.parent, [str(path) for path in builder.release.apparmor])
+    inputs = [toolbox.path.name, *(f"{name}:{hashlib.sha256(text).hexdigest()}" for name, text in texts)]
+
+    def make(output: Path) -> None:
+        apparmor.compile_profiles(texts, toolbox, output)
+
+    return builder.stage("apparmor", [apparmor], inputs, make)
+
+
+def _customise(builder: Builder, installed: Path, laid: Laid) -> Path:
     release = builder.release
     overlay = None if release.files is None else builder.request.release.parent / str(release.files)
 
@@ -198,20 +227,21 @@ def _customise(builder: Builder, installed: Path, kernel_folder: Path, agent: Pa
         bootstrap = installed / "root.tar"
         added = sources.additions(
             release,
-            modules=kernel.load_kernel(kernel_folder).modules,
-            agent=agent,
+            modules=kernel.load_kernel(laid.kernel).modules,
+            agent=laid.agent,
             release_file=builder.request.release,
             debian_os_release=customise.read_member(bootstrap, "usr/lib/os-release").decode(),
             root_keys=builder.keys.tuf_root,
-            baked=baked,
+            baked=laid.images,
+            profiles=laid.profiles,
         )
         customise.customise(bootstrap, added, output / "root.tar")
         write_file(output / "os-release", added.files["usr/lib/os-release"])
 
-    inputs = [installed.name, kernel_folder.name, agent.name, str(release.name), str(release.release)]
+    inputs = [installed.name, laid.kernel.name, laid.agent.name, str(release.name), str(release.release)]
     inputs += [str(float(release.boot.deadline)), builder.keys.tuf_root.hex(), sources.tree_id(data_folder("units"))]
     inputs += [sources.tree_id(data_folder("rootfs") / "overlay"), "" if overlay is None else sources.tree_id(overlay)]
-    inputs += ["" if baked is None else baked.name]
+    inputs += ["" if folder is None else folder.name for folder in (laid.images, laid.profiles)]
     return builder.stage("customise", [customise, sources, host_units], inputs, make)
 
 

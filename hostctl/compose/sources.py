@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from hostctl.compose import apparmor
 from hostctl.compose.customise import Additions, Source
 from hostctl.compose.host_units import SYSTEM, unit_links
 from hostctl.config.release import ReleaseDeclaration
@@ -84,6 +85,7 @@ def additions(
     debian_os_release: str,
     root_keys: bytes,
     baked: Path | None = None,
+    profiles: Path | None = None,
 ) -> Additions:
     """Return everything that is laid over the packages, in order.
 
@@ -95,6 +97,7 @@ def additions(
         debian_os_release: text of Debian's os-release.
         root_keys: the TUF root metadata that a host's trust starts from.
         baked: store of the images that come with the release, if there are any.
+        profiles: its compiled AppArmor profiles, if there are any.
     """
     sources = [
         Source(folder=modules),
@@ -104,6 +107,8 @@ def additions(
     ]
     if baked is not None:
         sources.append(Source(folder=baked, target=PurePosixPath(BAKED)))
+    if profiles is not None:
+        sources.append(Source(folder=profiles, target=PurePosixPath(apparmor.FOLDER)))
     if release.files is not None:
         sources.append(Source(folder=release_file.parent / str(release.files)))
     files = {

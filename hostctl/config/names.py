@@ -155,6 +155,22 @@ class Capability(Text):
         return name
 
 
+class AppArmorProfile(Text):
+    """The name of an AppArmor profile that the release brings."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+    EXPECTED: ClassVar[str] = "a profile's name of 1 to 63 letters, digits, dots, dashes and _"
+    EXAMPLE: ClassVar[str] = "hostctl-default"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Refuse the kernel's word for having none."""
+        if text == "unconfined":
+            raise ValueError("'unconfined' is no profile; without the setting there is none")
+        return text
+
+
 class PackageName(Text):
     """The name of a Debian package (Debian Policy 5.6.1)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,8 @@ SEALED_WORDS = frozenset(
     ("root", "roothash", "usrhash", "rootflags", "rd.systemd.verity", "systemd.verity", *OWN_WORDS)
 )
 """Words of the kernel command line that tie a release to its verity root."""
+MOST_PROFILES = 64
+"""AppArmor profiles of a release; each takes time at every boot."""
 LABEL_LENGTH = 36
 """Longest name of a GPT partition, in UTF-16 units (UEFI specification, section 5.3.3)."""
 
@@ -85,6 +88,8 @@ class ReleaseDeclaration:
     """Folder that is laid over the root, relative to this file."""
     images: tuple[RelativePath, ...] = ()
     """OCI archives that come with the release, relative to this file."""
+    apparmor: tuple[RelativePath, ...] = ()
+    """Files with an AppArmor profile each, relative to this file, for workloads that name it; 64 at most."""
     channel: Name = field(default_factory=lambda: Name("stable"))
     """The line of releases that this one is published to."""
     integrity: Literal["host"] = "host"
@@ -95,10 +100,35 @@ class ReleaseDeclaration:
     """Sizes."""
 
     def __post_init__(self) -> None:
-        """Refuse a name and version that do not fit a partition label together."""
+        """Refuse a name and version that do not fit a partition label together, and profiles that would do nothing."""
+        wrong = [*self._label_problems(), *self._profile_problems()]
+        if wrong:
+            raise ValueError(*wrong)
+
+    def _label_problems(self) -> Iterator[str]:
         label = f"{self.name}_{self.release}-verity"
         if len(label) > LABEL_LENGTH:
-            raise ValueError(
+            yield (
                 f"release: name and release make the partition label {label!r}, "
                 f"which is {len(label) - LABEL_LENGTH} characters too long"
             )
+
+    def _profile_problems(self) -> Iterator[str]:
+        if len(self.apparmor) > MOST_PROFILES:
+            yield f"apparmor: must be at most {MOST_PROFILES} files"
+        for index, path in enumerate(self.apparmor):
+            if path in self.apparmor[:index]:
+                yield f"apparmor[{index}]: the file is already in the list"
+        for index, word in enumerate(self.boot.cmdline if self.apparmor else ()):
+            if turns_off_apparmor(word):
+                yield f"boot.cmdline[{index}]: {word!r} turns AppArmor off, and the release brings profiles"
+
+
+def turns_off_apparmor(word: str) -> bool:
+    """Tell whether a word of the kernel command line leaves AppArmor out (kernel-parameters.txt)."""
+    name, _, value = word.partition("=")
+    if name in ("apparmor", "apparmor.enabled"):
+        return value.lower() in ("0", "n", "no", "off", "f", "false")
+    if name == "lsm":
+        return "apparmor" not in value.split(",")
+    return name == "security" and value != "apparmor"

@@ -18,6 +18,7 @@ from hostctl.config.limits import (
 )
 from hostctl.config.names import (
     CAPABILITIES,
+    AppArmorProfile,
     Capability,
     EtcPath,
     HostName,
@@ -58,6 +59,7 @@ from hostctl.config.windows import LockGroup, Window
 __all__ = [
     "CAPABILITIES",
     "Text",
+    "AppArmorProfile",
     "ByteSize",
     "Capability",
     "Cpus",

@@ -31,7 +31,8 @@ from hostctl.compose.packages import deb_path, fetch_packages
 from hostctl.repository.build import read_build
 
 CHECKOUT = Path(__file__).parents[2]
-RELEASE = 'version: 1\nname: edge\nrelease: "1"\nfiles: overlay\n'
+RELEASE = 'version: 1\nname: edge\nrelease: "1"\nfiles: overlay\napparmor: [reader]\n'
+PROFILE = "include <tunables/global>\nprofile reader {\n  include <abstractions/base>\n  /srv/** r,\n}\n"
 OTHER = 64990  # user and group id that no Debian system hands out
 SECONDS = 600
 
@@ -119,6 +120,7 @@ def make_site(folder: Path) -> Site:
     site = Site(folder)
     folder.chmod(0o755)
     (folder / "release.yaml").write_text(RELEASE)
+    (folder / "reader").write_text(PROFILE)
     (folder / "overlay/etc").mkdir(parents=True)
     (folder / "overlay/etc/motd.d").write_text("first\n")
     for words in (("keys", "init", folder / "keys"), ("lock", folder / "release.yaml")):
@@ -133,7 +135,7 @@ def make_other(site: Site, home: Path) -> tuple[Site, tuple[str, ...]]:
     other = Site(home / "a longer name")
     for name in ("overlay", "keys", "cache/debs"):
         shutil.copytree(site.folder / name, other.folder / name)
-    for name in ("release.yaml", "release.lock"):
+    for name in ("release.yaml", "release.lock", "reader"):
         shutil.copyfile(site.folder / name, other.folder / name)
     if os.geteuid() != 0:  # there is no other user to become
         return other, other.build("out")
@@ -187,7 +189,7 @@ def test_nothing_changed_takes_less_than_three_seconds(site: Site) -> None:
 def test_another_user_makes_the_same_bytes(built: tuple[Site, Site]) -> None:
     site, other = built
     assert other.manifest("out") == site.manifest("one")
-    assert len([path for path in (other.folder / "cache/stages").iterdir() if path.name[0] != "."]) == 11
+    assert len([path for path in (other.folder / "cache/stages").iterdir() if path.name[0] != "."]) == 12
     if os.geteuid() == 0:
         assert (other.folder / "out/manifest.json").stat().st_uid == OTHER
 
@@ -277,9 +279,30 @@ def test_a_changed_file_rebuilds_no_package_stage(site: Site) -> None:
     done = run(site.build("changed"))
     assert done.returncode == 0, done.stderr
     made, found = stages(done.stderr)
-    assert found == {"tools", "kernel", "bootstrap", "initrd", "agent"}
+    assert found == {"tools", "kernel", "bootstrap", "initrd", "agent", "apparmor"}
     assert made == {"packages", "customise", "seal", "uki", "payload", "disk", "manifest"}
     assert json.loads(site.manifest("changed"))["root_hash"] != before["root_hash"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("profile reader {\n  nonsense,\n}\n", "reader:2: syntax error"),
+        ("profile reader {\n  include <nothing>\n}\n", "reader:2: Could not open 'nothing'"),
+        ("profile reader /usr/bin/cat {\n}\n", "reader: a profile must not name the programs"),
+        ("profile a {\n}\nprofile b {\n}\n", "reader: must hold one profile, not 2"),
+        ("/usr/bin/cat {\n}\n", "reader: '/usr/bin/cat' is not a profile's name"),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_told_with_its_line(site: Site, text: str, expected: str) -> None:
+    (site.folder / "reader").write_text(text)
+    try:
+        done = run(site.build("wrong"))
+    finally:
+        (site.folder / "reader").write_text(PROFILE)
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert not (site.folder / "wrong/manifest.json").exists()
 
 
 def test_a_package_with_other_bytes_is_refused_by_name(site: Site, tmp_path: Path) -> None:
