@@ -41,6 +41,11 @@ class HostLayout:
         return self.root / "usr/share/hostctl/images"
 
     @property
+    def apparmor(self) -> Path:
+        """One compiled AppArmor profile a file, by its name, loaded at boot."""
+        return self.root / "usr/share/hostctl/apparmor"
+
+    @property
     def volumes(self) -> Path:
         """One folder a named volume."""
         return self.state / "volumes"

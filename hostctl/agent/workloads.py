@@ -46,6 +46,12 @@ class ProfileMissingError(HostctlError):
     id = "seccomp-profile-missing"
 
 
+class AppArmorProfileMissingError(HostctlError):
+    """A workload wants an AppArmor profile that this release does not have."""
+
+    id = "apparmor-profile-missing"
+
+
 def former_network(former: Stored | None) -> NetworkPlan | None:
     """Return the network plan of a generation; none before the first.
 
@@ -68,6 +74,23 @@ def zones(declaration: HostDeclaration, folder: Path) -> dict[TimeZone, bytes]:
         return {zone: (folder / zone).read_bytes() for zone in sorted(wanted)}
     except OSError as error:
         raise ZoneMissingError(f"this release has no time zone {error.filename}") from error
+
+
+def check_apparmor(declaration: HostDeclaration, folder: Path) -> None:
+    """Refuse workloads that are to be confined by profiles which were not loaded at boot from ``folder``.
+
+    Raises:
+        AppArmorProfileMissingError: there are such; each is named.
+    """
+    wanted = {name: each.apparmor for name, each in declaration.workloads.items() if each.apparmor is not None}
+    missing = {name: profile for name, profile in wanted.items() if not (folder / profile).is_file()}
+    if missing:
+        known = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ""
+        raise AppArmorProfileMissingError(
+            f"this release has no AppArmor profile {', '.join(sorted(set(missing.values())))}",
+            details="\n".join(f"workloads.{name}.apparmor: {profile}" for name, profile in missing.items()),
+            hint=f"it has {known}" if known else "profiles come with a release: `apparmor` in release.yaml",
+        )
 
 
 def specs(
@@ -149,7 +172,9 @@ class HostWorkloads:
         Raises:
             PullError, ImageFormatError, LayerError: an image cannot be had.
             WorkloadError: a workload cannot be run as it is declared, or as its image wants.
+            ZoneMissingError, AppArmorProfileMissingError, ProfileMissingError: the release lacks what it needs.
         """
+        check_apparmor(declaration, self.layout.apparmor)
         store = open_store(self.layout, declaration)
         pull = Registries(layout=self.layout, declaration=declaration, store=store, notify=self.notify)
         images = choose(declaration, former.record.images if former else {}, store, pull, draft.renewed)

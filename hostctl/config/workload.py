@@ -9,6 +9,7 @@ from typing import Literal
 from hostctl.config import networks, replicas, rolling
 from hostctl.config.networks import Attachment, Dns
 from hostctl.config.values import (
+    AppArmorProfile,
     ByteSize,
     Capability,
     ConfigMount,
@@ -242,6 +243,8 @@ class Workload:
     seccomp: Name | None = None
     """A config with a profile of system calls in place of the host's, in the JSON of containers-common. There is no way
     to run without one."""
+    apparmor: AppArmorProfile | None = None
+    """An AppArmor profile of the release that confines it on top of all else, and what `hostctl exec` runs in it."""
     devices: tuple[DeviceMount, ...] = ()
     """Devices of the host: NODE[:NODE IN THE CONTAINER][:r|w|rw]. Its own user may open them."""
     network: Literal["private", "none", "host"] = "private"

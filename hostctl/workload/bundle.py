@@ -112,6 +112,7 @@ def _process(spec: WorkloadSpec) -> dict[str, object]:
         "capabilities": sets,
         "rlimits": rlimits(spec.workload),
         "noNewPrivileges": True,
+        **({} if spec.workload.apparmor is None else {"apparmorProfile": str(spec.workload.apparmor)}),
     }
 
 

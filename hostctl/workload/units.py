@@ -159,6 +159,7 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "read_only": workload.read_only,
         "prepares": _prepares(spec),
         "host_network": workload.network == "host",
+        "profiled": workload.apparmor is not None,
         "health": workload.healthcheck is not None,
         "runtime": spec.runtime,
         "rootfs": spec.rootfs,

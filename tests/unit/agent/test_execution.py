@@ -13,6 +13,7 @@ from hostctl.workload.accounts import Account
 BUNDLE = json.dumps(
     {
         "process": {
+            "apparmorProfile": "tight",
             "terminal": False,
             "args": ["/site"],
             "cwd": "/srv",
@@ -38,6 +39,7 @@ def test_the_containers_own_settings_hold() -> None:
     assert process["user"] == {"uid": 33, "gid": 33}
     assert process["capabilities"] == {"bounding": ["CAP_CHOWN"]}
     assert process["noNewPrivileges"] is True
+    assert process["apparmorProfile"] == "tight"
 
 
 def test_variables_folder_and_user_are_replaced() -> None:

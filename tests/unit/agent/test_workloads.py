@@ -11,7 +11,7 @@ import pytest
 from hostctl.agent import generation
 from hostctl.agent.generation import Draft, Stored
 from hostctl.agent.stage import HostStager
-from hostctl.agent.workloads import HostWorkloads, ProfileMissingError, ZoneMissingError
+from hostctl.agent.workloads import AppArmorProfileMissingError, HostWorkloads, ProfileMissingError, ZoneMissingError
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
 from hostctl.workload import root
@@ -110,6 +110,23 @@ def test_a_declared_time_zone_comes_from_the_release_and_reservations_hold_above
     stored = staged(layout, wanted, None, 1)
     assert (stored.path / "bundles/web/localtime").read_bytes() == b"TZif2"
     assert "MemoryLow=8388608\n" in (stored.path / "etc/systemd/system/system.slice.d/50-hostctl.conf").read_text()
+
+
+def test_a_profile_that_the_release_lacks_is_refused_before_anything_is_made(layout: HostLayout) -> None:
+    wanted = HOST.replace("['8080:80']", "['8080:80'], apparmor: tight")
+    with pytest.raises(AppArmorProfileMissingError) as caught:
+        staged(layout, wanted, None, 1)
+    assert "workloads.web.apparmor: tight" in caught.value.details
+    assert "release.yaml" in caught.value.hint
+    layout.apparmor.mkdir(parents=True)
+    (layout.apparmor / "other").touch()
+    with pytest.raises(AppArmorProfileMissingError) as caught:
+        staged(layout, wanted, None, 1)
+    assert caught.value.hint == "it has other"
+    (layout.apparmor / "tight").touch()
+    stored = staged(layout, wanted, None, 1)
+    config = json.loads((stored.path / "bundles/web/config.json").read_bytes())
+    assert config["process"]["apparmorProfile"] == "tight"
 
 
 def test_an_image_that_is_mounted_is_pinned_and_kept_as_any_other(layout: HostLayout) -> None:

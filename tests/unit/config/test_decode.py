@@ -220,6 +220,8 @@ def test_how_workloads_run() -> None:
         ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "workloads.web.seccomp"),
         ("SCMP_ACT_ERRNO", "", "workloads.web.seccomp"),
         ("seccomp: profile", "seccomp: none", "workloads.web.seccomp"),
+        ("seccomp: profile", "seccomp: profile\n    apparmor: unconfined", "workloads.web.apparmor"),
+        ("seccomp: profile", "seccomp: profile\n    apparmor: /usr/bin/cat", "workloads.web.apparmor"),
         ("notify: true}", "notify: true, ports: ['8080:80']}", "workloads.web.sockets[0]"),
     ],
 )
@@ -363,6 +365,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("boot: {cmdline: [hostctl.recovery]}", "is set when the release is sealed"),
         ("limits: {esp: 1M}", "limits.esp: must be a whole number of MiB, at least 64M"),
         ("base: {mirror: defualt}", "did you mean 'default'?"),
+        ("apparmor: [a, ./a]", "apparmor[1]: the file is already in the list"),
+        (f"apparmor: [{', '.join(f'p{n}' for n in range(65))}]", "apparmor: must be at most 64 files"),
+        ("apparmor: [a]\nboot: {cmdline: [quiet, apparmor=0]}", "boot.cmdline[1]: 'apparmor=0' turns AppArmor off"),
+        ("apparmor: [a]\nboot: {cmdline: ['lsm=yama,ipe']}", "turns AppArmor off"),
+        ("apparmor: [a]\nboot: {cmdline: [security=selinux]}", "turns AppArmor off"),
         ("channel: testing\nkernel: cluod", "did you mean 'cloud'?"),
     ],
 )
@@ -370,6 +377,13 @@ def test_rules_of_a_release(text: str, expected: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         parse_release(f"version: 1\nname: edge\nrelease: 1\n{text}\n")
     assert expected in caught.value.render()
+
+
+def test_words_that_leave_apparmor_on_are_fine() -> None:
+    words = "[lsm=apparmor,ipe, security=apparmor, apparmor=1]"
+    release = parse_release(f"version: 1\nname: edge\nrelease: 1\napparmor: [a]\nboot: {{cmdline: {words}}}\n")
+    assert release.apparmor == ("a",)
+    parse_release("version: 1\nname: edge\nrelease: 1\nboot: {cmdline: [apparmor=0]}\n")
 
 
 def test_name_and_version_must_fit_a_partition_label() -> None:

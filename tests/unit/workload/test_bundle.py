@@ -12,6 +12,7 @@ import pytest
 from hostctl.config.networks import Dns, DomainName
 from hostctl.config.references import IpAddress
 from hostctl.config.values import (
+    AppArmorProfile,
     ByteSize,
     Capability,
     ConfigMount,
@@ -167,6 +168,14 @@ def test_limits_of_processes_and_settings_of_namespaces_are_the_declared_ones_ov
     limits = {each["type"]: (each["soft"], each["hard"]) for each in made["process"]["rlimits"]}
     assert limits == {"RLIMIT_CORE": (0, 0), "RLIMIT_MEMLOCK": (2**64 - 1,) * 2, "RLIMIT_NOFILE": (65536, 524288)}
     assert made["linux"]["sysctl"] == {"kernel.sem": "1 2"}
+
+
+def test_a_profile_confines_the_workload_and_its_check_and_without_one_nothing_is_said() -> None:
+    check = WorkloadHealth(exec=("/bin/check",))
+    made = bundle.render(spec(apparmor=AppArmorProfile("tight"), healthcheck=check), PROFILE)
+    for process in (json.loads(made["config.json"])["process"], json.loads(made["health-process.json"])):
+        assert process["apparmorProfile"] == "tight"
+    assert "apparmorProfile" not in document()["process"]
 
 
 def test_dropped_capabilities_are_gone_and_the_profile_may_be_the_declarations() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hostctl.config.values import (
+    AppArmorProfile,
     ByteSize,
     Cpus,
     CpuSet,
@@ -233,6 +234,11 @@ def test_the_file_that_holds_back_a_reboot_is_made_before_each_start() -> None:
     assert "f /run/hostctl/inhibit/my-web 0444 root root -" in made["hostctl/workloads/my-web.conf"].splitlines()
     assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
     assert "inhibit" not in "".join(units.render(spec(), PROBE, SECRET_ENV).values())
+
+
+def test_a_profile_is_never_left_out_silently() -> None:
+    assert "AssertSecurity=apparmor" in service(apparmor=AppArmorProfile("tight"))
+    assert not [line for line in service() if "Security" in line]
 
 
 def test_standard_input_is_no_device_of_the_host() -> None:
