@@ -51,6 +51,17 @@ workloads:
     command: [{BOX}, sh, -c, "trap '' TERM; while :; do {BOX} sleep 1; done"]
     stop_grace_period: 3s
     network: none
+  kept-out:
+    image: localhost/box:1
+    command: [{BOX}, sh, -c, "{BOX} cat /srv/index.html; {BOX} sleep 1000000"]
+    network: none
+    apparmor: no-page
+    healthcheck: {{exec: [{BOX}, grep, -q, "no-page (enforce)", /proc/self/attr/current], interval: 10s}}
+  locked:
+    image: localhost/box:1
+    command: {SLEEP}
+    capabilities: [CAP_SYS_ADMIN]
+    apparmor: hostctl-default
   data:
     image: localhost/box:1
     command: {SLEEP}
@@ -77,7 +88,7 @@ def applied(host: Host, wanted: str) -> None:
     host.text("hostctl", "secret", "set", "token", stdin=IN_FILE)
     host.text("hostctl", "secret", "set", "password", stdin=f"{IN_ENVIRONMENT}\n")
     host.apply(wanted, seconds=600)
-    host.wait_for("they run", lambda: len(host.text("crun", "list", "-q").split()) == 4, READY_SECONDS)
+    host.wait_for("they run", lambda: len(host.text("crun", "list", "-q").split()) == 6, READY_SECONDS)
 
 
 def inside(host: Host, *argv: str, workload: str = "full") -> str:
@@ -144,6 +155,46 @@ def test_kernel_settings_are_its_own(host: Host) -> None:
     paths = ("net/core/somaxconn", "kernel/shmmni", "fs/mqueue/queues_max")
     assert inside(host, "cat", *(f"/proc/sys/{path}" for path in paths)).split() == ["77", "123", "9"]
     assert not {"77", "123", "9"} & set(host.text("cat", *(f"/proc/sys/{path}" for path in paths)).split())
+
+
+def test_an_apparmor_profile_of_the_release_confines_whatever_runs_in_a_workload(host: Host) -> None:
+    for path in ("/proc/1/attr/current", "/proc/self/attr/current"):
+        assert inside(host, "cat", path, workload="kept-out") == "no-page (enforce)"
+        assert inside(host, "cat", path, workload="polite") == "unconfined"
+    assert "a page from inside" in inside(host, "cat", "/srv/index.html", workload="polite")
+    denied = host.fails("hostctl", "exec", "kept-out", "--", BOX, "cat", "/srv/index.html")
+    assert "Permission denied" in denied
+    assert "Permission denied" in host.text("hostctl", "logs", "kept-out")
+    host.wait_for("its check is confined", lambda: "healthy" in health(host, "kept-out"), READY_SECONDS)
+
+
+def health(host: Host, workload: str) -> list[str]:
+    """Return what is said of the health of a workload."""
+    return [row["health"] for row in json.loads(host.text("hostctl", "ps", "--json")) if row["name"] == workload]
+
+
+def test_the_profile_of_the_examples_lets_the_host_in_and_the_workload_change_nothing(host: Host) -> None:
+    assert inside(host, "cat", "/proc/1/attr/current", workload="locked") == "hostctl-default (enforce)"
+    mount = f"{BOX} mount -t tmpfs none /srv || exit 1"  # its own status, 255, would stand for ssh's
+    refused = host.fails("hostctl", "exec", "locked", "--", BOX, "sh", "-c", mount)
+    assert "failed: Permission denied" in refused  # not EPERM, which is what missing capabilities and seccomp give
+    host.text("hostctl", "exec", "--user", "0", "locked", "--", BOX, "touch", "/srv/new")
+    host.text("systemctl", "restart", "workload-locked.service")
+    assert host.text("systemctl", "show", "-P", "Result", "workload-locked.service") == "success"
+
+
+def test_profiles_are_loaded_once_and_only_those_of_the_release_can_be_named(host: Host, wanted: str) -> None:
+    assert "apparmor" in host.text("cat", "/sys/kernel/security/lsm").split(",")
+    assert host.text("systemctl", "is-active", "hostctl-apparmor.service") == "active"
+    loaded = host.text("cat", "/sys/kernel/security/apparmor/profiles").splitlines()
+    assert sorted(loaded) == ["hostctl-default (enforce)", "no-page (enforce)"]
+    load = "dd if=/usr/share/hostctl/apparmor/no-page of=/sys/kernel/security/apparmor/.replace bs=4M conv=notrunc"
+    assert "Permission denied" in host.fails("sh", "-c", load)
+    host.fails("sh", "-c", "echo 0 > /sys/module/apparmor/parameters/lock_policy")
+    host.fails("sh", "-c", "printf no-page > /sys/kernel/security/apparmor/.remove")
+    said = host.fails("hostctl", "apply", "-", stdin=wanted.replace("apparmor: no-page", "apparmor: unknown"))
+    assert "this release has no AppArmor profile unknown" in said
+    assert "it has hostctl-default, no-page" in said
 
 
 def test_memory_that_is_mounted(host: Host) -> None:

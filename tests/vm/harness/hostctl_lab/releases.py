@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostctl.compose.lock import cache_folder
-from hostctl.compose.packages import HOST_PACKAGES
+from hostctl.compose.packages import HOST_PACKAGES, TOOLS_PACKAGES
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 IMAGES = CHECKOUT / "tests/vm/images"
@@ -55,17 +55,32 @@ class Spec:
     """Keep what only a first boot needs."""
     baked: bool = False
     """Has the image of the tests."""
+    profiles: Mapping[str, str] = field(default_factory=dict)
+    """Its AppArmor profiles."""
 
     def declaration(self) -> str:
         """Return its release.yaml."""
         words = ", ".join(self.cmdline)
         boot = f"{{tries: {self.tries}, deadline: {self.deadline}, cmdline: [{words}]}}"
         images = f"images: [{IMAGE}]\n" if self.baked else ""
-        return f'version: 1\nname: {NAME}\nrelease: "{self.version}"\nfiles: overlay\nboot: {boot}\n{images}'
+        profiles = f"apparmor: [{', '.join(self.profiles)}]\n" if self.profiles else ""
+        return f'version: 1\nname: {NAME}\nrelease: "{self.version}"\nfiles: overlay\nboot: {boot}\n{images}{profiles}'
 
 
 GOOD_PROBE = {"probe.service": unit("/usr/bin/true")}
-BASE = Spec(version="1", units=GOOD_PROBE, full=True, baked=True)
+PROFILES = {
+    "hostctl-default": (CHECKOUT / "examples/apparmor/profiles/hostctl-default").read_text(),
+    "no-page": """\
+include <tunables/global>
+profile no-page flags=(attach_disconnected, mediate_deleted) {
+  include <abstractions/base>
+  file,
+  capability,
+  deny /srv/index.html r,
+}
+""",
+}
+BASE = Spec(version="1", units=GOOD_PROBE, full=True, baked=True, profiles=PROFILES)
 NEXT = Spec(version="2", units=GOOD_PROBE, baked=True)
 THIRD = Spec(version="9", units=GOOD_PROBE, baked=True)
 """Good as well, to go on to from 2 into the slot that 1 was in."""
@@ -141,7 +156,7 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        packages = hashlib.sha256(repr(HOST_PACKAGES).encode()).hexdigest()[:8]
+        packages = hashlib.sha256(repr((HOST_PACKAGES, TOOLS_PACKAGES)).encode()).hexdigest()[:8]
         self.lock_file = folder / f"release-{packages}.lock"
         self.state = folder / f"builds-{sources_digest()}"
         self._lock_is_fresh = False
@@ -167,7 +182,8 @@ class Lab:
 
     def build(self, spec: Spec) -> Path:
         """Return the folder of a built release; it is made when these sources have not made it yet."""
-        key = hashlib.sha256(repr((spec.declaration(), sorted(spec.units.items()))).encode()).hexdigest()[:12]
+        inputs = (spec.declaration(), sorted(spec.units.items()), sorted(spec.profiles.items()))
+        key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]
         folder = self.state / f"{spec.version}-{key}"
         if (folder / "out/manifest.json").exists():
             self.state.touch()
@@ -180,6 +196,8 @@ class Lab:
             (wants / name).symlink_to(f"../{name}")
         if spec.baked:
             shutil.copyfile(self.image(), folder / IMAGE)
+        for name, text in spec.profiles.items():
+            (folder / name).write_text(text)
         declaration = folder / "release.yaml"
         declaration.write_text(spec.declaration())
         partial = folder / "partial"
