@@ -266,7 +266,7 @@ def disconnect() -> None:
     empty = Path("/run/bench-network.json")
     empty.write_bytes(encode(replace(plan, workloads=())))
     call("python3", "-I", "-m", "hostctl.network.apply", str(empty))
-    call("python3", "-I", "-m", "hostctl.workload.roots", "--clear")
+    call("python3", "-I", "-m", "hostctl.workload.roots")
 
 
 def start_many(engine: str, count: int) -> None:

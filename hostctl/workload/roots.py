@@ -2,8 +2,7 @@
 
 Done for all workloads at once by the pass that runs at boot and after every change, so that starting one is crun alone;
 what is laid already, and still as it should be, is left alone. At the end of a run the workload's own unit lays a fresh
-root for the next one. Only where there is none at a start is that workload's laid by ``python3 -I -m
-hostctl.workload.roots NAME``, run by its ``.root.service``: after a run whose end was cut off.
+root for the next one. ``python3 -I -m hostctl.workload.roots`` takes everything off, when the host stops.
 
 A layer is mounted once for all workloads, as long as one needs it. Beside what is mounted for a workload lies what it
 was made from; that is written last and removed first, so a pass that was cut is begun anew by the next one.
@@ -14,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,25 +51,6 @@ def decide(wanted: Mapping[str, bytes], laid: Mapping[str, bytes]) -> Work:
         remove=tuple(sorted(set(laid) - set(wanted))),
         lay=tuple(sorted(key for key, made_from in wanted.items() if laid.get(key) != made_from)),
     )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Lay the roots of the workloads that are named; ``--clear`` removes all. Return the exit status."""
-    layout = HostLayout()
-    try:
-        if arguments == ["--clear"]:
-            clear(layout)
-        else:
-            for key in arguments:
-                with _lock(layout):
-                    lay(layout, key, _wanted(layout)[key])
-    except KeyError as error:
-        print(f"error: there is no workload {error}", file=sys.stderr)
-        return 1
-    except HostctlError as error:
-        print(error.render(), file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 def lay_all(layout: HostLayout) -> None:
@@ -130,7 +109,7 @@ def remove(layout: HostLayout, key: str) -> None:
 
 
 def clear(layout: HostLayout) -> None:
-    """Take off everything, when the host stops: what is mounted keeps the state's file system from being unmounted."""
+    """Take off everything: what is mounted keeps the state's file system from being unmounted."""
     with _lock(layout):
         for key in _keys(layout):
             remove(layout, key)
@@ -271,4 +250,4 @@ def _lock(layout: HostLayout) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    clear(HostLayout())

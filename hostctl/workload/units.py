@@ -93,11 +93,8 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, st
         WorkloadError, UnitValueError: it cannot be run as it is declared, or as its image wants.
     """
     templates = environment()
-    root = {"name": spec.key, "rootfs": spec.rootfs}
-    made = {
-        f"{SYSTEM}/workload-{spec.key}.service": templates.get_template("workload.service.j2").render(_service(spec)),
-        f"{SYSTEM}/workload-{spec.key}.root.service": templates.get_template("root.service.j2").render(root),
-    }
+    service = templates.get_template("workload.service.j2").render(_service(spec))
+    made = {f"{SYSTEM}/workload-{spec.key}.service": service}
     if not spec.workload.read_only:
         fresh = {"state": spec.state, "first_id": spec.first_id}
         made[f"hostctl/workloads/{spec.key}.fresh.conf"] = templates.get_template("fresh.conf.j2").render(fresh)

@@ -144,7 +144,8 @@ def test_every_run_has_a_fresh_root_and_one_that_is_lost_is_laid_anew(host: Host
     host.text("systemctl", "stop", "workload-baked.service")
     assert host.text("find", upper, "-type", "f") == ""
     host.text("umount", rootfs)
-    host.text("systemctl", "start", "workload-baked.service")
+    host.run("systemctl", "start", "workload-baked.service", check=False)  # fails, and is tried again a moment later
+    host.wait_for("it runs", lambda: show(host, "baked", "SubState")["SubState"] == "running", READY_SECONDS)
     assert inside(host, *mine) == ""
     assert [line for line in host.text("cat", "/proc/mounts").splitlines() if f" {rootfs} " in line][1:] == []
 

@@ -168,4 +168,4 @@ def test_events_of_an_instance_are_the_workloads() -> None:
     event = event_log.parse(json.dumps({**JOURNAL_LINE, "UNIT": "workload-web.b.service"}))
     assert event is not None
     assert (event.name, event.attributes["instance"]) == ("web", "b")
-    assert event_log.parse(json.dumps({**JOURNAL_LINE, "UNIT": "workload-web.root.service"})) is None
+    assert event_log.parse(json.dumps({**JOURNAL_LINE, "UNIT": "workload-web.secrets.service"})) is None

@@ -144,7 +144,9 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
         record=record,
         declaration=source,
         etc={
-            f"systemd/system/workload-{key}.{kind}": text(key) for key in keys for kind in ("service", "root.service")
+            f"systemd/system/workload-{key}.{kind}": text(key)
+            for key in keys
+            for kind in ("service", "secrets.service")
         },
         bundles={key: {"config.json": b"{}"} for key in keys},
         network=document.encode(declared.plan(declaration, record.ranges, old, Pools())),
@@ -177,7 +179,7 @@ def current(layout: HostLayout) -> Record:
 
 def runs(machine: FakeMachine) -> dict[str, int]:
     """Return which start each running workload is from."""
-    return {name: start for name, start in machine.running.items() if not name.endswith(".root.service")}
+    return {name: start for name, start in machine.running.items() if not name.endswith(".secrets.service")}
 
 
 def test_all_of_them_are_started(layout: HostLayout, machine: FakeMachine) -> None:
@@ -199,7 +201,7 @@ def test_a_change_of_their_number_starts_or_stops_only_the_difference(layout: Ho
     machine.log.clear()
     transaction.apply(scaled(2), "host.yaml", context(layout, machine))
     stopped = [line for line in machine.log if line.startswith("stop")]
-    assert {line.rpartition(".")[0].removesuffix(".root") for line in stopped} == {
+    assert {line.rpartition(".")[0].removesuffix(".secrets") for line in stopped} == {
         *("stop workload-site.3", "stop workload-site.4", "stop workload-site.5"),
     }
     assert machine.log.index("pass") > machine.log.index(stopped[-1])

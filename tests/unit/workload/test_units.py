@@ -95,14 +95,6 @@ def test_the_end_of_a_run_lays_the_root_of_the_next() -> None:
     assert not [path for path in read_only if "fresh" in path]
 
 
-def test_where_no_root_is_laid_a_start_lays_it_and_a_failure_is_tried_again() -> None:
-    root = units.render(spec(), PROBE, SECRET_ENV)["systemd/system/workload-my-web.root.service"].splitlines()
-    assert "ConditionPathIsMountPoint=!/run/hostctl/workloads/my-web/rootfs" in root
-    assert "ExecStart=/usr/bin/python3 -I -m hostctl.workload.roots my-web" in root
-    assert "Wants=hostctl-network.service workload-my-web.root.service" in service()
-    assert not [line for line in service() if line.startswith("Requires=")]
-
-
 def test_limits_are_the_declared_ones_and_absent_when_not_declared() -> None:
     lines = service(memory=ByteSize.parse("64M"), cpus=Cpus.parse("0.5"), pids=32, restart=RestartPolicy("on-failure"))
     assert {"MemoryMax=67108864", "MemorySwapMax=0", "CPUQuota=50%", "TasksMax=32", "Restart=on-failure"} <= set(lines)
