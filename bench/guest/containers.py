@@ -270,12 +270,12 @@ def disconnect() -> None:
 
 
 def start_many(engine: str, count: int) -> None:
-    """Start many containers in the fastest way that the engine has a command for."""
+    """Start many containers in the fastest way that the engine has a command for; it need not wait for them."""
     if engine == "hostctl":
-        call("systemctl", "restart", "hostctl-network.service")
-        call("systemctl", "start", *ours(count))
+        call("systemctl", "restart", "--no-block", "hostctl-network.service", *ours(count))
     elif engine == "quadlet":
-        call("systemctl", "start", *(f"quadlet-many-{number}.service" for number in range(1, count + 1)))
+        units = (f"quadlet-many-{number}.service" for number in range(1, count + 1))
+        call("systemctl", "start", "--no-block", *units)
     else:
         with ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(lambda number: call(*run_words(engine, f"many-{number}")), range(1, count + 1)))
