@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.network.model import RANGE_SIZE
+from hostctl.workload.identity import RANGE
 
 CLONE_VM, CLONE_NEWUSER, CLONE_NEWNET = 0x100, 0x10000000, 0x40000000  # <linux/sched.h>
 MS_BIND, MNT_DETACH = 4096, 2  # <sys/mount.h>
@@ -144,7 +144,7 @@ class _Maker:
             raise OSError(number, f"clone: {os.strerror(number)}")
         try:
             for kind in ("uid_map", "gid_map"):
-                _write(f"/proc/{process}/{kind}", f"0 {start} {RANGE_SIZE}\n")
+                _write(f"/proc/{process}/{kind}", f"0 {start} {RANGE}\n")
             yield process
         finally:
             os.kill(process, signal.SIGKILL)

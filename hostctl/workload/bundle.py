@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from hostctl.config.contents import parse_environment
 from hostctl.run import PATH
-from hostctl.workload import root
+from hostctl.workload import root, root_plan
 from hostctl.workload.mounts import INIT_INSIDE, NOTIFY_INSIDE, config_file, mounts
 from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
@@ -167,7 +167,7 @@ def render(spec: WorkloadSpec, profile: bytes) -> Mapping[str, bytes]:
     if spec.workload.labels:
         document["annotations"] = {f"{LABEL}{name}": value for name, value in spec.workload.labels.items()}
     serve = {SERVE: spec.network.serve} if spec.network and spec.network.chain else {}
-    own = {"config.json": _json(document), root.FILE: root.encode(root.plan(spec))}
+    own = {"config.json": _json(document), root.FILE: root.encode(root_plan.plan(spec))}
     return {**own, **files(spec), **_health(spec, document["process"]), **serve}
 
 

@@ -1,7 +1,8 @@
 """What the root file system of a workload is made of: the file ``root.json`` of its bundle.
 
-Pure. It is made from the workload when a generation is staged, and read by :mod:`hostctl.workload.roots`, which makes
-the root of it. Equal files mean equal roots, so one that is laid already is told by its bytes.
+Pure. It is made from the workload when a generation is staged (:mod:`hostctl.workload.root_plan`), and read by
+:mod:`hostctl.workload.roots`, which makes the root of it. Equal files mean equal roots, so one that is laid already is
+told by its bytes. What a pass imports costs each boot time, so this knows nothing of declarations.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from hostctl.errors import HostctlError
-from hostctl.workload import mounts
-from hostctl.workload.spec import WorkloadSpec, layers_of
 
 FILE = "root.json"
 LOCALTIME = "localtime"
@@ -48,27 +47,6 @@ class RootPlan:
     """Where the rules of its time zone lie by name, if it has one."""
     images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the layers, lowest first, of the images that it is shown besides, by the name of their mount point."""
-
-
-def plan(spec: WorkloadSpec) -> RootPlan:
-    """Return what the root of a workload is made of."""
-    wanted, zone = mounts.targets(spec), ""
-    if spec.zone is not None:
-        zone = f"{ZONES}/{spec.workload.timezone}"
-        wanted.append(str(PurePosixPath(zone).parent))
-    parents = {str(parent) for path in wanted for parent in (PurePosixPath(path), *PurePosixPath(path).parents)}
-    images = {PurePosixPath(spec.volume_root(target)).name: image for target, image in spec.image_volumes.items()}
-    files = {name: str(file) for image in (spec.image, *images.values()) for name, file in layers_of(image)}
-    return RootPlan(
-        first_id=spec.first_id,
-        files=files,
-        layers=tuple(name for name, _ in spec.layers),
-        writable=not spec.workload.read_only,
-        folders=tuple(sorted(parents - {"/"})),
-        empty=tuple(sorted(mounts.target_files(spec))),
-        zone=zone,
-        images={where: tuple(name for name, _ in layers_of(image)) for where, image in images.items()},
-    )
 
 
 def encode(wanted: RootPlan) -> bytes:

@@ -12,7 +12,7 @@ from hostctl.config.values import ImageReference
 from hostctl.config.workload import Workload
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
-from hostctl.workload import bundle, root, units
+from hostctl.workload import bundle, root_plan, units
 from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
 
 PROFILE = b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": []}'
@@ -61,4 +61,4 @@ def test_a_user_folder_and_signal_are_sound_or_refused(user: str, folder: str, s
     assert [line for line in service.splitlines() if line.startswith("ExecStart=")] == [
         line for line in service.splitlines() if line.startswith("ExecStart=/usr/bin/crun ")
     ]
-    assert ".." not in [part for path in root.plan(hostile).folders for part in path.split("/")]
+    assert ".." not in [part for path in root_plan.plan(hostile).folders for part in path.split("/")]

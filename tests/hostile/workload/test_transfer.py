@@ -8,6 +8,7 @@ import os
 import random
 import tarfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hostctl.workload.transfer import Packer, TransferError, Unpacker
 
 SECRET = b"the host's"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+RACE_SECONDS = 60.0  # at most, until both sides have won
 
 
 @pytest.fixture
@@ -117,10 +119,10 @@ def test_a_race_of_links_reads_nothing_outside(inside: Path) -> None:
     (inside / "data").mkdir()
     (inside / "data/shadow").write_bytes(b"own")
     (inside / "evil").symlink_to("../outside")
-    stop, libc = threading.Event(), ctypes.CDLL(None)
+    stop, libc, chance = threading.Event(), ctypes.CDLL(None), random.Random(1)
 
     def exchange() -> None:
-        while not stop.is_set():
+        while not stop.wait(chance.random() / 10_000):  # at no steady pace, which the other side might fall into
             here, there = os.fsencode(inside / "data"), os.fsencode(inside / "evil")
             assert libc.syscall(316, AT_FDCWD, here, AT_FDCWD, there, RENAME_EXCHANGE) == 0  # renameat2 of x86-64
 
@@ -128,8 +130,10 @@ def test_a_race_of_links_reads_nothing_outside(inside: Path) -> None:
     racer.start()
     try:
         root = os.open(inside, os.O_PATH)
-        seen = 0
-        for _ in range(500):
+        tried = seen = 0
+        end = time.monotonic() + RACE_SECONDS
+        while (tried < 500 or not 0 < seen < tried) and time.monotonic() < end:
+            tried += 1
             out = io.BytesIO()
             packer = Packer(out)
             try:
@@ -144,5 +148,5 @@ def test_a_race_of_links_reads_nothing_outside(inside: Path) -> None:
     finally:
         stop.set()
         racer.join()
-    assert seen > 0
+    assert 0 < seen < tried
     assert os.listdir(inside.parent / "outside") == ["shadow"]  # noqa: PTH208 - names only

@@ -19,7 +19,7 @@ from hostctl.config.workload import Workload
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.layout import HostLayout
-from hostctl.workload import root, roots
+from hostctl.workload import root, root_plan, roots
 from hostctl.workload.root import RootPlan, RootPlanError
 from hostctl.workload.spec import WorkloadSpec
 
@@ -40,26 +40,28 @@ def spec(**fields: Any) -> WorkloadSpec:  # noqa: ANN401
 
 
 def test_a_plan_has_every_mount_point_outer_before_inner() -> None:
-    made = root.plan(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),), tmpfs=(TmpfsMount.parse("/x*"),)))
+    made = root_plan.plan(
+        spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),), tmpfs=(TmpfsMount.parse("/x*"),))
+    )
     assert (made.first_id, made.layers, made.writable) == (FIRST, (LOW, HIGH), True)
     assert made.files == {LOW: f"/i/sha256-{LOW}{LOW}.erofs", HIGH: f"/i/sha256-{HIGH}{HIGH}.erofs"}
     wanted = ["/dev", "/etc", "/proc", "/run", "/srv", "/srv/app", "/srv/my data", "/srv/my data/100%", "/sys", "/tmp"]
     assert list(made.folders) == [*wanted, "/x*"]
     assert made.empty == ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
-    assert not root.plan(spec(read_only=True)).writable
+    assert not root_plan.plan(spec(read_only=True)).writable
 
 
 def test_other_images_and_a_time_zone_are_part_of_it() -> None:
     other = dataclasses.replace(spec().image, layers=(Path(f"/i/sha256-{OTHER}{OTHER}.erofs"),))
     host = dataclasses.replace(spec(timezone=TimeZone("UTC")), image_volumes={"/models": other}, zone=b"TZif")
-    made = root.plan(host)
+    made = root_plan.plan(host)
     assert made.zone == "/usr/share/zoneinfo/UTC"
     assert "/usr/share/zoneinfo" in made.folders
     assert "/models" in made.folders
     assert made.images == {Path(host.volume_root("/models")).name: (OTHER,)}
     assert set(made.files) == {LOW, HIGH, OTHER}
     assert root.decode(root.encode(made)) == made
-    assert root.encode(made) == root.encode(root.plan(host))
+    assert root.encode(made) == root.encode(root_plan.plan(host))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_other_images_and_a_time_zone_are_part_of_it() -> None:
     ],
 )
 def test_what_no_plan_is_made_like_is_refused(change: dict[str, object]) -> None:
-    document = json.loads(root.encode(root.plan(spec())))
+    document = json.loads(root.encode(root_plan.plan(spec())))
     with pytest.raises(RootPlanError):
         root.decode(json.dumps({**document, **change}).encode())
 
@@ -166,7 +168,7 @@ def test_a_root_is_laid_once_and_fresh_and_taken_off_with_its_layers(layout: Hos
     upper = layout.workloads / "web/upper"
     upper.mkdir(parents=True)
     (upper / "old").touch()
-    bundle(layout, "web", root.plan(spec()))
+    bundle(layout, "web", root_plan.plan(spec()))
     roots.lay_all(layout)
     assert kernel.did() == [
         f"erofs /i/sha256-{LOW}{LOW}.erofs at layers/{LOW}",
@@ -193,7 +195,7 @@ def test_a_root_is_laid_once_and_fresh_and_taken_off_with_its_layers(layout: Hos
 def test_one_that_is_read_only_with_a_zone_and_another_image(layout: HostLayout, kernel: Kernel) -> None:
     other = dataclasses.replace(spec().image, layers=(Path(f"/i/sha256-{OTHER}{OTHER}.erofs"),))
     host = spec(read_only=True, timezone=TimeZone("UTC"))
-    plan = root.plan(dataclasses.replace(host, image_volumes={"/models": other}, zone=b"TZif"))
+    plan = root_plan.plan(dataclasses.replace(host, image_volumes={"/models": other}, zone=b"TZif"))
     bundle(layout, "web", plan)
     roots.lay_all(layout)
     (where,) = plan.images
@@ -209,7 +211,7 @@ def test_one_that_is_read_only_with_a_zone_and_another_image(layout: HostLayout,
 
 def test_what_cannot_be_laid_keeps_no_other_from_it_and_is_tried_again(layout: HostLayout, kernel: Kernel) -> None:
     for key in ("bad", "torn", "web"):
-        bundle(layout, key, root.plan(spec()))
+        bundle(layout, key, root_plan.plan(spec()))
     (layout.current / "bundles/torn/root.json").write_bytes(b"{")
     kernel.refuses = "bad/rootfs"
     with pytest.raises(roots.RootError, match="2 of 3") as caught:
@@ -218,7 +220,7 @@ def test_what_cannot_be_laid_keeps_no_other_from_it_and_is_tried_again(layout: H
     assert layout.runtime / "workloads/web/rootfs" in kernel.mounted
     kernel.refuses = ""
     kernel.did()
-    bundle(layout, "torn", root.plan(spec()))
+    bundle(layout, "torn", root_plan.plan(spec()))
     roots.lay_all(layout)
     done = kernel.did()
     assert {line.rpartition(" ")[2] for line in done if line.startswith("writable")} == {
@@ -230,7 +232,7 @@ def test_what_cannot_be_laid_keeps_no_other_from_it_and_is_tried_again(layout: H
 
 def test_when_the_host_stops_everything_is_taken_off(layout: HostLayout, kernel: Kernel) -> None:
     for key in ("one", "two"):
-        bundle(layout, key, root.plan(spec()))
+        bundle(layout, key, root_plan.plan(spec()))
     roots.lay_all(layout)
     roots.clear(layout)
     assert kernel.mounted == set()
