@@ -119,7 +119,7 @@ def test_a_race_of_links_reads_nothing_outside(inside: Path) -> None:
     (inside / "data").mkdir()
     (inside / "data/shadow").write_bytes(b"own")
     (inside / "evil").symlink_to("../outside")
-    stop, libc, chance = threading.Event(), ctypes.CDLL(None), random.Random(1)
+    stop, libc, chance = threading.Event(), ctypes.CDLL(None), random.Random(1)  # noqa: S311 - a pace
 
     def exchange() -> None:
         while not stop.wait(chance.random() / 10_000):  # at no steady pace, which the other side might fall into
