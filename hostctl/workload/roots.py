@@ -11,6 +11,7 @@ was made from; that is written last and removed first, so a pass that was cut is
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.network.namespaces import NamespaceError, user_namespace_of
 from hostctl.workload import root
+from hostctl.workload.instance import INSTANCES, name_of
 from hostctl.workload.root import RootPlan, RootPlanError, below
 
 LAID = "laid"
@@ -219,10 +221,23 @@ def _laid(layout: HostLayout) -> dict[str, bytes]:
 
 
 def _wanted(layout: HostLayout) -> dict[str, bytes]:
-    """Return what the roots of the generation in force are to be made from."""
+    """Return what the roots of the generation in force are to be made from.
+
+    It has the bundles of instances that were about to leave as well; they have a root until they have left.
+    """
     bundles = layout.current / "bundles"
     folders = sorted(bundles.iterdir()) if bundles.is_dir() else []
-    return {path.name: (path / root.FILE).read_bytes() for path in folders if (path / root.FILE).is_file()}
+    found = {path.name: (path / root.FILE).read_bytes() for path in folders if (path / root.FILE).is_file()}
+    if layout.changing_network.exists() or not any(map(_letter, found)):
+        return found
+    live = json.loads((layout.current / "generation.json").read_bytes())["instances"]
+    return {key: data for key, data in found.items() if not _letter(key) or live.get(name_of(key)) == _letter(key)}
+
+
+def _letter(key: str) -> str:
+    """Return the letter of one of two instances that take turns; nothing of any other container."""
+    letter = key.partition(".")[2]
+    return letter if letter in INSTANCES else ""
 
 
 def _drop_layers(layout: HostLayout, needed: Sequence[bytes]) -> None:

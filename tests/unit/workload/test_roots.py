@@ -238,3 +238,18 @@ def test_when_the_host_stops_everything_is_taken_off(layout: HostLayout, kernel:
     assert kernel.mounted == set()
     roots.lay_all(layout)
     assert layout.runtime / "workloads/one/rootfs" in kernel.mounted
+
+
+def test_an_instance_that_has_left_has_no_root_though_its_bundle_is_there(layout: HostLayout, kernel: Kernel) -> None:
+    for key in ("site.a", "site.b", "other.2", "web"):
+        bundle(layout, key, root_plan.plan(spec()))
+    (layout.current / "generation.json").write_text(json.dumps({"instances": {"site": "b"}}))
+    layout.changing_network.parent.mkdir(parents=True)
+    layout.changing_network.touch()
+    roots.lay_all(layout)
+    assert {path.parent.name for path in kernel.mounted if path.name == "rootfs"} == {
+        *("site.a", "site.b", "other.2", "web"),
+    }
+    layout.changing_network.unlink()
+    roots.lay_all(layout)
+    assert {path.parent.name for path in kernel.mounted if path.name == "rootfs"} == {"site.b", "other.2", "web"}
