@@ -10,7 +10,8 @@ import re
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from hostctl.agent.machine import START_TIMEOUT, SystemdUnavailableError, exit_status
 from hostctl.errors import EXIT_USAGE, HostctlError
@@ -87,9 +88,10 @@ def thaw(unit: str) -> None:
 
 
 def stop_within(verb: str, unit: str, seconds: float) -> None:
-    """Stop or restart a unit; what is not down after ``seconds`` is killed.
+    """Stop or restart a unit; its first process is killed if it runs on after ``seconds``, and with it all others.
 
-    The unit's own, declared stop timeout stays the upper bound.
+    What the unit does after that goes on, and a next run is let alone: it has begun with the first process gone. The
+    unit's own, declared stop timeout stays the upper bound.
 
     Args:
         verb: ``stop`` or ``restart``.
@@ -97,14 +99,31 @@ def stop_within(verb: str, unit: str, seconds: float) -> None:
         seconds: from the request on; 0 kills at once.
     """
     began = time.monotonic()
+    with _first_process(unit) as process:
+        try:
+            run(["systemctl", verb, "--", unit], timeout=max(0.1, seconds))
+        except CommandTimeoutError:  # only the waiting systemctl was ended: the job goes on
+            if process is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+            left = START_TIMEOUT - (time.monotonic() - began)
+            # A job of the same kind is merged with the one under way, so this waits for that.
+            run(["systemctl", verb if verb == "stop" else "start", "--", unit], timeout=max(1.0, left))
+
+
+@contextmanager
+def _first_process(unit: str) -> Iterator[int | None]:
+    """Give a descriptor of a unit's first process, which no later process can be taken for; none if it has none."""
+    pid = int(show([unit], ["MainPID"])[0].get("MainPID") or 0)
     try:
-        run(["systemctl", verb, "--", unit], timeout=max(0.1, seconds))
-    except CommandTimeoutError:  # only the waiting systemctl was ended: the job goes on
-        if show([unit], ["ActiveState"])[0].get("ActiveState") == "deactivating":
-            kill(unit, "SIGKILL", everybody=True)
-        left = START_TIMEOUT - (time.monotonic() - began)
-        # A job of the same kind is merged with the one under way, so this waits for that.
-        run(["systemctl", verb if verb == "stop" else "start", "--", unit], timeout=max(1.0, left))
+        descriptor = os.pidfd_open(pid) if pid else None
+    except ProcessLookupError:
+        descriptor = None
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def await_end(unit: str, timeout: float | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from hostctl.agent.overview import NotRunningError, UnknownWorkloadError
 from hostctl.agent.unit_control import SignalError
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
+from hostctl.run import CommandTimeoutError
 
 RECORD = {
     "number": 3,
@@ -169,3 +171,34 @@ def test_events_of_an_instance_are_the_workloads() -> None:
     assert event is not None
     assert (event.name, event.attributes["instance"]) == ("web", "b")
     assert event_log.parse(json.dumps({**JOURNAL_LINE, "UNIT": "workload-web.secrets.service"})) is None
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_impatient_restart_kills_the_run_that_was_there_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, *, ends: bool
+) -> None:
+    old, new = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2))
+    calls: list[list[str]] = []
+
+    def run(words: list[str], *, timeout: float) -> None:  # stands for systemctl, whose job takes longer than is waited
+        calls.append([*words, f"{timeout:.0f}"])
+        if len(calls) == 1:
+            if ends:
+                old.communicate(b"\n")
+            raise CommandTimeoutError("systemctl took too long")
+
+    monkeypatch.setattr(unit_control, "show", lambda units, properties: [{"MainPID": str(old.pid)}])
+    monkeypatch.setattr(unit_control, "run", run)
+    unit_control.stop_within("restart", "workload-web.service", 1)
+    assert [call[:2] for call in calls] == [["systemctl", "restart"], ["systemctl", "start"]]
+    assert old.wait(10) == (0 if ends else -signal.SIGKILL)
+    assert new.poll() is None
+    new.communicate(b"\n")
+
+
+def test_what_has_no_process_is_only_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(unit_control, "show", lambda units, properties: [{"MainPID": "0"}])
+    monkeypatch.setattr(unit_control, "run", lambda words, timeout: calls.append(words))
+    unit_control.stop_within("stop", "workload-web.service", 0)
+    assert calls == [["systemctl", "stop", "--", "workload-web.service"]]
