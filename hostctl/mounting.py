@@ -26,7 +26,6 @@ AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 MS_BIND, MS_PRIVATE = 1 << 12, 1 << 18
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-OPTION_BYTES = 255
 
 
 class _Attributes(ctypes.Structure):
@@ -59,12 +58,12 @@ def call(function: Callable[..., int], *arguments: object) -> int:
 
 
 @contextmanager
-def filesystem(kind: str, options: Iterable[tuple[str, str]], attributes: int) -> Iterator[int]:
+def filesystem(kind: str, options: Iterable[tuple[str, str | None]], attributes: int) -> Iterator[int]:
     """Give a descriptor of a file system that is mounted nowhere yet.
 
     Args:
         kind: its type.
-        options: keys with values, in the order in which the kernel is told.
+        options: keys with values, or None for a key that has none, in the order in which the kernel is told.
         attributes: ``MOUNT_ATTR_*``.
 
     Raises:
@@ -74,9 +73,8 @@ def filesystem(kind: str, options: Iterable[tuple[str, str]], attributes: int) -
     context = call(library.fsopen, kind.encode(), FSOPEN_CLOEXEC)
     try:
         for key, value in options:
-            call(library.fsconfig, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0)
-        if kind == "erofs":
-            call(library.fsconfig, context, FSCONFIG_SET_FLAG, b"ro", None, 0)
+            command = FSCONFIG_SET_FLAG if value is None else FSCONFIG_SET_STRING
+            call(library.fsconfig, context, command, key.encode(), None if value is None else os.fsencode(value), 0)
         call(library.fsconfig, context, FSCONFIG_CMD_CREATE, None, None, 0)
         mounted = call(library.fsmount, context, FSMOUNT_CLOEXEC, attributes)
     finally:
@@ -102,7 +100,7 @@ def erofs(file: Path, where: Path) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    with filesystem("erofs", [("source", str(file))], SAFE | MOUNT_ATTR_RDONLY) as mounted:
+    with filesystem("erofs", [("source", str(file)), ("ro", None)], SAFE | MOUNT_ATTR_RDONLY) as mounted:
         attach(mounted, where)
 
 
@@ -118,7 +116,7 @@ def overlay(lower: Sequence[Path], where: Path, *, upper: Path | None = None, wo
     Raises:
         OSError: the kernel refused.
     """
-    options = [("source", "overlay"), *(("lowerdir+", str(path)) for path in lower)]
+    options: list[tuple[str, str | None]] = [("source", "overlay"), *(("lowerdir+", str(path)) for path in lower)]
     if upper is not None and work is not None:
         options += [("upperdir", str(upper)), ("workdir", str(work))]
     with filesystem("overlay", options, SAFE | (0 if upper else MOUNT_ATTR_RDONLY)) as mounted:

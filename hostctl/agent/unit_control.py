@@ -71,10 +71,9 @@ def show(units: Sequence[str], properties: Sequence[str]) -> list[Mapping[str, s
     return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
 
 
-def kill(unit: str, name: str, *, everybody: bool = False) -> None:
-    """Send a signal to the first process of a unit, or to all of them."""
-    whom = "all" if everybody else "main"
-    run(["systemctl", "kill", f"--signal={name}", f"--kill-whom={whom}", "--", unit], timeout=SHORT)
+def kill(unit: str, name: str) -> None:
+    """Send a signal to the first process of a unit."""
+    run(["systemctl", "kill", f"--signal={name}", "--kill-whom=main", "--", unit], timeout=SHORT)
 
 
 def freeze(unit: str) -> None:

@@ -12,16 +12,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from hostctl import mounting
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
+from hostctl.mounting import MNT_DETACH, MS_BIND, call
 from hostctl.workload.identity import RANGE
 
 CLONE_VM, CLONE_NEWUSER, CLONE_NEWNET = 0x100, 0x10000000, 0x40000000  # <linux/sched.h>
-MS_BIND, MNT_DETACH = 4096, 2  # <sys/mount.h>
 PREFIX = "workload-"
 STACK = 16384  # bytes; pause(2) needs next to nothing
 
@@ -40,16 +41,6 @@ def user_namespace(layout: HostLayout, name: str) -> Path:
 def network_namespace(layout: HostLayout, name: str) -> Path:
     """Return where the network namespace of workload ``name`` is pinned; ip-netns(8) finds it there too."""
     return layout.root / "run/netns" / f"{PREFIX}{name}"
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _call(function: Callable[..., int], *arguments: object) -> None:
-    if function(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{getattr(function, '__name__', 'system call')}: {os.strerror(number)}")
 
 
 def pinned(layout: HostLayout) -> frozenset[str]:
@@ -122,7 +113,7 @@ class _Maker:
     """
 
     def __init__(self) -> None:
-        self.libc = _libc()
+        self.libc = mounting.libc()
         self.libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self.stack = ctypes.create_string_buffer(STACK)
         self.top = (ctypes.addressof(self.stack) + STACK) & ~15  # it grows downwards, aligned as the ABI wants it
@@ -133,15 +124,12 @@ class _Maker:
         with self.holding(CLONE_NEWUSER | CLONE_NEWNET, start) as process:
             for kind, place in (("user", users), ("net", network)):
                 os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
-                _call(self.libc.mount, f"/proc/{process}/ns/{kind}".encode(), bytes(place), None, MS_BIND, None)
+                call(self.libc.mount, f"/proc/{process}/ns/{kind}".encode(), bytes(place), None, MS_BIND, None)
 
     @contextmanager
     def holding(self, kinds: int, start: int) -> Iterator[int]:
         """Give the id of a process in new namespaces, one of them a user namespace whose user ids are mapped."""
-        process = self.libc.clone(self.pause, self.top, CLONE_VM | kinds | signal.SIGCHLD, None)
-        if process < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"clone: {os.strerror(number)}")
+        process = call(self.libc.clone, self.pause, self.top, CLONE_VM | kinds | signal.SIGCHLD, None)
         try:
             for kind in ("uid_map", "gid_map"):
                 _write(f"/proc/{process}/{kind}", f"0 {start} {RANGE}\n")
@@ -165,7 +153,7 @@ def unpin(layout: HostLayout, name: str) -> None:
     Raises:
         OSError: a place cannot be removed.
     """
-    libc = _libc()
+    libc = mounting.libc()
     for place in (network_namespace(layout, name), user_namespace(layout, name)):
         while place.exists() and libc.umount2(bytes(place), MNT_DETACH) == 0:
             pass  # pinned more than once by a pass that was cut
@@ -179,17 +167,17 @@ def inside(place: Path) -> Iterator[None]:
     Raises:
         OSError: it cannot be entered.
     """
-    libc = _libc()
+    libc = mounting.libc()
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         target = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _call(libc.setns, target, CLONE_NEWNET)
+            call(libc.setns, target, CLONE_NEWNET)
         finally:
             os.close(target)
         try:
             yield
         finally:
-            _call(libc.setns, own, CLONE_NEWNET)
+            call(libc.setns, own, CLONE_NEWNET)
     finally:
         os.close(own)

@@ -18,6 +18,7 @@ FILE = "root.json"
 LOCALTIME = "localtime"
 """File of the bundle with the rules of the workload's time zone."""
 ZONES = "/usr/share/zoneinfo"
+BASE, TOP = "base", "top"
 MAX_BYTES = 1 << 20
 
 
@@ -47,6 +48,15 @@ class RootPlan:
     """Where the rules of its time zone lie by name, if it has one."""
     images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the layers, lowest first, of the images that it is shown besides, by the name of their mount point."""
+
+    @property
+    def lower(self) -> tuple[str, ...]:
+        """The folders that its overlay lies over, highest first, by their names in the workload's own folder.
+
+        The lowest holds the mount points that the image may lack; with a time zone, one above all of them has what the
+        image may have otherwise.
+        """
+        return (*((TOP,) if self.zone else ()), *reversed(self.layers), BASE)
 
 
 def encode(wanted: RootPlan) -> bytes:

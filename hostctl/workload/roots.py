@@ -25,7 +25,7 @@ from hostctl.layout import HostLayout
 from hostctl.network.namespaces import NamespaceError, user_namespace_of
 from hostctl.workload import root
 from hostctl.workload.instance import INSTANCES, name_of
-from hostctl.workload.root import RootPlan, RootPlanError, below
+from hostctl.workload.root import BASE, TOP, RootPlan, RootPlanError, below
 
 LAID = "laid"
 """File beside the mount points with what they were made from."""
@@ -106,7 +106,7 @@ def remove(layout: HostLayout, key: str) -> None:
     (folder / LAID).unlink(missing_ok=True)
     for where in _mount_points(folder):
         mounting.unmount(where)
-    for name in ("base", "top"):
+    for name in (BASE, TOP):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -122,7 +122,7 @@ def _lay(layout: HostLayout, key: str, plan: RootPlan) -> None:
     folder, bundle = _folder(layout, key), layout.current / "bundles" / key
     folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     (folder / "rootfs").mkdir(mode=FOLDER_MODE, exist_ok=True)
-    _mount_base(folder / "base", plan, bundle)
+    _make_base(folder / BASE, plan, bundle)
     for name, file in plan.files.items():
         layer = _layers(layout) / name
         if not os.path.ismount(layer):
@@ -141,7 +141,7 @@ def _lay(layout: HostLayout, key: str, plan: RootPlan) -> None:
     _mount_root(layout, key, plan, bundle)
 
 
-def _mount_base(base: Path, plan: RootPlan, bundle: Path) -> None:
+def _make_base(base: Path, plan: RootPlan, bundle: Path) -> None:
     """Make the lowest layer: the mount points that the image may lack, all of them the workload's own."""
     _own(base, plan.first_id, FOLDER_MODE)
     for path in plan.folders:
@@ -154,13 +154,12 @@ def _mount_base(base: Path, plan: RootPlan, bundle: Path) -> None:
 
 def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> None:
     folder = _folder(layout, key)
-    lower = [*(folder / name for name in reversed(plan.layers)), folder / "base"]
-    if plan.zone:  # over what the image has as the local time
-        top = folder / "top"
+    lower = [folder / name for name in plan.lower]
+    if plan.zone:
+        top = folder / TOP
         for path in (top, top / "etc"):
             _own(path, plan.first_id, FOLDER_MODE)
         _write(top / "etc/localtime", (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
-        lower.insert(0, top)
     if not plan.writable:
         mounting.overlay(lower, folder / "rootfs")
         return

@@ -20,7 +20,7 @@ from hostctl.config.values import Duration, Name
 from hostctl.config.workload import Workload
 from hostctl.data import data_folder
 from hostctl.errors import HostctlError
-from hostctl.workload import resources
+from hostctl.workload import resources, root_plan
 from hostctl.workload.bundle import serve_file
 from hostctl.workload.instance import INSTANCES, key, numbers
 from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec
@@ -161,7 +161,7 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "runtime": spec.runtime,
         "rootfs": spec.rootfs,
         "bundle": spec.bundle,
-        "overlay": _overlay(spec),
+        "overlay": "" if workload.read_only else _overlay(spec),
         "job": workload.type == "job",
         "scheduled": workload.schedule is not None,
         "notify": workload.notify,
@@ -218,18 +218,12 @@ def _prepares(spec: WorkloadSpec) -> bool:
 
 
 def _overlay(spec: WorkloadSpec) -> str:
-    """Return the options of the root's overlay, as :func:`hostctl.workload.roots.lay` mounts the first one.
+    """Return the options of a writable root's overlay, as :func:`hostctl.workload.roots.lay` mounts the first one.
 
-    One ``lowerdir+`` a layer, highest first: all in one string would not fit into the kernel's 256 bytes. The lowest
-    holds the mount points that the image may lack, one above all of them what it may have otherwise.
+    One ``lowerdir+`` a layer: all in one string would not fit into the kernel's 256 bytes.
     """
-    lower = [f"{spec.runtime}/{name}" for name, _ in reversed(spec.layers)]
-    if spec.zone is not None:
-        lower.insert(0, f"{spec.runtime}/top")
-    options = ["nodev", "nosuid", *(f"lowerdir+={path}" for path in [*lower, f"{spec.runtime}/base"])]
-    if not spec.workload.read_only:
-        options += [f"upperdir={spec.state}/upper", f"workdir={spec.state}/work"]
-    return ",".join(options)
+    options = ["nodev", "nosuid", *(f"lowerdir+={spec.runtime}/{name}" for name in root_plan.plan(spec).lower)]
+    return ",".join([*options, f"upperdir={spec.state}/upper", f"workdir={spec.state}/work"])
 
 
 def _prepared(spec: WorkloadSpec) -> dict[str, object]:
