@@ -7,6 +7,8 @@ from hostctl_lab.host import Host, WaitError
 
 WRITABLE = ("/var/tmp", "/var/home/ops", "/tmp", "/run", "/dev/shm", "/dev", "/efi")
 FILE_SYSTEMS = ("ext4", "tmpfs", "devtmpfs", "vfat", "overlay", "ramfs", "erofs")
+LOOPBACK6 = "00000000000000000000000001000000"
+EPHEMERAL = 32768  # /proc/sys/net/ipv4/ip_local_port_range: from here on they are of who asks, for example for the time
 IDLE_SECONDS = 90.0  # the agent ends 30 s after its last call
 
 
@@ -62,6 +64,17 @@ def test_secure_boot_and_verity_are_on(host: Host) -> None:
     variable = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
     assert host.text("od", "-An", "-tu1", "-j4", "-N1", variable).strip() == "1"
     assert re.search(r"^status\s+: verified$|\bV$", host.text("dmsetup", "status", "root"), re.MULTILINE)
+
+
+def test_only_the_doors_that_are_meant_are_open(host: Host) -> None:
+    ports = set()
+    for line in host.text("cat", *(f"/proc/net/{kind}" for kind in ("tcp", "tcp6", "udp", "udp6"))).splitlines():
+        _, local, _, state, *_ = line.split()
+        address, _, port = local.partition(":")
+        open_to_all = not address.endswith("7F") and address != LOOPBACK6
+        if state in ("0A", "07") and open_to_all:  # listens, or is not connected
+            ports.add(int(port, 16))
+    assert {22} <= {port for port in ports if port < EPHEMERAL} <= {22, 68, 546}, "ssh, and a client of DHCP"
 
 
 def test_nothing_of_ours_stays_resident(host: Host) -> None:
