@@ -2,7 +2,8 @@
 
 Python has no functions for these; glibc has since 2.36. An option is one string of at most 255 bytes, so each layer of
 an overlay is an option of its own.
-Sources: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2), umount2(2);
+Sources: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2), umount2(2),
+unshare(2), setns(2);
 Documentation/filesystems/overlayfs.rst of Linux.
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 # <linux/mount.h>, <sys/mount.h>, <fcntl.h>
@@ -23,9 +25,11 @@ MOUNT_ATTR_IDMAP = 0x100000
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_BENEATH = 0x4, 0x200
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
-MS_BIND, MS_PRIVATE = 1 << 12, 1 << 18
+MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+CLONE_NEWNS = 0x20000  # <linux/sched.h>
 SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+CHUNK = 256  # copies of mounts that are held at once, each by a descriptor
 
 
 class _Attributes(ctypes.Structure):
@@ -39,6 +43,7 @@ class _Attributes(ctypes.Structure):
     )
 
 
+@cache
 def libc() -> ctypes.CDLL:
     """Return the C library, whose errors are kept for :func:`call`."""
     return ctypes.CDLL(None, use_errno=True)
@@ -134,15 +139,74 @@ def mapped(source: Path, where: Path, users: int) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    library = libc()
-    tree = call(library.open_tree, AT_FDCWD, os.fsencode(source), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    tree = copy(source)
     try:
         wanted = _Attributes(attr_set=MOUNT_ATTR_IDMAP, propagation=MS_PRIVATE, userns_fd=users)
         size = ctypes.c_size_t(ctypes.sizeof(wanted))
-        call(library.mount_setattr, tree, b"", AT_EMPTY_PATH, ctypes.byref(wanted), size)
+        call(libc().mount_setattr, tree, b"", AT_EMPTY_PATH, ctypes.byref(wanted), size)
         attach(tree, where)
     finally:
         os.close(tree)
+
+
+def copy(source: Path) -> int:
+    """Return a descriptor of what is mounted at a path once more, attached nowhere yet. To be closed.
+
+    Args:
+        source: a mount point, or a file of a namespace below /proc.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    return call(libc().open_tree, AT_FDCWD, os.fsencode(source), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+
+
+@contextmanager
+def aside() -> Iterator[list[Path]]:
+    """Mount where nobody sees it, then show it at once.
+
+    The block is in a mount namespace of its own, which begins as a copy of the caller's. After it, what is mounted at
+    the paths that it has put into the list is attached at the same paths of the caller's namespace, in their order;
+    nothing else, and nothing at all if the block raises. systemd reads the list of all mounts whenever it has changed,
+    so many that come one after the other occupy it for as long as they come.
+
+    The process must have one thread; its working directory is the root afterwards.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    library, points = libc(), list[Path]()
+    with _mount_namespace() as callers:
+        call(library.unshare, CLONE_NEWNS)
+        try:
+            call(library.mount, None, b"/", None, MS_REC | MS_PRIVATE, None)
+            yield points
+            with _mount_namespace() as own:
+                for first in range(0, len(points), CHUNK):
+                    call(library.setns, own, CLONE_NEWNS)
+                    _show(points[first : first + CHUNK], callers)
+        finally:
+            call(library.setns, callers, CLONE_NEWNS)
+
+
+@contextmanager
+def _mount_namespace() -> Iterator[int]:
+    descriptor = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _show(points: Sequence[Path], namespace: int) -> None:
+    """Go to a mount namespace and attach there what is mounted at some paths here."""
+    with ExitStack() as held:
+        copies = [(copy(point), point) for point in points]
+        for descriptor, _ in copies:
+            held.callback(os.close, descriptor)
+        call(libc().setns, namespace, CLONE_NEWNS)
+        for descriptor, point in copies:
+            attach(descriptor, point)
 
 
 def unmount(where: Path) -> None:

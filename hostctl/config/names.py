@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import posixpath
-import zoneinfo
 from pathlib import Path
 from typing import ClassVar
 
@@ -200,6 +199,8 @@ class TimeZone(Text):
     @classmethod
     def canonical(cls, text: str) -> str:
         """Refuse a zone that this machine's database lacks; where there is none, the form must do."""
+        import zoneinfo  # noqa: PLC0415 - it reads how Python was built, and start-up counts
+
         databases = [Path(folder) for folder in zoneinfo.TZPATH if Path(folder, "UTC").is_file()]
         if databases and not any((folder / text).is_file() for folder in databases):
             hint = _did_you_mean(text, tuple(sorted(zoneinfo.available_timezones())))

@@ -22,8 +22,8 @@ from hostctl.network.model import (
     NetworkCollisionError,
     NetworkFullError,
     NetworkPlan,
-    PublishedAddressError,
     WorkloadNetwork,
+    check_published,
 )
 from hostctl.workload import instance
 
@@ -152,28 +152,6 @@ def _interfaces(wanted: Wanted, base: NetworkPlan) -> tuple[int, ...]:
         return ()
     free = (number for number in itertools.count() if number not in held.values())
     return tuple(held[network] if network in held else next(free) for network in on)
-
-
-def check_published(plan: NetworkPlan) -> None:
-    """Check that every published port can lead to its workload.
-
-    Raises:
-        PublishedAddressError: one cannot.
-    """
-    for workload in plan.workloads:
-        place = plan.way_in(workload)
-        for port in workload.ports:
-            if place is None:
-                raise PublishedAddressError(
-                    f"workload {workload.name}: port {port} cannot be published",
-                    details="none of its networks has a way in: they are internal or macvlan",
-                )
-            if port.address is not None and ":" in port.address and place.address6 is None:
-                raise PublishedAddressError(
-                    f"workload {workload.name}: port {port} cannot be published at an IPv6 address",
-                    details=f"its network {place.network} has no IPv6",
-                    hint=f"networks: {{{place.network}: {{ipv6: pool}}}}",
-                )
 
 
 def _held(base: NetworkPlan, network: Network) -> dict[str, Attachment]:

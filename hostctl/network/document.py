@@ -16,7 +16,6 @@ from typing import NoReturn, TypeVar, cast
 from hostctl.config.names import Name
 from hostctl.config.networks import DEFAULT, LARGEST_MTU, SMALLEST_MTU, LinkName
 from hostctl.config.references import IpAddress, PortMapping
-from hostctl.network.allocate import check_published
 from hostctl.network.model import (
     BRIDGE,
     RANGE_SIZE,
@@ -26,6 +25,7 @@ from hostctl.network.model import (
     NetworkPlan,
     NetworkPlanError,
     WorkloadNetwork,
+    check_published,
 )
 from hostctl.workload import instance
 

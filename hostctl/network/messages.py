@@ -17,6 +17,8 @@ from pyroute2.iproute.linux import IPBatch
 from hostctl.network.model import Attachment, Network
 
 HAIRPIN = 1  # IFLA_BRPORT_MODE, <linux/if_link.h>: with br_netfilter a port that a workload asks itself for needs it
+ONE_QUEUE = {"num_tx_queues": 1, "num_rx_queues": 1}
+"""A veth link uses one queue each way. By default it makes one for each processor, tells udev, and takes them back."""
 MACVLAN_BRIDGE = "bridge"  # siblings reach each other
 IFA_F_NODAD = 0x02  # <linux/if_addr.h>: nobody else can have the address, so it is there at once
 _NLMSG_ERROR, _HEADER = 2, struct.Struct("=IHHII")  # <linux/netlink.h>, struct nlmsghdr
@@ -111,6 +113,7 @@ class Veth:
     @staticmethod
     def _template(network: Network, inside: str) -> Template:
         size = {} if network.mtu is None else {"mtu": network.mtu}
+        size |= ONE_QUEUE
         peer = {"ifname": inside, "net_ns_fd": _NAMESPACE, "address": _PEER_MAC, **size}
         bridge = socket.if_nametoindex(network.bridge)
         data = _encoded(

@@ -147,3 +147,25 @@ class NetworkPlan:
         """Return at which of its networks a workload's published ports are: its first bridge that is not internal."""
         bridges = {each.name for each in self.networks if each.driver == "bridge" and not each.internal}
         return next((each for each in workload.attachments if each.network in bridges), None)
+
+
+def check_published(plan: NetworkPlan) -> None:
+    """Check that every published port can lead to its workload.
+
+    Raises:
+        PublishedAddressError: one cannot.
+    """
+    for workload in plan.workloads:
+        place = plan.way_in(workload)
+        for port in workload.ports:
+            if place is None:
+                raise PublishedAddressError(
+                    f"workload {workload.name}: port {port} cannot be published",
+                    details="none of its networks has a way in: they are internal or macvlan",
+                )
+            if port.address is not None and ":" in port.address and place.address6 is None:
+                raise PublishedAddressError(
+                    f"workload {workload.name}: port {port} cannot be published at an IPv6 address",
+                    details=f"its network {place.network} has no IPv6",
+                    hint=f"networks: {{{place.network}: {{ipv6: pool}}}}",
+                )

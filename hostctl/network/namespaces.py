@@ -4,7 +4,7 @@ They are made ahead of the workload, so that starting or restarting one runs not
 unpinned. The network namespace is made inside the user namespace: only so may the workload's root mount sysfs and
 change its own network. What goes on inside them is not decided here.
 
-A thin edge over clone(2), setns(2), mount(2) and umount2(2), for which Python 3.11 has no functions.
+A thin edge over clone(2), setns(2) and umount2(2), for which Python 3.11 has no functions.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hostctl import mounting
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.mounting import MNT_DETACH, MS_BIND, call
+from hostctl.mounting import MNT_DETACH, call
 from hostctl.workload.identity import RANGE
 
 CLONE_VM, CLONE_NEWUSER, CLONE_NEWNET = 0x100, 0x10000000, 0x40000000  # <linux/sched.h>
 PREFIX = "workload-"
+CHUNK = 64  # workloads whose namespaces are held at once, each by descriptors
 STACK = 16384  # bytes; pause(2) needs next to nothing
 
 
@@ -71,16 +72,34 @@ def pin(layout: HostLayout, ranges: Mapping[str, int]) -> dict[str, NamespaceErr
     Returns:
         What failed, by workload; nothing of these is left pinned.
     """
-    maker, failed = _Maker(), {}
+    maker, failed, names = _Maker(), dict[str, NamespaceError](), list(ranges)
     for path in (user_namespace(layout, "x"), network_namespace(layout, "x")):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for name, start in ranges.items():
-        try:
-            maker.pin(user_namespace(layout, name), network_namespace(layout, name), start)
-        except OSError as error:
-            unpin(layout, name)
-            failed[name] = NamespaceError(f"workload {name}: no namespaces", details=str(error))
+    for first in range(0, len(names), CHUNK):
+        with ExitStack() as held:
+            made = dict[str, tuple[int, int]]()
+            for name in names[first : first + CHUNK]:
+                try:
+                    made[name] = maker.make(ranges[name], held)
+                except OSError as error:
+                    failed[name] = _failure(name, error)
+            for name, copies in made.items():  # in a row, as in mounting.aside
+                try:
+                    _attach(layout, name, *copies)
+                except OSError as error:
+                    unpin(layout, name)
+                    failed[name] = _failure(name, error)
     return failed
+
+
+def _attach(layout: HostLayout, name: str, users: int, network: int) -> None:
+    for copy, place in ((users, user_namespace(layout, name)), (network, network_namespace(layout, name))):
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+        mounting.attach(copy, place)
+
+
+def _failure(name: str, error: OSError) -> NamespaceError:
+    return NamespaceError(f"workload {name}: no namespaces", details=str(error))
 
 
 @contextmanager
@@ -119,12 +138,14 @@ class _Maker:
         self.top = (ctypes.addressof(self.stack) + STACK) & ~15  # it grows downwards, aligned as the ABI wants it
         self.pause = ctypes.cast(self.libc.pause, ctypes.c_void_p)
 
-    def pin(self, users: Path, network: Path, start: int) -> None:
-        """Make a user and a network namespace, map the user ids, and bind both to their places."""
+    def make(self, start: int, held: ExitStack) -> tuple[int, int]:
+        """Make a user and a network namespace and return descriptors to attach, which are closed with ``held``."""
+        made = []
         with self.holding(CLONE_NEWUSER | CLONE_NEWNET, start) as process:
-            for kind, place in (("user", users), ("net", network)):
-                os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
-                call(self.libc.mount, f"/proc/{process}/ns/{kind}".encode(), bytes(place), None, MS_BIND, None)
+            for kind in ("user", "net"):
+                made.append(mounting.copy(Path(f"/proc/{process}/ns/{kind}")))
+                held.callback(os.close, made[-1])
+        return made[0], made[1]
 
     @contextmanager
     def holding(self, kinds: int, start: int) -> Iterator[int]:

@@ -177,7 +177,7 @@ def serve_file(spec: WorkloadSpec) -> str:
 
 
 def _json(document: object) -> bytes:
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n").encode()
 
 
 def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:

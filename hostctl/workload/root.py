@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from hostctl.errors import HostctlError
 
@@ -109,8 +109,3 @@ def _path(text: object) -> str:
     if not isinstance(text, str) or not text.startswith("/") or "\0" in text or ".." in PurePosixPath(text).parts:
         raise ValueError(f"{text!r} is no path")
     return text
-
-
-def below(folder: Path, path: str) -> Path:
-    """Return where a path of the container lies in a folder of the host."""
-    return folder / path.lstrip("/")

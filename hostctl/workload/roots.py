@@ -25,7 +25,7 @@ from hostctl.layout import HostLayout
 from hostctl.network.namespaces import NamespaceError, user_namespace_of
 from hostctl.workload import root
 from hostctl.workload.instance import INSTANCES, name_of
-from hostctl.workload.root import BASE, TOP, RootPlan, RootPlanError, below
+from hostctl.workload.root import BASE, TOP, RootPlan, RootPlanError
 
 LAID = "laid"
 """File beside the mount points with what they were made from."""
@@ -64,13 +64,10 @@ def lay_all(layout: HostLayout) -> None:
     with _lock(layout):
         wanted, laid = _wanted(layout), _laid(layout)
         work, failures = decide(wanted, laid), []
-        for key in work.remove:
+        for key in (*work.remove, *work.lay):
             remove(layout, key)
-        for key in work.lay:
-            try:
-                lay(layout, key, wanted[key])
-            except RootError as error:
-                failures.append(error)
+        if work.lay:
+            failures = _lay_aside(layout, {key: wanted[key] for key in work.lay})
         _drop_layers(layout, [made_from for key, made_from in {**laid, **wanted}.items() if key not in work.remove])
     if failures:
         raise RootError(
@@ -79,25 +76,21 @@ def lay_all(layout: HostLayout) -> None:
         )
 
 
-def lay(layout: HostLayout, key: str, made_from: bytes) -> None:
-    """Lay the root of one workload, fresh; what its last run wrote is gone.
-
-    Args:
-        layout: the host.
-        key: what the workload, or the instance of it, is called by.
-        made_from: its ``root.json``.
-
-    Raises:
-        RootError: it cannot be laid.
-    """
-    remove(layout, key)
-    try:
-        plan = root.decode(made_from)
-        _lay(layout, key, plan)
+def _lay_aside(layout: HostLayout, wanted: Mapping[str, bytes]) -> list[RootError]:
+    """Lay fresh roots of workloads, by what they are made from, and return what failed; what was written is gone."""
+    failures, laid = list[RootError](), dict[str, bytes]()
+    with mounting.aside() as shown:
+        for key, made_from in wanted.items():
+            try:
+                _lay(layout, key, root.decode(made_from), shown)
+            except (OSError, RootPlanError, NamespaceError) as error:
+                details = f"{error.brief}: {error.details}" if isinstance(error, HostctlError) else str(error)
+                failures.append(RootError(f"workload {key} has no root file system", details=details))
+            else:
+                laid[key] = made_from
+    for key, made_from in laid.items():
         (_folder(layout, key) / LAID).write_bytes(made_from)
-    except (OSError, RootPlanError, NamespaceError) as error:
-        details = f"{error.brief}: {error.details}" if isinstance(error, HostctlError) else str(error)
-        raise RootError(f"workload {key} has no root file system", details=details) from error
+    return failures
 
 
 def remove(layout: HostLayout, key: str) -> None:
@@ -118,38 +111,43 @@ def clear(layout: HostLayout) -> None:
         _drop_layers(layout, [])
 
 
-def _lay(layout: HostLayout, key: str, plan: RootPlan) -> None:
+def _lay(layout: HostLayout, key: str, plan: RootPlan, shown: list[Path]) -> None:
+    """Mount the root of one workload, and put the mount points that it adds into a list once they are all mounted."""
     folder, bundle = _folder(layout, key), layout.current / "bundles" / key
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (folder / "rootfs").mkdir(mode=FOLDER_MODE, exist_ok=True)
+    points = [folder / name for name in plan.files]
+    (folder / "rootfs").mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    folder.chmod(0o711)
     _make_base(folder / BASE, plan, bundle)
     for name, file in plan.files.items():
         layer = _layers(layout) / name
         if not os.path.ismount(layer):
             layer.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             mounting.erofs(Path(file), layer)
+            shown.append(layer)
     with user_namespace_of(plan.first_id) as users:
-        for name in plan.files:
-            (folder / name).mkdir(mode=FOLDER_MODE, exist_ok=True)
-            mounting.mapped(_layers(layout) / name, folder / name, users)
+        for point in points:
+            point.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            mounting.mapped(_layers(layout) / point.name, point, users)
     for where, names in plan.images.items():
         place, empty = folder / "images" / where, folder / "empty"
         for path, mode in ((place.parent, 0o711), (place, FOLDER_MODE), (empty, FOLDER_MODE)):
             path.mkdir(mode=mode, exist_ok=True)
         # The empty folder makes two layers of one: an overlay without an upper one wants as many.
         mounting.overlay([*(folder / name for name in reversed(names)), empty], place)
+        points.append(place)
     _mount_root(layout, key, plan, bundle)
+    shown += [*points, folder / "rootfs"]
 
 
 def _make_base(base: Path, plan: RootPlan, bundle: Path) -> None:
     """Make the lowest layer: the mount points that the image may lack, all of them the workload's own."""
-    _own(base, plan.first_id, FOLDER_MODE)
+    _own(str(base), plan.first_id, FOLDER_MODE)
     for path in plan.folders:
-        _own(below(base, path), plan.first_id, STICKY if path == "/tmp" else FOLDER_MODE)  # noqa: S108
+        _own(f"{base}{path}", plan.first_id, STICKY if path == "/tmp" else FOLDER_MODE)  # noqa: S108
     for path in plan.empty:
-        _write(below(base, path), b"", plan.first_id)
+        _write(f"{base}{path}", b"", plan.first_id)
     if plan.zone:
-        _write(below(base, plan.zone), (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
+        _write(f"{base}{plan.zone}", (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
 
 
 def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> None:
@@ -158,8 +156,8 @@ def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> N
     if plan.zone:
         top = folder / TOP
         for path in (top, top / "etc"):
-            _own(path, plan.first_id, FOLDER_MODE)
-        _write(top / "etc/localtime", (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
+            _own(str(path), plan.first_id, FOLDER_MODE)
+        _write(f"{top}/etc/localtime", (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
     if not plan.writable:
         mounting.overlay(lower, folder / "rootfs")
         return
@@ -168,20 +166,22 @@ def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> N
     for name in ("upper", "work"):
         with suppress(FileNotFoundError):
             shutil.rmtree(state / name)
-    _own(state / "upper", plan.first_id, FOLDER_MODE)
+    _own(f"{state}/upper", plan.first_id, FOLDER_MODE)
     (state / "work").mkdir(mode=0o700)
     mounting.overlay(lower, folder / "rootfs", upper=state / "upper", work=state / "work")
 
 
-def _own(folder: Path, owner: int, mode: int) -> None:
-    folder.mkdir()
-    folder.chmod(mode)
+def _own(folder: str, owner: int, mode: int) -> None:
+    """Make a folder of the workload's. There are a dozen for each workload, so their paths are plain text."""
+    os.mkdir(folder)  # noqa: PTH102
+    os.chmod(folder, mode)  # noqa: PTH101
     os.chown(folder, owner, owner)
 
 
-def _write(file: Path, data: bytes, owner: int) -> None:
-    file.write_bytes(data)
-    file.chmod(FILE_MODE)
+def _write(file: str, data: bytes, owner: int) -> None:
+    with open(file, "wb") as opened:  # noqa: PTH123
+        opened.write(data)
+    os.chmod(file, FILE_MODE)  # noqa: PTH101
     os.chown(file, owner, owner)
 
 

@@ -11,6 +11,7 @@ name is an alias.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from string import ascii_letters, digits
 
@@ -67,8 +68,12 @@ def tmpfiles_path(value: object) -> str:
     return f'"{escaped}"' if escaped != text or " " in text else text
 
 
+@cache
 def environment() -> Environment:
-    """Return the templates, with the filters that quote for systemd; a forgotten value is an error."""
+    """Return the templates, with the filters that quote for systemd; a forgotten value is an error.
+
+    They are compiled once for all workloads: that takes ten times as long as filling them in.
+    """
     made = Environment(
         loader=FileSystemLoader(data_folder("units") / "workload"),
         undefined=StrictUndefined,
@@ -218,7 +223,7 @@ def _prepares(spec: WorkloadSpec) -> bool:
 
 
 def _overlay(spec: WorkloadSpec) -> str:
-    """Return the options of a writable root's overlay, as :func:`hostctl.workload.roots.lay` mounts the first one.
+    """Return the options of a writable root's overlay, as :mod:`hostctl.workload.roots` mounts the first one.
 
     One ``lowerdir+`` a layer: all in one string would not fit into the kernel's 256 bytes.
     """

@@ -112,6 +112,7 @@ class Kernel:
         patch.setattr(mounting, "mapped", lambda source, where, users: self._mount("mapped", where, source.name))
         patch.setattr(mounting, "overlay", self._overlay)
         patch.setattr(mounting, "unmount", self._unmount)
+        patch.setattr(mounting, "aside", self._aside)
         patch.setattr(os.path, "ismount", lambda path: Path(path) in self.mounted)
         patch.setattr(roots, "user_namespace_of", self._users)
 
@@ -135,6 +136,12 @@ class Kernel:
         if where in self.mounted:
             self.mounted.remove(where)
             self.log.append(f"off {where.relative_to(self.base / 'run/hostctl')}")
+
+    @contextmanager
+    def _aside(self) -> Iterator[list[Path]]:
+        before, shown = set(self.mounted), list[Path]()
+        yield shown
+        self.mounted = before | set(shown)
 
     @contextmanager
     def _users(self, start: int) -> Iterator[int]:
