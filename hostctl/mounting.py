@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
+
+from hostctl.libc import call, library
 
 # <linux/mount.h>, <sys/mount.h>, <fcntl.h>
 FSOPEN_CLOEXEC = 1
@@ -43,25 +44,6 @@ class _Attributes(ctypes.Structure):
     )
 
 
-@cache
-def libc() -> ctypes.CDLL:
-    """Return the C library, whose errors are kept for :func:`call`."""
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def call(function: Callable[..., int], *arguments: object) -> int:
-    """Return what a function of the C library does.
-
-    Raises:
-        OSError: it failed.
-    """
-    result = function(*arguments)
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), getattr(function, "__name__", "system call"))
-    return result
-
-
 @contextmanager
 def filesystem(kind: str, options: Iterable[tuple[str, str | None]], attributes: int) -> Iterator[int]:
     """Give a descriptor of a file system that is mounted nowhere yet.
@@ -74,14 +56,14 @@ def filesystem(kind: str, options: Iterable[tuple[str, str | None]], attributes:
     Raises:
         OSError: the kernel refused.
     """
-    library = libc()
-    context = call(library.fsopen, kind.encode(), FSOPEN_CLOEXEC)
+    libc = library()
+    context = call(libc.fsopen, kind.encode(), FSOPEN_CLOEXEC)
     try:
         for key, value in options:
             command = FSCONFIG_SET_FLAG if value is None else FSCONFIG_SET_STRING
-            call(library.fsconfig, context, command, key.encode(), None if value is None else os.fsencode(value), 0)
-        call(library.fsconfig, context, FSCONFIG_CMD_CREATE, None, None, 0)
-        mounted = call(library.fsmount, context, FSMOUNT_CLOEXEC, attributes)
+            call(libc.fsconfig, context, command, key.encode(), None if value is None else os.fsencode(value), 0)
+        call(libc.fsconfig, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        mounted = call(libc.fsmount, context, FSMOUNT_CLOEXEC, attributes)
     finally:
         os.close(context)
     try:
@@ -96,7 +78,7 @@ def attach(mounted: int, where: Path, flags: int = 0) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    call(libc().move_mount, mounted, b"", AT_FDCWD, os.fsencode(where), MOVE_MOUNT_F_EMPTY_PATH | flags)
+    call(library().move_mount, mounted, b"", AT_FDCWD, os.fsencode(where), MOVE_MOUNT_F_EMPTY_PATH | flags)
 
 
 def erofs(file: Path, where: Path) -> None:
@@ -143,7 +125,7 @@ def mapped(source: Path, where: Path, users: int) -> None:
     try:
         wanted = _Attributes(attr_set=MOUNT_ATTR_IDMAP, propagation=MS_PRIVATE, userns_fd=users)
         size = ctypes.c_size_t(ctypes.sizeof(wanted))
-        call(libc().mount_setattr, tree, b"", AT_EMPTY_PATH, ctypes.byref(wanted), size)
+        call(library().mount_setattr, tree, b"", AT_EMPTY_PATH, ctypes.byref(wanted), size)
         attach(tree, where)
     finally:
         os.close(tree)
@@ -158,7 +140,7 @@ def copy(source: Path) -> int:
     Raises:
         OSError: the kernel refused.
     """
-    return call(libc().open_tree, AT_FDCWD, os.fsencode(source), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+    return call(library().open_tree, AT_FDCWD, os.fsencode(source), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
 
 
 @contextmanager
@@ -175,18 +157,18 @@ def aside() -> Iterator[list[Path]]:
     Raises:
         OSError: the kernel refused.
     """
-    library, points = libc(), list[Path]()
+    libc, points = library(), list[Path]()
     with _mount_namespace() as callers:
-        call(library.unshare, CLONE_NEWNS)
+        call(libc.unshare, CLONE_NEWNS)
         try:
-            call(library.mount, None, b"/", None, MS_REC | MS_PRIVATE, None)
+            call(libc.mount, None, b"/", None, MS_REC | MS_PRIVATE, None)
             yield points
             with _mount_namespace() as own:
                 for first in range(0, len(points), CHUNK):
-                    call(library.setns, own, CLONE_NEWNS)
+                    call(libc.setns, own, CLONE_NEWNS)
                     _show(points[first : first + CHUNK], callers)
         finally:
-            call(library.setns, callers, CLONE_NEWNS)
+            call(libc.setns, callers, CLONE_NEWNS)
 
 
 @contextmanager
@@ -204,7 +186,7 @@ def _show(points: Sequence[Path], namespace: int) -> None:
         copies = [(copy(point), point) for point in points]
         for descriptor, _ in copies:
             held.callback(os.close, descriptor)
-        call(libc().setns, namespace, CLONE_NEWNS)
+        call(library().setns, namespace, CLONE_NEWNS)
         for descriptor, point in copies:
             attach(descriptor, point)
 
@@ -215,6 +197,6 @@ def unmount(where: Path) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    library = libc()
+    libc = library()
     while os.path.ismount(where):
-        call(library.umount2, os.fsencode(where), MNT_DETACH | UMOUNT_NOFOLLOW)
+        call(libc.umount2, os.fsencode(where), MNT_DETACH | UMOUNT_NOFOLLOW)

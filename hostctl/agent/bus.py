@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import quoteattr
+from html import escape  # that of xml.sax loads an HTTP client
 
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import BusType, MessageType, RequestNameReply
@@ -106,7 +106,7 @@ def introspection(methods: Sequence[Method]) -> str:
         lines.append(f'  <method name="{method.name}">')
         who = "For root and users with sudo." if method.root_only else "For everybody."
         words = " ".join((method.handler.__doc__ or "").split())
-        lines.append(f'   <annotation name="{DOCUMENTATION}" value={quoteattr(f"{words} {who}".strip())}/>')
+        lines.append(f'   <annotation name="{DOCUMENTATION}" value="{escape(f"{words} {who}".strip())}"/>')
         for index, kind in enumerate(method.signature):
             name = f' name="{method.takes[index]}"' if index < len(method.takes) else ""
             lines.append(f'   <arg direction="in" type="{kind}"{name}/>')

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hostctl import mounting
 from hostctl.errors import HostctlError
-from hostctl.mounting import MNT_DETACH, MOUNT_ATTR_RDONLY, MOVE_MOUNT_BENEATH, MS_BIND, MS_PRIVATE, SAFE, call
+from hostctl.libc import call, library
+from hostctl.mounting import MNT_DETACH, MOUNT_ATTR_RDONLY, MOVE_MOUNT_BENEATH, MS_BIND, MS_PRIVATE, SAFE
 
 
 class EtcMountError(HostctlError):
@@ -33,7 +34,7 @@ def lay_over(layer: Path, etc: Path, image_root: Path, *, root: Path = Path("/")
     Raises:
         EtcMountError: the kernel refused; ``etc`` shows what it showed before.
     """
-    libc = mounting.libc()
+    libc = library()
     image_etc = image_root / etc.relative_to(root)
     try:
         image_root.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def uncover(etc: Path) -> None:
     """
     if not etc.is_mount():
         return
-    libc = mounting.libc()
+    libc = library()
     try:
         call(libc.umount2, os.fsencode(etc), MNT_DETACH)
     except OSError as error:

@@ -236,7 +236,7 @@ def store(layout: HostLayout, content: Content) -> Stored:
     (temporary / "generation.json").write_bytes(encode(content.record))
     # For the initrd, which cannot read JSON: another release than this one has the generation rendered anew.
     (temporary / "release").write_text(f"{content.record.release}\n")
-    durable.sync_tree(temporary)
+    durable.sync_file_system(temporary)
     temporary.rename(final)
     durable.sync_directory(layout.generations)
     return load(final)

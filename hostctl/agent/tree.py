@@ -68,12 +68,15 @@ def merge(*trees: Tree) -> dict[str, File | Link]:
 
 def write(root: Path, tree: Tree) -> None:
     """Write a tree into ``root``, which is made; nothing in it may exist yet. Folders get mode 0755."""
-    root.mkdir(parents=True, mode=0o755)
+    root.mkdir(parents=True)
+    made = set[PurePosixPath]()
     for path, entry in sorted(tree.items()):
         place = root / path
-        for folder in reversed(place.relative_to(root).parents):
-            (root / folder).mkdir(exist_ok=True)
-            (root / folder).chmod(0o755)
+        for folder in reversed(PurePosixPath(path).parents):
+            if folder not in made:
+                (root / folder).mkdir(exist_ok=True)
+                (root / folder).chmod(0o755)
+                made.add(folder)
         if isinstance(entry, Link):
             place.symlink_to(entry.target)
             continue

@@ -7,7 +7,6 @@ left there is removed by the next change.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import secrets
@@ -26,11 +25,11 @@ from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
+from hostctl.libc import call, library
 from hostctl.run import run
 
 SYNC_SECONDS = 600.0
-_SYS_RENAMEAT2, _AT_FDCWD, _EXCHANGE = 316, -100, 2  # x86-64; linux/fs.h RENAME_EXCHANGE
-_LIBC = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # <linux/fcntl.h>, <linux/fs.h>
 
 
 class UnknownVolumeError(HostctlError):
@@ -291,6 +290,4 @@ def _size(path: Path) -> int:
 
 def _exchange(first: Path, second: Path) -> None:
     """Exchange two folders in one step (renameat2(2))."""
-    if _LIBC.syscall(_SYS_RENAMEAT2, _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _EXCHANGE):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(second))
+    call(library().renameat2, AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE)

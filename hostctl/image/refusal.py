@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
-
-import urllib3
-from urllib3.util import Timeout
 
 from hostctl.config.values import ImageReference
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
 from hostctl.image.registry import Access
 from hostctl.run import CommandError, CommandTimeoutError
+
+if TYPE_CHECKING:
+    import urllib3
 
 ASK_SECONDS = 15.0
 TOKEN_BYTES = 64 << 10
@@ -154,7 +155,9 @@ def ask_limits(reference: ImageReference, access: Access, error: CommandError) -
     scheme = "http" if access.insecure else "https"
     tag = reference.digest or reference.tag or "latest"
     url = f"{scheme}://{host}/v2/{reference.repository}/manifests/{tag}"
-    pool = urllib3.PoolManager(timeout=Timeout(ASK_SECONDS), retries=False)
+    import urllib3  # noqa: PLC0415 - the agent's start-up counts, and refusals are rare
+
+    pool = urllib3.PoolManager(timeout=urllib3.Timeout(ASK_SECONDS), retries=False)
     try:
         answer = pool.request("HEAD", url, redirect=False)
         if answer.status == 401:

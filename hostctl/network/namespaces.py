@@ -19,7 +19,8 @@ from pathlib import Path
 from hostctl import mounting
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.mounting import MNT_DETACH, call
+from hostctl.libc import call, library
+from hostctl.mounting import MNT_DETACH
 from hostctl.workload.identity import RANGE
 
 CLONE_VM, CLONE_NEWUSER, CLONE_NEWNET = 0x100, 0x10000000, 0x40000000  # <linux/sched.h>
@@ -132,7 +133,7 @@ class _Maker:
     """
 
     def __init__(self) -> None:
-        self.libc = mounting.libc()
+        self.libc = library()
         self.libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self.stack = ctypes.create_string_buffer(STACK)
         self.top = (ctypes.addressof(self.stack) + STACK) & ~15  # it grows downwards, aligned as the ABI wants it
@@ -174,7 +175,7 @@ def unpin(layout: HostLayout, name: str) -> None:
     Raises:
         OSError: a place cannot be removed.
     """
-    libc = mounting.libc()
+    libc = library()
     for place in (network_namespace(layout, name), user_namespace(layout, name)):
         while place.exists() and libc.umount2(bytes(place), MNT_DETACH) == 0:
             pass  # pinned more than once by a pass that was cut
@@ -188,7 +189,7 @@ def inside(place: Path) -> Iterator[None]:
     Raises:
         OSError: it cannot be entered.
     """
-    libc = mounting.libc()
+    libc = library()
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         target = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
