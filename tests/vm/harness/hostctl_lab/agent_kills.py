@@ -31,7 +31,7 @@ from hostctl_lab.scenario import first_boot
 
 SETTLE_SECONDS = 30.0
 READY_SECONDS = 120.0
-KILLS = 6  # of one trial, at most
+KILLS = 12  # of one trial, at most
 TRIES = 4  # trials for each kill that is wanted, at most: some hit nothing
 AGAIN = (0.8, 6.0)  # seconds between two: systemd starts the agent again after one
 BOX = "/usr/bin/busybox"
