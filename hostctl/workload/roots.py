@@ -77,17 +77,24 @@ def lay_all(layout: HostLayout) -> None:
 
 
 def _lay_aside(layout: HostLayout, wanted: Mapping[str, bytes]) -> list[RootError]:
-    """Lay fresh roots of workloads, by what they are made from, and return what failed; what was written is gone."""
+    """Lay fresh roots of workloads, by what they are made from, and return what failed; what was written is gone.
+
+    Raises:
+        RootError: nothing could be laid.
+    """
     failures, laid = list[RootError](), dict[str, bytes]()
-    with mounting.aside() as shown:
-        for key, made_from in wanted.items():
-            try:
-                _lay(layout, key, root.decode(made_from), shown)
-            except (OSError, RootPlanError, NamespaceError) as error:
-                details = f"{error.brief}: {error.details}" if isinstance(error, HostctlError) else str(error)
-                failures.append(RootError(f"workload {key} has no root file system", details=details))
-            else:
-                laid[key] = made_from
+    try:
+        with mounting.aside() as shown:
+            for key, made_from in wanted.items():
+                try:
+                    _lay(layout, key, root.decode(made_from), shown)
+                except (OSError, RootPlanError, NamespaceError) as error:
+                    details = f"{error.brief}: {error.details}" if isinstance(error, HostctlError) else str(error)
+                    failures.append(RootError(f"workload {key} has no root file system", details=details))
+                else:
+                    laid[key] = made_from
+    except OSError as error:
+        raise RootError(f"{', '.join(wanted)}: no root file systems", details=str(error)) from error
     for key, made_from in laid.items():
         (_folder(layout, key) / LAID).write_bytes(made_from)
     return failures

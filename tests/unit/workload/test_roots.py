@@ -103,11 +103,14 @@ def test_only_what_differs_is_laid() -> None:
 
 
 class Kernel:
-    """Writes down what would be mounted; a name in ``refuses`` is of a mount that fails."""
+    """Writes down what would be mounted; a name in ``refuses`` is of a mount that fails.
+
+    Unless it ``shows`` what was mounted aside, that is refused too.
+    """
 
     def __init__(self, base: Path, patch: pytest.MonkeyPatch) -> None:
         self.base, self.log, self.mounted = base, list[str](), set[Path]()
-        self.refuses = ""
+        self.refuses, self.shows = "", True
         patch.setattr(mounting, "erofs", lambda file, where: self._mount("erofs", where, str(file)))
         patch.setattr(mounting, "mapped", lambda source, where, users: self._mount("mapped", where, source.name))
         patch.setattr(mounting, "overlay", self._overlay)
@@ -141,7 +144,9 @@ class Kernel:
     def _aside(self) -> Iterator[list[Path]]:
         before, shown = set(self.mounted), list[Path]()
         yield shown
-        self.mounted = before | set(shown)
+        self.mounted = before | set(shown if self.shows else ())
+        if not self.shows:
+            raise OSError(1, "refused")
 
     @contextmanager
     def _users(self, start: int) -> Iterator[int]:
@@ -235,6 +240,17 @@ def test_what_cannot_be_laid_keeps_no_other_from_it_and_is_tried_again(layout: H
         "workloads/torn/rootfs",
     }
     assert not [line for line in done if "web" in line]
+
+
+def test_what_could_not_be_shown_is_laid_again(layout: HostLayout, kernel: Kernel) -> None:
+    bundle(layout, "web", root_plan.plan(spec()))
+    kernel.shows = False
+    with pytest.raises(roots.RootError, match="web: no root file systems"):
+        roots.lay_all(layout)
+    assert kernel.mounted == set()
+    kernel.shows = True
+    roots.lay_all(layout)
+    assert layout.runtime / "workloads/web/rootfs" in kernel.mounted
 
 
 def test_when_the_host_stops_everything_is_taken_off(layout: HostLayout, kernel: Kernel) -> None:
