@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from hostctl.agent.generation import Record, Stored
 from hostctl.agent.machine import Machine, secrets_unit, workload_unit
-from hostctl.agent.plan import Action, scaled, touched, workloads
+from hostctl.agent.outcome import Action
+from hostctl.agent.plan import scaled, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.agent.rolling import between, stop
 from hostctl.config import rolling

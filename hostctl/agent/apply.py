@@ -19,7 +19,8 @@ from hostctl.agent import generation, health, spare
 from hostctl.agent.activation import activate
 from hostctl.agent.generation import Content, Draft, Record, Renewed, Stored
 from hostctl.agent.machine import Machine
-from hostctl.agent.plan import Action, by_images, plan
+from hostctl.agent.outcome import Action, Outcome
+from hostctl.agent.plan import by_images, plan
 from hostctl.agent.rolling import PAUSE, Changeover, Roll, between, draft
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
@@ -48,16 +49,6 @@ decided of it already. It may pull images, and changes nothing that is in force.
 
 Collect = Callable[[frozenset[str]], object]
 """Removes pulled images but those with these manifest digests."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What applying did."""
-
-    generation: int
-    former: int | None
-    actions: tuple[Action, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

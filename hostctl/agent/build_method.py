@@ -18,11 +18,11 @@ from hostctl.agent import building, copying, event_log, execution, generation, i
 from hostctl.agent.apply import BusyError
 from hostctl.agent.building import BuildFailedError, Request
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.execution import Request as Command
 from hostctl.agent.execution import Target
 from hostctl.agent.generation import Stored
 from hostctl.agent.image_service import document
 from hostctl.agent.machine import Machine
+from hostctl.agent.request import Request as Command
 from hostctl.agent.transient_methods import Apply
 from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference

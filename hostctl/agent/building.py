@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostctl.agent import transient
-from hostctl.agent.execution import Request as Command
+from hostctl.agent.request import Request as Command
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hostctl.agent import bus
-from hostctl.agent.apply import Outcome
-from hostctl.agent.copying import Copied
-from hostctl.agent.execution import Request, encode
-from hostctl.agent.plan import Action
+from hostctl.agent.outcome import Action, Copied, Outcome
+from hostctl.agent.request import Request, encode
 
 
 def _action(document: dict[str, str]) -> Action:

@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hostctl.agent.outcome import Copied
 from hostctl.errors import HostctlError
 from hostctl.run import ENVIRONMENT, tail
 from hostctl.workload import transfer
@@ -22,14 +22,6 @@ class CopyError(HostctlError):
     """A tree cannot be copied in or out of a workload."""
 
     id = "copy-failed"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Copied:
-    """What was copied: how many entries, and the first of those that cannot be, as sockets and devices."""
-
-    files: int
-    skipped: tuple[str, ...] = ()
 
 
 def copy(

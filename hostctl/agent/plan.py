@@ -6,52 +6,14 @@ Pure. ``hostctl plan`` prints the list, ``hostctl apply`` executes the same one;
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import fields, replace
+from typing import Any
 
+from hostctl.agent.outcome import Action, Area, Kind
 from hostctl.config import networks, rolling
 from hostctl.config.host import HostDeclaration
 
-Kind = Literal["create", "change", "remove"]
-Area = Literal[
-    "release",
-    "hostname",
-    "timezone",
-    "network",
-    "workload-network",
-    "user",
-    "file",
-    "sysctl",
-    "update",
-    "auto-update",
-    "metrics",
-    "run",
-    "build",
-    "health",
-    "registry",
-    "images",
-    "volume",
-    "config",
-    "secret",
-    "workload",
-    "replicas",
-]
 SHOWN = 60  # characters of a value that a reason shows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Action:
-    """One thing that applying does."""
-
-    kind: Kind
-    area: Area
-    subject: str
-    reason: str
-
-    def __str__(self) -> str:
-        """Return the line that a terminal shows."""
-        mark = {"create": "+", "change": "~", "remove": "-"}[self.kind]
-        return f"{mark} {self.area} {self.subject}: {self.reason}"
 
 
 def _shown(value: object) -> str:

@@ -10,6 +10,7 @@ from hostctl.agent import copying, difference, event_log, execution, overview
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.execution import Target
 from hostctl.agent.machine import Machine
+from hostctl.agent.request import decode
 from hostctl.layout import HostLayout
 
 
@@ -32,7 +33,7 @@ class WorkloadReach:
         socket, over which the caller gets the master end of the terminal.
         """
         name, text = call.arguments
-        request = execution.decode(text)
+        request = decode(text)
         where = self._target(name)
         event_log.write("exec", name, command=request.argv[0])
         status = execution.execute(where, request, layout=self._layout, descriptors=call.descriptors)

@@ -16,8 +16,9 @@ from typing import Literal
 
 from hostctl import durable
 from hostctl.agent import event_log, generation
-from hostctl.agent.apply import BusyError, Outcome
+from hostctl.agent.apply import BusyError
 from hostctl.agent.generation import Pin, Renewed, Stored
+from hostctl.agent.outcome import Outcome
 from hostctl.agent.plan import short
 from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference

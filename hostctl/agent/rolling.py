@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from hostctl import durable
 from hostctl.agent.generation import Draft, Pin, Record, Stored
 from hostctl.agent.machine import Machine, secrets_unit, starter_units, workload_unit
-from hostctl.agent.plan import Action, workloads
+from hostctl.agent.outcome import Action
+from hostctl.agent.plan import workloads
 from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host

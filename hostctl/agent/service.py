@@ -28,12 +28,12 @@ from hostctl.agent import (
     transient_methods,
     volume_methods,
 )
-from hostctl.agent.apply import Context, Notify, Outcome
+from hostctl.agent.apply import Context, Notify
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Renewed
 from hostctl.agent.image_service import ImageService
 from hostctl.agent.machine import SystemdMachine, release_version, workload_unit
-from hostctl.agent.plan import Action
+from hostctl.agent.outcome import Action, Outcome
 from hostctl.agent.plan import workloads as workloads_of
 from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import HostWorkloads

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from hostctl.agent import event_log, generation, images, network_view, reconnect, transient
-from hostctl.agent.apply import Notify, Outcome
+from hostctl.agent.apply import Notify
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Pin, Stored
 from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.outcome import Outcome
 from hostctl.layout import HostLayout
 
 

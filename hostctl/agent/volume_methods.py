@@ -12,8 +12,9 @@ from typing import BinaryIO
 import zstandard
 
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.copying import Copied, CopyError
+from hostctl.agent.copying import CopyError
 from hostctl.agent.machine import Machine
+from hostctl.agent.outcome import Copied
 from hostctl.agent.volumes import Volumes
 from hostctl.layout import HostLayout
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from hostctl import durable
 from hostctl.agent import copying, event_log, generation
-from hostctl.agent.copying import Copied
 from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.outcome import Copied
 from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.errors import EXIT_USAGE, HostctlError

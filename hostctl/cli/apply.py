@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from hostctl.agent.apply import Outcome
+from hostctl.agent.outcome import Outcome
 from hostctl.cli.plan import read
 from hostctl.config.load import parse_host
 from hostctl.errors import UsageError

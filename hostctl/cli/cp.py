@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from hostctl.agent import client
-from hostctl.agent.copying import Copied, CopyError
+from hostctl.agent.copying import CopyError
+from hostctl.agent.outcome import Copied
 from hostctl.errors import UsageError
 from hostctl.workload.transfer import Packer, TransferError, Unpacker, place
 

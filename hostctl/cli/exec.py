@@ -7,7 +7,7 @@ import os
 import sys
 
 from hostctl.agent import client
-from hostctl.agent.execution import Request
+from hostctl.agent.request import Request
 from hostctl.errors import UsageError
 
 EXAMPLES = """examples:

@@ -13,15 +13,16 @@ import pytest
 from hostctl_lab.images import layout as make_layout
 
 from hostctl.agent import building, generation
-from hostctl.agent.apply import BusyError, Notify, Outcome
+from hostctl.agent.apply import BusyError, Notify
 from hostctl.agent.build_method import BuildService, patiently
 from hostctl.agent.building import BuildFailedError, BuildNotAllowedError
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError, Mode
-from hostctl.agent.execution import Request as Command
 from hostctl.agent.execution import Target
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState
+from hostctl.agent.outcome import Outcome
+from hostctl.agent.request import Request as Command
 from hostctl.config.load import parse_host
 from hostctl.errors import HostctlError
 from hostctl.image.recipe import RecipeError

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hostctl.agent import execution
-from hostctl.agent.execution import ExecRequestError, Request
+from hostctl.agent.request import ExecRequestError, Request, decode, encode
 from hostctl.workload.accounts import Account
 
 BUNDLE = json.dumps(
@@ -59,7 +59,7 @@ def test_root_of_the_workload_has_what_its_bounding_set_allows_and_no_more() -> 
 
 def test_a_request_comes_back_as_it_was_sent() -> None:
     request = Request(argv=("sh", "-c", "echo $A"), terminal=True, user="www-data:5", workdir="/srv", env=("A=b=c",))
-    assert execution.decode(execution.encode(request)) == request
+    assert decode(encode(request)) == request
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_a_request_comes_back_as_it_was_sent() -> None:
 )
 def test_what_is_not_a_request_is_refused(changes: dict[str, object]) -> None:
     good: dict[str, object] = {"argv": ["id"], "terminal": False, "user": "", "workdir": "", "env": []}
-    execution.decode(json.dumps(good))
+    decode(json.dumps(good))
     with pytest.raises(ExecRequestError):
-        execution.decode(json.dumps({**good, **changes}))
+        decode(json.dumps({**good, **changes}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"argv": 1}'])
 def test_no_document_is_refused(text: str) -> None:
     with pytest.raises(ExecRequestError):
-        execution.decode(text)
+        decode(text)

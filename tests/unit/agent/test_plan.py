@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hostctl.agent.plan import Action, by_images, plan
+from hostctl.agent.outcome import Action
+from hostctl.agent.plan import by_images, plan
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation, renewal
-from hostctl.agent.apply import ApplyError, BusyError, Outcome
+from hostctl.agent.apply import ApplyError, BusyError
 from hostctl.agent.generation import Content, Pin, Record, Renewed, Stored
+from hostctl.agent.outcome import Outcome
 from hostctl.agent.renewal import Refusal, Renewer
 from hostctl.cli import auto_update
 from hostctl.config.values import ImageReference

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import bus, client, execution, service
+from hostctl.agent import bus, client, service
+from hostctl.agent.request import Request
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 
@@ -86,7 +87,7 @@ def test_failures_come_with_the_ids_of_their_errors(address: str) -> None:
 def test_what_changes_things_says_what_is_wrong(address: str, layout: HostLayout) -> None:
     assert refused("Stop", "nope", "", address=address) == "unknown-workload"
     with pytest.raises(HostctlError) as caught:
-        client.execute("nope", execution.Request(argv=("id",)), (0, 1, 2), address=address)
+        client.execute("nope", Request(argv=("id",)), (0, 1, 2), address=address)
     assert caught.value.id == "unknown-workload"
     with transaction.lock(layout), pytest.raises(HostctlError) as caught:
         client.apply(HOST, "host.yaml", lambda text: None, address=address)

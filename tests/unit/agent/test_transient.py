@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation, reconnect, transient, transient_methods
-from hostctl.agent.apply import Notify, Outcome
+from hostctl.agent.apply import Notify
 from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState
+from hostctl.agent.outcome import Outcome
 from hostctl.agent.plan import plan
 from hostctl.agent.transient import RunNotAllowedError, RunRequestError
 from hostctl.cli import run as run_verb

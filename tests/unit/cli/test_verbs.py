@@ -46,6 +46,14 @@ def test_looking_at_workloads_loads_neither_the_bus_nor_templates() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("command", ["commit", "cp", "exec", "export", "load", "login", "pull", "rmi", "tag", "unit"])
+def test_a_command_that_asks_the_agent_does_not_load_it(command: str) -> None:
+    unwanted = ("hostctl.agent.apply", "hostctl.config.host", "hostctl.workload.spec")
+    code = f"import sys, hostctl.cli.{command}; print([name for name in {unwanted!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_modules_are_there() -> None:
     for verb in VERBS:
         assert importlib.import_module(verb.module).run
