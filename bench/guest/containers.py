@@ -210,9 +210,9 @@ def processes() -> Iterator[tuple[Path, str, bool]]:
 
 
 def serving(seen: set[str]) -> int:
-    """Return how many more containers have come so far that their server takes connections.
+    """Return how many containers have come so far that their server takes connections.
 
-    Looking costs what is measured processor time, so only processes are looked at that were not ``seen`` to serve.
+    Looking costs what is measured processor time, so those of ``seen``, which this adds to, are not looked at again.
     """
     for name in os.listdir(PROC):  # noqa: PTH208 - plain text is quicker
         if name.isdigit() and name not in seen:

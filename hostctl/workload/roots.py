@@ -94,7 +94,7 @@ def _lay_aside(layout: HostLayout, wanted: Mapping[str, bytes]) -> list[RootErro
                 else:
                     laid[key] = made_from
     except OSError as error:
-        raise RootError(f"{', '.join(wanted)}: no root file systems", details=str(error)) from error
+        raise RootError(f"{len(wanted)} workloads have no root file system", details=str(error)) from error
     for key, made_from in laid.items():
         (_folder(layout, key) / LAID).write_bytes(made_from)
     return failures

@@ -52,6 +52,12 @@ def test_health_of_a_boot_is_judged_without_what_updates_need() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
 
 
+def test_the_agent_starts_without_what_few_of_its_tasks_need() -> None:
+    unwanted = ("cryptography", "http.client", "jinja2", "pyroute2", "urllib3")
+    code = f"import sys, hostctl.agent.service; print([name for name in {unwanted!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"
+
+
 def test_verbs_of_the_builder_stay_there() -> None:
     names = {path.relative_to(PACKAGE).as_posix() for path in agent_files(PACKAGE)}
     assert {"cli/status.py", "cli/update.py", "agent/service.py", "workload/probe.py"} <= names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -221,6 +222,14 @@ def test_namespaces_belong_to_the_workload(host: Host) -> None:
     assert host.run("cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start", net=netns("a")) == "0"
     assert host.run("cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start") == "1024"
     assert "127.0.0.1" in host.run("ip", "-4", "addr", "show", "dev", "lo", net=netns("a"))
+
+
+def test_a_link_has_one_queue_each_way_on_both_sides(host: Host) -> None:
+    host.apply(plan("a"))
+    links = json.loads(host.run("ip", "-d", "-j", "link", "show", "type", "veth"))
+    links += json.loads(host.run("ip", "-d", "-j", "link", "show", "dev", "eth0", net=netns("a")))
+    ours = [link for link in links if link["ifname"] != "wan0"]
+    assert [(link["num_tx_queues"], link["num_rx_queues"]) for link in ours] == [(1, 1), (1, 1)]
 
 
 def test_a_second_pass_changes_nothing(host: Host) -> None:

@@ -245,7 +245,7 @@ def test_what_cannot_be_laid_keeps_no_other_from_it_and_is_tried_again(layout: H
 def test_what_could_not_be_shown_is_laid_again(layout: HostLayout, kernel: Kernel) -> None:
     bundle(layout, "web", root_plan.plan(spec()))
     kernel.shows = False
-    with pytest.raises(roots.RootError, match="web: no root file systems"):
+    with pytest.raises(roots.RootError, match="1 workloads have no root file system"):
         roots.lay_all(layout)
     assert kernel.mounted == set()
     kernel.shows = True

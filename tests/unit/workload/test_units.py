@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 
 from hostctl.config.values import (
     AppArmorProfile,
@@ -64,6 +65,20 @@ def test_starting_runs_no_code_of_ours_and_nothing_stays() -> None:
     assert programs == {"/usr/bin/systemd-tmpfiles", "/usr/bin/mount", "/usr/bin/crun", "/usr/bin/umount"}
     assert "Type=forking" in lines
     assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
+
+
+def test_templates_are_compiled_once_for_all_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, compile_one = list[str](), Environment.compile
+
+    def counting(self: Environment, source: str, name: str, *rest: Any) -> Any:  # noqa: ANN401 - jinja2's own
+        compiled.append(name)
+        return compile_one(self, source, name, *rest)
+
+    units.environment.cache_clear()
+    monkeypatch.setattr(Environment, "compile", counting)
+    for name in ("one", "two"):
+        units.render(spec(name=name), PROBE, SECRET_ENV)
+    assert sorted(compiled) == ["fresh.conf.j2", "workload.service.j2"]
 
 
 def test_a_start_is_one_program_but_where_volumes_and_devices_have_to_be_there() -> None:
