@@ -1,8 +1,8 @@
 """The links of the networks: bridges, and a veth pair or macvlan link from each network into its workloads' namespaces.
 
-A thin edge over rtnetlink by pyroute2, for its versions 0.7 (Debian 13) and 0.9; nothing else may import that. It
-decides nothing, see :mod:`hostctl.network.work`. What is the same for every workload of a network is encoded once, see
-:mod:`hostctl.network.messages`, so that many workloads are connected in a few system calls each.
+A thin edge over rtnetlink(7). It decides nothing, see :mod:`hostctl.network.work`. What is the same for every workload
+of a network is encoded once, see :mod:`hostctl.network.messages`, so that many workloads are connected in a few system
+calls each.
 
 Hardware addresses are derived from the IPv4 addresses, so they outlive restarts and nobody sets them later.
 """
@@ -14,9 +14,6 @@ import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
@@ -34,6 +31,7 @@ from hostctl.network.messages import (
     macvlan,
 )
 from hostctl.network.model import Attachment, Network, NetworkPlan, WorkloadNetwork
+from hostctl.network.rtnetlink import IPRoute, NetlinkError
 from hostctl.network.work import Link, alias, bridge_alias, host_side, inside
 
 IFF_UP = 1  # <linux/if.h>

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from pyroute2.iproute.linux import IPBatch
-
 from hostctl.network.model import Attachment, Network
+from hostctl.network.rtnetlink import IPBatch
 
 HAIRPIN = 1  # IFLA_BRPORT_MODE, <linux/if_link.h>: with br_netfilter a port that a workload asks itself for needs it
 ONE_QUEUE = {"num_tx_queues": 1, "num_rx_queues": 1}
