@@ -22,6 +22,7 @@ from typing import Any
 
 PROC = Path("/proc")
 QUADLETS = Path("/run/containers/systemd")
+UNITS = Path("/run/systemd/system")
 STATE = "/var"
 DEADLINE = 1800.0
 WORKERS = 4  # `run` commands of an engine at a time
@@ -41,6 +42,8 @@ Pull=never
 {ports}
 [Service]
 TimeoutStartSec=infinity
+[Install]
+WantedBy=bench-quadlets.target
 """
 HELPERS = ("conmon", "containerd-shim", "docker-proxy", "crun", "runc", "podman", "catatonit")
 DAEMONS: Mapping[str, tuple[str, ...]] = {
@@ -100,6 +103,8 @@ def quadlets(names: Mapping[str, int]) -> None:
         ports = f"PublishPort={port}:80\n" if port else ""
         text = QUADLET.format(image=SITE, name=name, network=NETWORK, userns=USERNS, ports=ports)
         QUADLETS.joinpath(f"{name}.container").write_text(text)
+    UNITS.mkdir(parents=True, exist_ok=True)
+    UNITS.joinpath("bench-quadlets.target").write_text("[Unit]\nDescription=All of them\n")
     call("systemctl", "daemon-reload")
 
 
@@ -258,11 +263,6 @@ def resident(engine: str, known: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def ours(count: int) -> list[str]:
-    """Return the units of our workloads."""
-    return [f"workload-many-{number}.service" for number in range(1, count + 1)]
-
-
 def disconnect() -> None:
     """Take back all that the pass has made, roots and networks, as if the host had not started anything."""
     from dataclasses import replace  # noqa: PLC0415 - only here, and only on a host is there hostctl
@@ -285,8 +285,7 @@ def start_many(engine: str, count: int) -> None:
         call("systemctl", "restart", "--no-block", "hostctl-network.service")
         call("systemctl", "start", "--no-block", "multi-user.target")
     elif engine == "quadlet":
-        units = (f"quadlet-many-{number}.service" for number in range(1, count + 1))
-        call("systemctl", "start", "--no-block", *units)
+        call("systemctl", "start", "--no-block", "bench-quadlets.target")
     else:
         with ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(lambda number: call(*run_words(engine, f"many-{number}")), range(1, count + 1)))
@@ -295,9 +294,9 @@ def start_many(engine: str, count: int) -> None:
 def stop_many(engine: str, count: int) -> None:
     """Remove them."""
     if engine == "hostctl":
-        call("systemctl", "stop", *ours(count))
+        call("systemctl", "stop", "workload-*.service")
     elif engine == "quadlet":
-        call("systemctl", "stop", "quadlet-many-*.service")
+        call("systemctl", "stop", "quadlet-*.service")
     else:
         call(engine, "rm", "--force", *(f"many-{number}" for number in range(1, count + 1)))
 
