@@ -368,4 +368,5 @@ def main() -> None:
     print(json.dumps(PARTS[sys.argv[1]](json.loads(sys.argv[2]))))
 
 
-main()
+if __name__ == "__main__":
+    main()
