@@ -28,7 +28,6 @@ from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
 from hostctl.image.archive import load_single
-from hostctl.image.export import save_stream
 from hostctl.image.layers import MakeErofs, make_erofs
 from hostctl.image.store import StoredImage
 from hostctl.layout import HostLayout
@@ -145,6 +144,8 @@ class BuildService:
             file.seek(0)
             self._copy("unpack", where.pid, building.FOLDER, file.fileno())
         self._copy("unpack", where.pid, building.FOLDER, context)
+        from hostctl.image.export import save_stream  # noqa: PLC0415 - only for this method
+
         store = images.open_store(self._layout, images.declared(self._layout))
         for number, image in enumerate(needed):
             folder = f"{building.FOLDER}/{building.base(number)}"

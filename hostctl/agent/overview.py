@@ -13,7 +13,6 @@ from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, UnitState, release_version, starter_units, workload_unit
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
-from hostctl.update import history
 from hostctl.workload.instance import name_of
 
 
@@ -174,6 +173,8 @@ def state_problems(layout: HostLayout, read_only: Callable[[Path], bool] = is_re
 
 def status(layout: HostLayout, machine: Machine) -> Status:
     """Return the machine in a few words."""
+    from hostctl.update import history  # noqa: PLC0415 - only here, and the agent's start-up counts
+
     stored = generation.current(layout)
     labels_folder = layout.root / "dev/disk/by-partlabel"
     labels = [path.name for path in labels_folder.iterdir()] if labels_folder.is_dir() else []

@@ -24,7 +24,6 @@ from hostctl.agent import (
     overview,
     pausing,
     reach,
-    renewal,
     transient_methods,
     volume_methods,
 )
@@ -132,6 +131,8 @@ class HostService:
 
         Returns a list with the fields of :class:`renewal.Renewal`.
         """
+        from hostctl.agent import renewal  # noqa: PLC0415 - only for this method
+
         declaration = images.declared(self._layout)
         store = images.open_store(self._layout, declaration)
         registries = images.Registries(layout=self._layout, declaration=declaration, store=store, notify=call.notify)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hostctl.config.decode import decode
 from hostctl.config.host import HostDeclaration
 from hostctl.config.nodes import MAX_BYTES, Document
 from hostctl.config.problems import DeclarationError, Problem
-from hostctl.config.release import ReleaseDeclaration
 from hostctl.errors import EXIT_USAGE, HostctlError
+
+if TYPE_CHECKING:
+    from hostctl.config.release import ReleaseDeclaration
 
 __all__ = [
     "DeclarationError",
@@ -46,6 +48,8 @@ def parse_host(text: str, name: str = "host.yaml") -> HostDeclaration:
 
 def parse_release(text: str, name: str = "release.yaml") -> ReleaseDeclaration:
     """Return the release that a YAML text declares; arguments and errors as :func:`parse_host`."""
+    from hostctl.config.release import ReleaseDeclaration  # noqa: PLC0415 - no host reads one, and start-up counts
+
     return decode(text, ReleaseDeclaration, name)
 
 

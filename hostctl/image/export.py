@@ -17,7 +17,8 @@ from typing import IO
 
 from hostctl.config.values import ImageReference
 from hostctl.image.oci import digest_of
-from hostctl.image.recipe import RecipeError, rebuild, tar_size
+from hostctl.image.rebuild import rebuild
+from hostctl.image.recipe import RecipeError, tar_size
 from hostctl.image.refusal import refusal
 from hostctl.image.registry import DIRECT, SKOPEO, Access, Skopeo, session
 from hostctl.image.store import ImageStore, StoredImage

@@ -17,7 +17,8 @@ from hostctl.image import export
 from hostctl.image.archive import load_stream
 from hostctl.image.export import save_stream
 from hostctl.image.layers import MakeErofs
-from hostctl.image.recipe import RecipeError, rebuild
+from hostctl.image.rebuild import rebuild
+from hostctl.image.recipe import RecipeError
 from hostctl.image.registry import Access
 from hostctl.image.store import ImageStore
 from hostctl.payload.erofs import Files
