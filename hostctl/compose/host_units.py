@@ -45,6 +45,12 @@ MASKED: tuple[str, ...] = (
     "systemd-hwdb-update.service", "systemd-journal-catalog-update.service", "systemd-machine-id-commit.service",
     "systemd-sysusers.service", "systemd-update-done.service",
 )  # fmt: skip
+# systemd runs every generator at boot and whenever it reads its units again, which each change of workloads asks for.
+# These have nothing to find: consoles, swap and other partitions, scripts of System V, sockets for SSH over vsock. And
+# nobody declared the units that the debug generator takes from credentials.
+MASKED_GENERATORS: tuple[str, ...] = (
+    "debug", "getty", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update", "sysv",
+)  # fmt: skip
 
 
 def unit_links() -> dict[str, str]:
@@ -54,6 +60,5 @@ def unit_links() -> dict[str, str]:
     links |= {f"{SYSTEM}/{unit}": "/dev/null" for unit in MASKED}
     # It writes the key of root's into a home folder that cannot be written; our own line puts it below /run.
     links["etc/tmpfiles.d/provision.conf"] = "/dev/null"
-    # It makes sockets for SSH over vsock, which nobody declared.
-    links["etc/systemd/system-generators/systemd-ssh-generator"] = "/dev/null"
-    return links
+    generators = (f"usr/lib/systemd/system-generators/systemd-{name}-generator" for name in MASKED_GENERATORS)
+    return links | dict.fromkeys(generators, "/dev/null")

@@ -120,7 +120,8 @@ def booted(
         memory=MEMORY,
         declaration=declaration.encode(),
     )
-    machine = Machine.start(dataclasses.replace(config, stages=True))
+    credentials = {**config.credentials, "systemd.extra-unit.intruder.service": b"[Service]\nExecStart=/usr/bin/true\n"}
+    machine = Machine.start(dataclasses.replace(config, stages=True, credentials=credentials))
     request.addfinalizer(machine.power_cut)  # at the very end: a host that does not come up is asked why
     host = Host(machine=machine, ssh=Ssh(folder=ssh_folder, port=config.forwards[0].host_port))
     _hosts.append(host)

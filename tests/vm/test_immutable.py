@@ -77,6 +77,11 @@ def test_only_the_doors_that_are_meant_are_open(host: Host) -> None:
     assert {22} <= {port for port in ports if port < EPHEMERAL} <= {22, 68, 546}, "ssh, and a client of DHCP"
 
 
+def test_no_unit_comes_with_the_machine(host: Host) -> None:
+    assert host.run("ls", "/run/credentials/@system/systemd.extra-unit.intruder.service").status == 0
+    assert host.run("systemctl", "cat", "intruder.service", check=False).status != 0
+
+
 def test_nothing_of_ours_stays_resident(host: Host) -> None:
     def ended() -> bool:
         return host.run("systemctl", "is-active", "hostd.service", check=False).text.strip() == "inactive"
