@@ -106,7 +106,7 @@ def probe(check: HealthCheck, machine: Machine) -> tuple[bool, str]:
     if check.http is not None:
         return probe_http(check.http)
     if check.tcp is not None:
-        return probe_tcp(check.tcp)
+        return probe_tcp(str(check.tcp))
     unit = check.unit or ""
     state = machine.states([unit]).get(unit)
     if state is None:

@@ -6,9 +6,11 @@ Only the edges are here: the image store, the registry and two files. What a wor
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from hostctl.agent import leaving, stage, transient
 from hostctl.agent.generation import Draft, Pin, Stored
@@ -93,6 +95,13 @@ def check_apparmor(declaration: HostDeclaration, folder: Path) -> None:
         )
 
 
+def _program(module: ModuleType) -> Path:
+    """Return what the interpreter runs as a program: a module as it was compiled, else that is done at every start."""
+    source = str(module.__file__)
+    compiled = Path(importlib.util.cache_from_source(source))
+    return compiled if compiled.is_file() else Path(source)
+
+
 def specs(
     declaration: HostDeclaration,
     images: Mapping[str, StoredImage],
@@ -140,7 +149,7 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
 
     trees: list[Tree] = []
     for spec in wanted:
-        rendered = units.render(spec, Path(probe.__file__), Path(secret_env.__file__))
+        rendered = units.render(spec, _program(probe), _program(secret_env))
         trees.append({path: text(content) for path, content in rendered.items()})
         trees.append({path: Link(target=target) for path, target in units.links(spec).items()})
     if plan.workloads and "hosts" not in {path.below_etc for path in declaration.files}:

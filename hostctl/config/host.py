@@ -33,6 +33,7 @@ from hostctl.config.values import (
     RegistryHost,
     SshKey,
     SysctlName,
+    TcpAddress,
     TimeZone,
     UserName,
     Window,
@@ -163,7 +164,7 @@ class HealthCheck:
 
     http: HttpUrl | None = None
     """An address that must answer with a status from 200 to 399."""
-    tcp: str | None = None
+    tcp: TcpAddress | None = None
     """host:port that must accept a connection."""
     unit: str | None = None
     """A systemd unit that must be active."""
@@ -174,10 +175,6 @@ class HealthCheck:
         """Refuse a check that checks nothing, or two things."""
         if sum(kind is not None for kind in (self.http, self.tcp, self.unit)) != 1:
             raise ValueError("give exactly one of http, tcp, unit")
-        if self.tcp is not None:
-            host, _, port = self.tcp.rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise ValueError(f"tcp: {self.tcp!r} is not host:port")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,6 +88,21 @@ class InterfaceAddress(Text):
         return str(interface)
 
 
+class TcpAddress(Text):
+    """A host's name or address, in brackets if it is of IPv6, and a TCP port."""
+
+    __slots__ = ()
+    PATTERN: ClassVar[str] = r"(\[[0-9A-Fa-f:.]{2,45}\]|[!-9;-~]{1,253}):[0-9]{1,5}"
+    EXPECTED: ClassVar[str] = "host:port"
+    EXAMPLE: ClassVar[str] = "localhost:5432"
+
+    @classmethod
+    def canonical(cls, text: str) -> str:
+        """Refuse a port that there is not."""
+        _port(text.rpartition(":")[2])
+        return text
+
+
 class InterfaceMatch(Text):
     """A network interface's name, with * and ? for any letters (systemd.network Name=)."""
 

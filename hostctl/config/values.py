@@ -42,6 +42,7 @@ from hostctl.config.references import (
     RegistryHost,
     RegistryMirror,
     SshKey,
+    TcpAddress,
     VolumeMount,
     WorkloadUser,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "FileMode",
     "HostName",
     "HttpUrl",
+    "TcpAddress",
     "ImageReference",
     "InterfaceAddress",
     "InterfaceMatch",

@@ -31,6 +31,7 @@ from hostctl.config.values import (
     RestartPolicy,
     Schedule,
     Signal,
+    TcpAddress,
     TimeZone,
     TmpfsMount,
     Ulimit,
@@ -46,7 +47,7 @@ class WorkloadHealth:
 
     http: HttpUrl | None = None
     """An address, seen from inside the workload, that must answer with a status from 200 to 399."""
-    tcp: str | None = None
+    tcp: TcpAddress | None = None
     """host:port, seen from inside the workload, that must accept a connection."""
     exec: tuple[str, ...] | None = None
     """A command in the container that must exit with 0."""

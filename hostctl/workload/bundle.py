@@ -50,7 +50,7 @@ MASKED = (  # what Podman masks by default, pkg/specgen
     "/sys/fs/selinux",
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-SERVE = "serve.json"
+SERVE, HEALTH = "serve.json", "health.check"
 LABEL = "org.hostctl.label."  # so that no label is an annotation that crun acts on
 
 
@@ -181,7 +181,7 @@ def _json(document: object) -> bytes:
 
 
 def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
-    """Return health.json, which :mod:`hostctl.workload.probe` reads, and the process document of a command."""
+    """Return what :mod:`hostctl.workload.probe` reads, a line for a setting, and the process document of a command."""
     check = spec.workload.healthcheck
     if check is None:
         return {}
@@ -196,7 +196,8 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
         "join": spec.workload.network == "none" and kind != "exec",
         **({"serve": serve_file(spec), "chain": spec.network.chain} if spec.network and spec.network.chain else {}),
     }
-    made = {"health.json": _json(document)}
+    lines = "".join(f"{key} {value}\n" for key, value in document.items())
+    made = {HEALTH: lines.encode()}
     if check.exec is not None and isinstance(process, dict):
         made["health-process.json"] = _json({**process, "args": list(check.exec)})
     return made

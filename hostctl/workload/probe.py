@@ -1,19 +1,18 @@
 """The health check of one workload: run once by a timer while the workload runs, by the bare interpreter.
 
-A program of its own (``python3 -I -S probe.py NAME CHECK``) that imports as little as it can, since it runs every few
-seconds: about 20 ms instead of 200. It tries once, writes ``healthy`` or ``unhealthy`` to ``/run/hostctl/health/NAME``
-with the run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures
-in a row lets systemd restart the workload. A replica gets new connections from the first check that passes on until it
-is found unhealthy: the packet filter is told when that changes, and only then. What the workload answers is not
-trusted: of a response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed.
+A program of its own (``python3 -I -S probe.pyc NAME CHECK``) that imports as little as it can, since it runs every few
+seconds: the interpreter's own start is most of what it takes. So :mod:`socket` and :mod:`json` are too much; CHECK has
+lines of a key and a value. It tries once, writes ``healthy`` or ``unhealthy`` to ``/run/hostctl/health/NAME`` with the
+run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures in a row
+lets systemd restart the workload. A replica gets new connections from the first check that passes on until it is found
+unhealthy: the packet filter is told when that changes, and only then. What the workload answers is not trusted: of a
+response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed.
 """
 
 from __future__ import annotations
 
-import json
+import _socket
 import os
-import signal
-import socket
 import sys
 import time
 
@@ -25,17 +24,17 @@ STATUS_BYTES = 256  # of an answer's first line
 
 
 class Check:
-    """One check as the bundle's health.json holds it; times in seconds."""
+    """One check as the bundle's health.check holds it; times in seconds."""
 
-    __slots__ = ("kind", "restart", "retries", "start_period", "target", "timeout")
+    __slots__ = ("chain", "join", "kind", "restart", "retries", "serve", "start_period", "target", "timeout")
 
-    def __init__(self, document: dict[str, object]) -> None:
-        self.kind = str(document["kind"])
-        self.target = str(document["target"])
-        self.timeout = float(str(document["timeout"]))
-        self.retries = int(str(document["retries"]))
-        self.start_period = float(str(document["start_period"]))
-        self.restart = bool(document["restart"])
+    def __init__(self, text: str) -> None:
+        lines = dict(line.split(" ", 1) for line in text.splitlines())
+        self.kind, self.target = lines["kind"], lines["target"]
+        self.timeout, self.start_period = float(lines["timeout"]), float(lines["start_period"])
+        self.retries = int(lines["retries"])
+        self.restart, self.join = lines["restart"] == "True", lines["join"] == "True"
+        self.serve, self.chain = lines.get("serve", ""), lines.get("chain", "")
 
 
 def decide(ok: bool, failures: int, age: float, check: Check) -> tuple[str, int, bool]:
@@ -83,18 +82,32 @@ def status_of(line: bytes) -> int:
     return int(words[1])
 
 
+def connect(host: str, port: int, timeout: float) -> _socket.socket:
+    """Return a connection, as ``socket.create_connection`` does; ``timeout`` bounds each address of ``host``."""
+    failure = OSError(f"{host} has no address")
+    # As bytes: a text would be encoded by a module for international names.
+    name = host.encode() if host.isascii() else host
+    for family, kind, protocol, _, address in _socket.getaddrinfo(name, port, 0, _socket.SOCK_STREAM):
+        made = _socket.socket(family, kind, protocol)
+        try:
+            made.settimeout(timeout)
+            made.connect(address)
+        except OSError as error:
+            made.close()
+            failure = error
+        else:
+            return made
+    raise failure
+
+
 def try_http(url: str, timeout: float) -> tuple[bool, str]:
     """Ask for an address; good is a status from 200 to 399. ``timeout`` bounds the whole of it."""
     secure, host, port, authority, path = split_url(url)
     end = time.monotonic() + timeout
-    with socket.create_connection((host, port), timeout) as plain:
-        connection = plain
+    connection = connect(host, port, timeout)
+    try:
         if secure:
-            import ssl  # noqa: PLC0415 - 40 ms that only https needs
-
-            # The workload talks to itself by a certificate that need not be for this name.
-            context = ssl._create_unverified_context()  # noqa: S323
-            connection = context.wrap_socket(plain, server_hostname=host)
+            connection = _secured(connection, host, timeout)
         request = f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: hostctl-health\r\nConnection: close\r\n\r\n"
         connection.sendall(request.encode("ascii", "replace"))
         received = b""
@@ -104,13 +117,26 @@ def try_http(url: str, timeout: float) -> tuple[bool, str]:
             if not data:
                 break
             received += data
+    finally:
+        connection.close()
     status = status_of(received.partition(b"\r\n")[0])
     return 200 <= status < 400, f"{url}: status {status}" if status else f"{url}: no HTTP answer"
 
 
+def _secured(plain: _socket.socket, host: str, timeout: float) -> _socket.socket:
+    import socket  # noqa: PLC0415 - 40 ms that only https needs
+    import ssl  # noqa: PLC0415 - as above
+
+    # The workload talks to itself by a certificate that need not be for this name.
+    context = ssl._create_unverified_context()  # noqa: S323
+    connection = socket.socket(fileno=plain.detach())
+    connection.settimeout(timeout)
+    return context.wrap_socket(connection, server_hostname=host)
+
+
 def try_tcp(address: str, timeout: float) -> tuple[bool, str]:
     """Connect to ``host:port``."""
-    socket.create_connection(split_address(address), timeout).close()
+    connect(*split_address(address), timeout).close()
     return True, f"{address}: accepts connections"
 
 
@@ -123,6 +149,8 @@ def try_exec(name: str, process: str, pid: int, timeout: float) -> tuple[bool, s
         pid: the container's first process, on the host.
         timeout: seconds after which the command is killed.
     """
+    import signal  # noqa: PLC0415 - only here, and it loads a lot
+
     with open(f"/proc/{pid}/cgroup") as file:  # noqa: PTH123 - pathlib is an import of 15 ms
         group = next(line[3:].strip() for line in file if line.startswith("0::"))
     pid_file = f"{RUNTIME}/health/.{name}.pid"
@@ -195,9 +223,9 @@ def join_network(pid: int) -> None:
         raise OSError("this interpreter cannot enter a network namespace")
 
 
-def lead(serves: bool, document: dict[str, object]) -> bool:
+def lead(serves: bool, check: Check) -> bool:
     """Lead new connections to this replica, or none; return whether the host's packet filter took that."""
-    words = ["-j", "-f", str(document["serve"])] if serves else ["flush", "chain", *TABLE, str(document["chain"])]
+    words = ["-j", "-f", check.serve] if serves else ["flush", "chain", *TABLE, check.chain]
     child = os.posix_spawnp("nsenter", ["nsenter", f"--net={HOST_NETWORK}", "nft", *words], os.environ)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -211,16 +239,15 @@ def _read(path: str) -> str:
 
 
 def main(name: str, path: str, runtime: str = RUNTIME) -> int:
-    """Check workload ``name`` by the document at ``path``."""
+    """Check workload ``name`` by the file at ``path``."""
     with open(path) as file:  # noqa: PTH123 - as above
-        document = json.load(file)
-    check = Check(document)
+        check = Check(file.read())
     pid_file = f"{runtime}/workloads/{name}/pid"
     try:
         started = os.stat(pid_file)  # noqa: PTH116 - as above
         with open(pid_file) as file:  # noqa: PTH123 - as above
             pid = int(file.read())
-        if document["join"]:
+        if check.join:
             join_network(pid)
     except (OSError, ValueError):
         return 0  # it is not up, or just going down: nothing to say of its health
@@ -235,7 +262,7 @@ def main(name: str, path: str, runtime: str = RUNTIME) -> int:
     changes = text and _read(said) != f"{text} {run}"
     if text:
         _write(said, f"{text} {run}")
-    if changes and "chain" in document and not lead(ok, document):
+    if changes and check.chain and not lead(ok, check):
         print("the packet filter cannot be told, which is tried again", flush=True)
         os.unlink(said)  # noqa: PTH108 - as above; the next check says it anew
     if restart:

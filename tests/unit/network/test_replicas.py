@@ -138,7 +138,7 @@ def test_whoever_runs_and_is_not_found_ill_serves(tmp_path: Path) -> None:
     pid.parent.mkdir(parents=True)
     pid.write_text("1")
     assert balance.serving(layout, ["web", "web.2"]) == {"web"}
-    (bundle / "health.json").write_text("{}")
+    (bundle / "health.check").write_text("")
     assert balance.serving(layout, ["web"]) == frozenset()
     said = layout.runtime / "health/web"
     said.parent.mkdir()

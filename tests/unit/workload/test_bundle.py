@@ -26,6 +26,7 @@ from hostctl.config.values import (
     Name,
     NamespacedSysctl,
     RestartPolicy,
+    TcpAddress,
     TimeZone,
     TmpfsMount,
     Ulimit,
@@ -36,6 +37,7 @@ from hostctl.config.workload import Workload, WorkloadHealth
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.workload import bundle
+from hostctl.workload.probe import Check
 from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
 
 PROFILE = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": []}).encode()
@@ -53,6 +55,11 @@ def spec(image: ImageConfig | None = None, **fields: Any) -> WorkloadSpec:  # no
     private = workload.network == "private"
     network = Network(addresses=("10.88.0.2",), name_servers=("10.88.0.1",)) if private else None
     return WorkloadSpec(name="web", workload=workload, image=stored, range_number=2, network=network)
+
+
+def checked(spec: WorkloadSpec) -> Check:
+    """Return the health check as the program that makes it reads it."""
+    return Check(bundle.render(spec, PROFILE)["health.check"].decode())
 
 
 def document(image: ImageConfig | None = None, **fields: Any) -> Any:  # noqa: ANN401 - JSON
@@ -206,8 +213,8 @@ def test_sockets_are_counted_for_process_1() -> None:
 
 
 def test_a_check_may_have_no_consequence() -> None:
-    check = WorkloadHealth(tcp="localhost:1", action="none")
-    assert json.loads(bundle.render(spec(healthcheck=check), PROFILE)["health.json"])["restart"] is False
+    check = WorkloadHealth(tcp=TcpAddress.parse("localhost:1"), action="none")
+    assert checked(spec(healthcheck=check)).restart is False
 
 
 def test_a_config_is_a_file_of_the_bundle_and_its_lines_may_be_variables() -> None:
@@ -286,17 +293,14 @@ def test_the_check_is_a_document_and_a_command_runs_as_the_container_does() -> N
     check = WorkloadHealth(exec=("/bin/ok", "$HOME %i"), retries=2, start_period=Duration(5.0))
     host = spec(healthcheck=check, restart=RestartPolicy("no"))
     made = bundle.render(host, PROFILE)
-    document = json.loads(made["health.json"])
-    assert document["kind"] == "exec"
-    assert document["target"] == f"{host.bundle}/health-process.json"
-    assert document["restart"] is False
+    read = checked(host)
+    assert (read.kind, read.target) == ("exec", f"{host.bundle}/health-process.json")
+    assert (read.restart, read.join, read.retries, read.start_period, read.timeout) == (False, False, 2, 5.0, 5.0)
     process = json.loads(made["health-process.json"])
     assert process["args"] == ["/bin/ok", "$HOME %i"]
     assert process["capabilities"] == json.loads(made["config.json"])["process"]["capabilities"]
-    tcp = json.loads(
-        bundle.render(spec(healthcheck=WorkloadHealth(tcp="localhost:1"), network="none"), PROFILE)["health.json"]
-    )
-    assert (tcp["kind"], tcp["target"], tcp["join"]) == ("tcp", "localhost:1", True)
+    tcp = checked(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:1")), network="none"))
+    assert (tcp.kind, tcp.target, tcp.join, tcp.restart) == ("tcp", "localhost:1", True, True)
 
 
 def test_only_a_workload_that_may_delay_a_reboot_has_the_file_for_it_and_cannot_write_it() -> None:
@@ -307,7 +311,7 @@ def test_only_a_workload_that_may_delay_a_reboot_has_the_file_for_it_and_cannot_
 
 
 def test_a_replica_knows_itself_by_its_number_and_brings_what_leads_to_it() -> None:
-    one = spec(replicas=3, healthcheck=WorkloadHealth(tcp="localhost:80"))
+    one = spec(replicas=3, healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80")))
     chained = Network(addresses=("10.88.0.4",), name_servers=("10.88.0.1",), chain="replica-web.2", serve=b"{}")
     two = dataclasses.replace(one, instance="2", network=chained)
     made = bundle.render(two, PROFILE)
@@ -315,12 +319,9 @@ def test_a_replica_knows_itself_by_its_number_and_brings_what_leads_to_it() -> N
     assert json.loads(made["config.json"])["hostname"] == f"{name}.2"
     assert f"10.88.0.4 {name}.2\n".encode() in made["hosts"]
     assert made["serve.json"] == b"{}"
-    check = json.loads(made["health.json"])
-    assert (check["serve"], check["chain"]) == (
-        f"/var/lib/hostctl/current/bundles/{name}.2/serve.json",
-        "replica-web.2",
-    )
+    check = checked(two)
+    assert (check.serve, check.chain) == (f"/var/lib/hostctl/current/bundles/{name}.2/serve.json", "replica-web.2")
     first = bundle.render(one, PROFILE)
     assert json.loads(first["config.json"])["hostname"] == f"{name}.1"
     assert "serve.json" not in first
-    assert "chain" not in json.loads(first["health.json"])
+    assert checked(one).chain == ""

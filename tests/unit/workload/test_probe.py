@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -36,7 +35,7 @@ def answering(answer: bytes) -> Iterator[int]:
     listener.close()
 
 
-def document(**changes: Any) -> dict[str, object]:  # noqa: ANN401
+def document(**changes: Any) -> str:  # noqa: ANN401
     base = {
         "kind": "tcp",
         "target": "x",
@@ -46,7 +45,7 @@ def document(**changes: Any) -> dict[str, object]:  # noqa: ANN401
         "restart": False,
         "join": False,
     }
-    return {**base, **changes}
+    return "".join(f"{key} {value}\n" for key, value in {**base, **changes}.items())
 
 
 @pytest.mark.parametrize(
@@ -93,9 +92,9 @@ def test_the_program_says_healthy_then_unhealthy_and_starts_counting_anew_with_a
     pid = tmp_path / "workloads/web/pid"
     pid.write_text(str(os.getpid()))
     state = tmp_path / "health/web"
-    check = tmp_path / "health.json"
+    check = tmp_path / "health.check"
     listener = socket.create_server(("127.0.0.1", 0))
-    check.write_text(json.dumps(document(target=f"127.0.0.1:{listener.getsockname()[1]}")))
+    check.write_text(document(target=f"127.0.0.1:{listener.getsockname()[1]}"))
     run = [str(check), str(tmp_path)]
     first = pid.stat().st_mtime_ns
     assert probe.main("web", *run) == 0
@@ -111,11 +110,30 @@ def test_the_program_says_healthy_then_unhealthy_and_starts_counting_anew_with_a
 
 
 def test_it_runs_by_the_bare_interpreter(tmp_path: Path) -> None:
-    check = tmp_path / "health.json"
-    check.write_text(json.dumps(document()))
+    check = tmp_path / "health.check"
+    check.write_text(document())
     argv = [sys.executable, "-I", "-S", str(probe.__file__), "no-such-workload", str(check)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_asking_over_http_loads_nothing_that_is_slow_to_load() -> None:
+    unwanted = ("encodings.idna", "enum", "json", "pathlib", "re", "signal", "socket")
+    look = f"print(answer, [name for name in {unwanted!r} if name in sys.modules])"
+    with answering(b"HTTP/1.1 204 No Content\r\n\r\n") as port:
+        ask = f"answer = probe.try_http('http://localhost:{port}/', 5)[0]"
+        code = f"import sys; sys.path.append({str(Path(probe.__file__).parent)!r}); import probe; {ask}; {look}"
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True []\n", "")
+
+
+def test_an_address_that_does_not_answer_leads_to_the_next() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    assert probe.try_tcp(f"localhost:{port}", 5) == (True, f"localhost:{port}: accepts connections")
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        probe.try_tcp(f"localhost:{port}", 5)
 
 
 def test_waiting_ends_with_a_check_of_this_very_run(tmp_path: Path) -> None:
@@ -144,8 +162,8 @@ def test_the_packet_filter_is_told_when_health_changes_and_again_if_it_did_not_l
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     (tmp_path / "workloads/web/pid").write_text(str(os.getpid()))
     listener = socket.create_server(("127.0.0.1", 0))
-    check, target = tmp_path / "health.json", f"127.0.0.1:{listener.getsockname()[1]}"
-    check.write_text(json.dumps(document(target=target, retries=1, serve="/serve.json", chain="replica-web.2")))
+    check, target = tmp_path / "health.check", f"127.0.0.1:{listener.getsockname()[1]}"
+    check.write_text(document(target=target, retries=1, serve="/serve.json", chain="replica-web.2"))
 
     def told() -> list[str]:
         probe.main("web", str(check), str(tmp_path))

@@ -24,6 +24,7 @@ from hostctl.config.values import (
     RestartPolicy,
     Schedule,
     Signal,
+    TcpAddress,
     TimeZone,
     Ulimit,
     UlimitName,
@@ -197,7 +198,7 @@ def test_volumes_keep_their_owner() -> None:
 
 
 def test_a_check_is_a_timer_bound_to_the_workload_in_its_network() -> None:
-    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE, SECRET_ENV)
+    made = units.render(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))), PROBE, SECRET_ENV)
     check = made["systemd/system/workload-my-web.health.service"].splitlines()
     assert "NetworkNamespacePath=/run/netns/workload-my-web" in check
     assert "OnUnitInactiveSec=10s" in made["systemd/system/workload-my-web.health.timer"]
@@ -228,7 +229,7 @@ def test_quoting_keeps_specifiers_variables_and_quotes_literal() -> None:
 
 
 def test_a_check_never_starts_its_workload() -> None:
-    made = units.render(spec(healthcheck=WorkloadHealth(tcp="localhost:80")), PROBE, SECRET_ENV)
+    made = units.render(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))), PROBE, SECRET_ENV)
     for kind in ("timer", "service"):
         lines = made[f"systemd/system/workload-my-web.health.{kind}"].splitlines()
         assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "Wants", "Upholds"))]
@@ -307,7 +308,7 @@ def test_others_come_first_as_declared() -> None:
     assert [line for line in lines if line.startswith("Requires=") and "root" not in line] == [
         "Requires=workload-init.service"
     ]
-    awaited = dataclasses.replace(spec(healthcheck=WorkloadHealth(tcp="localhost:1")), awaited=True)
+    awaited = dataclasses.replace(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:1"))), awaited=True)
     healthy = units.render(awaited, PROBE, SECRET_ENV)["systemd/system/workload-my-web.healthy.service"]
     assert f"{PROBE} --wait my-web\n" in healthy
 
@@ -334,7 +335,7 @@ def test_a_start_that_waits_for_a_message_is_still_of_the_detached_container() -
 
 
 def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> None:
-    check = WorkloadHealth(tcp="localhost:80")
+    check = WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))
     one = dataclasses.replace(spec(healthcheck=check), instance="b", awaited=True)
     made = units.render(one, PROBE, SECRET_ENV)
     names = {path.rpartition("/")[2] for path in made if "layers" not in path}
@@ -376,7 +377,7 @@ def test_a_replica_gets_connections_from_its_start_to_the_beginning_of_its_end()
     assert ends[:2] == [f"ExecStopPost={each}" for each in out]
     assert "crun" in ends[2]
     assert "SyslogIdentifier=my-web.2" in lines
-    checked = replica(healthcheck=WorkloadHealth(tcp="localhost:80"))
+    checked = replica(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80")))
     assert serve not in checked  # its first good check does that
     assert [line for line in checked if line.startswith("ExecStop=")] == [f"ExecStop={each}" for each in out]
 
