@@ -27,6 +27,7 @@ REPOSITORY, BUILD = WORK / "repository", WORK / "release-1"
 SITE_PORT, REPOSITORY_PORT = 28080, 28088  # on loopback; the declaration names the second
 SITE = f"http://127.0.0.1:{SITE_PORT}/"
 BOOT_SECONDS = 600.0  # of a slow machine without KVM, firmware and health included
+BOOTS_BACK = 4  # a release has three tries, and then the former one boots
 POLL_SECONDS = 2.0
 STARTED = time.monotonic()
 
@@ -171,7 +172,7 @@ def come_back() -> None:
     """Try release 3, which cannot work, and see the host come back."""
     publish(3)
     require(on_host("hostctl", "update", "--reboot").returncode in (0, 255), "the update to release 3 is staged")
-    wait_for("release 3 is given up", lambda: happened("bad", "3") and on_release("2"))
+    wait_for("release 3 is given up", lambda: happened("bad", "3") and on_release("2"), BOOTS_BACK * BOOT_SECONDS)
     wait_for("the workload answers", lambda: bool(site()))
     say("tried release 3, which failed its health check, and came back to 2 by itself")
     on_host("hostctl", "status")
