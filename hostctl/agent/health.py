@@ -21,7 +21,8 @@ from hostctl.errors import HostctlError
 from hostctl.workload import instance
 
 PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take
-PAUSE = 0.5  # seconds between two rounds of probes
+PAUSE = 0.5  # seconds between two rounds of probes, at least
+REST = 2.0  # times what a round took, at least: where all is slow, looking must not keep what is awaited from starting
 SETTLED = 2.0  # seconds a workload without a check must have been up: one that dies at once is not healthy
 WORKLOAD_DEADLINE = 90.0  # seconds that a workload may take at least, if it waits for no other
 
@@ -225,6 +226,7 @@ def wait(
     told = ""
     well: float | None = None
     while True:
+        began = clock()
         report = check_once(declaration, machine, workloads, keys=keys, checks=checks)
         passed = clock() - started
         late = [result for result in report.failures if result.final or passed >= limits[result.kind, result.name]]
@@ -235,4 +237,4 @@ def wait(
         if waiting != told:
             notify(f"waiting for {waiting or 'all to stay well'}")
             told = waiting
-        pause(PAUSE)
+        pause(max(PAUSE, REST * (clock() - began)))

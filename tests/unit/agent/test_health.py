@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.server
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -177,3 +177,24 @@ def test_what_comes_and_goes_is_not_steady(tmp_path: Path, answers: str, healthy
     turn("0")
     assert report.healthy == healthy
     assert now[0] <= 11
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.0, 0.5), (0.1, 0.5), (3.0, 6.0)])
+def test_where_looking_takes_long_it_is_done_less_often(tmp_path: Path, took: float, rest: float) -> None:
+    now: list[float] = [0.0]
+    rests: list[float] = []
+
+    class Slow(SystemdMachine):
+        def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+            now[0] += took if names else 0
+            return {}
+
+    def pause(seconds: float) -> None:
+        rests.append(seconds)
+        now[0] += seconds
+
+    declaration = parse_host("version: 1\nhostname: a\nhealth: {x: {unit: x.service, within: 20s}}\n", "host.yaml")
+    machine = Slow(HostLayout(root=tmp_path))
+    assert not health.wait(declaration, machine, clock=lambda: now[0], pause=pause).healthy
+    assert rests == [pytest.approx(rest)] * len(rests)
+    assert rests
