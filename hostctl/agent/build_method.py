@@ -135,6 +135,8 @@ class BuildService:
         self, where: Target, request: Request, needed: Sequence[StoredImage], context: int, output: Sequence[int]
     ) -> None:
         """Bring the context and the images that are needed into the workload."""
+        from hostctl.image.export import save_stream  # noqa: PLC0415 - only for this method
+
         with tempfile.TemporaryFile() as file:
             with tarfile.open(fileobj=file, mode="w") as tar:
                 for name in building.folders(request.needs):
@@ -144,8 +146,6 @@ class BuildService:
             file.seek(0)
             self._copy("unpack", where.pid, building.FOLDER, file.fileno())
         self._copy("unpack", where.pid, building.FOLDER, context)
-        from hostctl.image.export import save_stream  # noqa: PLC0415 - only for this method
-
         store = images.open_store(self._layout, images.declared(self._layout))
         for number, image in enumerate(needed):
             folder = f"{building.FOLDER}/{building.base(number)}"

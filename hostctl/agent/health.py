@@ -21,8 +21,8 @@ from hostctl.errors import HostctlError
 from hostctl.workload import instance
 
 PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take
-PAUSE = 0.5  # seconds between two rounds of probes, at least
-REST = 2.0  # times what a round took, at least: where all is slow, looking must not keep what is awaited from starting
+PAUSE, LONG_PAUSE = 0.5, 3.0  # seconds between two rounds of probes, at least and at most
+REST = 2.0  # times what a round took, between these: where all is slow, looking must not keep from starting
 SETTLED = 2.0  # seconds a workload without a check must have been up: one that dies at once is not healthy
 WORKLOAD_DEADLINE = 90.0  # seconds that a workload may take at least, if it waits for no other
 
@@ -237,4 +237,4 @@ def wait(
         if waiting != told:
             notify(f"waiting for {waiting or 'all to stay well'}")
             told = waiting
-        pause(max(PAUSE, REST * (clock() - began)))
+        pause(min(max(PAUSE, REST * (clock() - began)), LONG_PAUSE))

@@ -23,7 +23,11 @@ def _without_init(name: str) -> Iterator[None]:
         return
     package = sys.modules[name] = importlib.util.module_from_spec(found)
     run = found.loader.exec_module
-    yield
+    try:
+        yield
+    except ImportError:
+        del sys.modules[name]
+        raise
 
     def complete(attribute: str) -> object:
         del package.__dict__["__getattr__"]

@@ -179,7 +179,7 @@ def test_what_comes_and_goes_is_not_steady(tmp_path: Path, answers: str, healthy
     assert now[0] <= 11
 
 
-@pytest.mark.parametrize(("took", "rest"), [(0.0, 0.5), (0.1, 0.5), (3.0, 6.0)])
+@pytest.mark.parametrize(("took", "rest"), [(0.0, 0.5), (0.1, 0.5), (1.0, 2.0), (4.0, 3.0)])
 def test_where_looking_takes_long_it_is_done_less_often(tmp_path: Path, took: float, rest: float) -> None:
     now: list[float] = [0.0]
     rests: list[float] = []
