@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from hostctl.config import ports
+from hostctl.config.addresses import IpAddress
 from hostctl.config.names import Name
-from hostctl.config.references import IpAddress
 from hostctl.config.text import Text, quoted
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, cast
 
+from hostctl.config.addresses import IpAddress
 from hostctl.config.names import CAPABILITIES, Capability
-from hostctl.config.references import IpAddress
 from hostctl.config.text import Text, quoted
 
 _WORDS = ("minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "yearly")

@@ -5,6 +5,14 @@ equal value. Values of text are ``str``; sizes and permissions are ``int``; time
 ``PATTERN`` is the grammar, ``EXPECTED`` what an error message asks for, ``EXAMPLE`` a valid text.
 """
 
+from hostctl.config.addresses import (
+    BindAddress,
+    HttpUrl,
+    InterfaceAddress,
+    InterfaceMatch,
+    IpAddress,
+    TcpAddress,
+)
 from hostctl.config.limits import (
     ContainerPath,
     CpuSet,
@@ -31,18 +39,12 @@ from hostctl.config.names import (
 )
 from hostctl.config.quantities import ByteSize, Cpus, Duration, FileMode
 from hostctl.config.references import (
-    BindAddress,
     ConfigMount,
-    HttpUrl,
     ImageReference,
-    InterfaceAddress,
-    InterfaceMatch,
-    IpAddress,
     PortMapping,
     RegistryHost,
     RegistryMirror,
     SshKey,
-    TcpAddress,
     VolumeMount,
     WorkloadUser,
 )

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NoReturn, TypeVar, cast
 
+from hostctl.config.addresses import IpAddress
 from hostctl.config.names import Name
 from hostctl.config.networks import DEFAULT, LARGEST_MTU, SMALLEST_MTU, LinkName
-from hostctl.config.references import IpAddress, PortMapping
+from hostctl.config.references import PortMapping
 from hostctl.network.model import (
     BRIDGE,
     RANGE_SIZE,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from hostctl.config.addresses import IpAddress
 from hostctl.config.networks import Dns, DomainName
-from hostctl.config.references import IpAddress
 from hostctl.config.values import (
     AppArmorProfile,
     ByteSize,
