@@ -22,7 +22,7 @@ from typing import Any
 
 PROC = Path("/proc")
 QUADLETS = Path("/run/containers/systemd")
-UNITS = Path("/run/systemd/system")
+UNITS, ALL = Path("/run/systemd/system"), "bench-many.target"
 STATE = "/var"
 DEADLINE = 1800.0
 WORKERS = 4  # `run` commands of an engine at a time
@@ -42,8 +42,6 @@ Pull=never
 {ports}
 [Service]
 TimeoutStartSec=infinity
-[Install]
-WantedBy=bench-quadlets.target
 """
 HELPERS = ("conmon", "containerd-shim", "docker-proxy", "crun", "runc", "podman", "catatonit")
 DAEMONS: Mapping[str, tuple[str, ...]] = {
@@ -103,8 +101,6 @@ def quadlets(names: Mapping[str, int]) -> None:
         ports = f"PublishPort={port}:80\n" if port else ""
         text = QUADLET.format(image=SITE, name=name, network=NETWORK, userns=USERNS, ports=ports)
         QUADLETS.joinpath(f"{name}.container").write_text(text)
-    UNITS.mkdir(parents=True, exist_ok=True)
-    UNITS.joinpath("bench-quadlets.target").write_text("[Unit]\nDescription=All of them\n")
     call("systemctl", "daemon-reload")
 
 
@@ -263,6 +259,19 @@ def resident(engine: str, known: frozenset[str]) -> dict[str, Any]:
     }
 
 
+def many(engine: str, count: int) -> list[str]:
+    """Return the units of an engine whose containers are units."""
+    kind = "workload" if engine == "hostctl" else engine
+    return [f"{kind}-many-{number}.service" for number in range(1, count + 1)]
+
+
+def gather(units: Sequence[str]) -> None:
+    """Have one target want all of them, as at boot: so they start by one transaction, not each by its own."""
+    UNITS.mkdir(parents=True, exist_ok=True)
+    UNITS.joinpath(ALL).write_text(f"[Unit]\nDescription=All of them\nWants={' '.join(units)}\n")
+    call("systemctl", "daemon-reload")
+
+
 def disconnect() -> None:
     """Take back all that the pass has made, roots and networks, as if the host had not started anything."""
     from dataclasses import replace  # noqa: PLC0415 - only here, and only on a host is there hostctl
@@ -281,11 +290,10 @@ def disconnect() -> None:
 def start_many(engine: str, count: int) -> None:
     """Start many containers in the fastest way that the engine has a command for; it need not wait for them."""
     if engine == "hostctl":
-        # As at boot: one transaction for all that the target wants. Each unit that is named has one of its own.
         call("systemctl", "restart", "--no-block", "hostctl-network.service")
-        call("systemctl", "start", "--no-block", "multi-user.target")
+        call("systemctl", "start", "--no-block", ALL)
     elif engine == "quadlet":
-        call("systemctl", "start", "--no-block", "bench-quadlets.target")
+        call("systemctl", "start", "--no-block", ALL)
     else:
         with ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(lambda number: call(*run_words(engine, f"many-{number}")), range(1, count + 1)))
@@ -293,10 +301,8 @@ def start_many(engine: str, count: int) -> None:
 
 def stop_many(engine: str, count: int) -> None:
     """Remove them."""
-    if engine == "hostctl":
-        call("systemctl", "stop", "workload-*.service")
-    elif engine == "quadlet":
-        call("systemctl", "stop", "quadlet-*.service")
+    if engine in ("hostctl", "quadlet"):
+        call("systemctl", "stop", ALL, *many(engine, count))
     else:
         call(engine, "rm", "--force", *(f"many-{number}" for number in range(1, count + 1)))
 
@@ -306,8 +312,10 @@ def measure_many(wanted: Mapping[str, Any]) -> dict[str, Any]:
     engine, count = wanted["engine"], wanted["count"]
     if engine == "hostctl":
         disconnect()
+        gather(many(engine, count))
     elif engine == "quadlet":
         quadlets({f"quadlet-many-{number}": 0 for number in range(1, count + 1)})
+        gather(many(engine, count))
     settle()
     seen = set[str]()
     before = serving(seen)
