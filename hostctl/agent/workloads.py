@@ -148,8 +148,9 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
     from hostctl.workload import units  # noqa: PLC0415 - jinja2 is an import of 60 ms, start-up counts
 
     trees: list[Tree] = []
+    check, reveal = _program(probe), _program(secret_env)
     for spec in wanted:
-        rendered = units.render(spec, _program(probe), _program(secret_env))
+        rendered = units.render(spec, check, reveal)
         trees.append({path: text(content) for path, content in rendered.items()})
         trees.append({path: Link(target=target) for path, target in units.links(spec).items()})
     if plan.workloads and "hosts" not in {path.below_etc for path in declaration.files}:

@@ -1,6 +1,6 @@
 """Puts secrets into a workload's environment: writes its config.json with them to memory, once a boot or change.
 
-A program of its own (``python3 -I -S secret_env.py TEMPLATE TARGET VARIABLE=SECRET…``), run by the service that mounts
+A program of its own (``python3 -I -S secret_env.pyc TEMPLATE TARGET VARIABLE=SECRET…``), run by the service that mounts
 the workload's root file system, and only for a workload that declares ``env_secrets``. systemd has decrypted them into
 ``$CREDENTIALS_DIRECTORY`` (systemd.exec(5), "Credentials"). The target is root's alone and lies on a tmpfs.
 """

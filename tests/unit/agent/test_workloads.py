@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import py_compile
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import AppArmorProfileMissingError, HostWorkloads, ProfileMissingError, ZoneMissingError
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
-from hostctl.workload import root
+from hostctl.workload import probe, root
 
 LAYER = "sha256:" + "c" * 64
 HOST = """
@@ -92,6 +93,23 @@ def test_what_did_not_change_is_rendered_the_same_beside_a_new_workload(layout: 
     assert same[0] == same[1]
     third = staged(layout, HOST, second, 3)
     assert third.record.ranges["again"] == 2
+
+
+def test_a_check_is_run_as_it_was_compiled_where_it_was(
+    layout: HostLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "probe.py"
+    source.write_text("")
+    monkeypatch.setattr(probe, "__file__", str(source))
+    text = HOST.replace("ports:", "healthcheck: {tcp: 'localhost:80'}, ports:")
+
+    def program(number: int) -> str:
+        unit = staged(layout, text, None, number).path / "etc/systemd/system/workload-web.health.service"
+        return next(line.split()[3] for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
+
+    assert program(1) == str(source)
+    compiled = py_compile.compile(str(source))
+    assert program(2) == compiled != str(source)
 
 
 def test_a_declared_hosts_file_goes_before_the_names_of_workloads(layout: HostLayout) -> None:

@@ -296,6 +296,14 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ),
         ("workloads: {a: {image: r.e/x:1, pids: 0}}", "3:39: workloads.a.pids: must be from 1 to 4194304"),
         ("health: {a: {tcp: nowhere}}", "3:19: health.a.tcp: 'nowhere' is not host:port"),
+        (
+            'workloads: {a: {image: r.e/x:1, healthcheck: {tcp: "db:1\\nkind exec"}}}',
+            "3:52: workloads.a.healthcheck.tcp: 'db:1\\nkind exec' is not host:port",
+        ),
+        (
+            "workloads: {a: {image: r.e/x:1, healthcheck: {tcp: 'db:65536'}}}",
+            "3:52: workloads.a.healthcheck.tcp: '65536' is not a port from 1 to 65535",
+        ),
     ],
 )
 def test_rules_between_settings_are_positioned(text: str, expected: str) -> None:
