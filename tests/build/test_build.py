@@ -257,6 +257,24 @@ def test_what_the_initrd_shares_with_the_root_is_the_same_and_only_the_boot_imag
     assert [path for path, digest in wanted.items() if digest not in seen] == []
 
 
+def test_no_program_compiles_python_at_its_start(site: Site) -> None:
+    (folder,) = (site.folder / "cache/stages").glob("customise-*")
+    sources, compiled = set[PurePosixPath](), dict[PurePosixPath, bytes]()
+    with tarfile.open(folder / "root.tar") as root:
+        for member in root:
+            path = PurePosixPath(member.name)
+            if path.suffix == ".py" and path.is_relative_to("usr/lib/python3.13"):
+                sources.add(path)
+            elif path.suffix == ".pyc":
+                file = root.extractfile(member)
+                assert file is not None, path
+                compiled[path] = file.read(8)[4:]
+    assert len(sources) > 300
+    assert {path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc" for path in sources} <= compiled.keys()
+    # PEP 552: 1 is a hash of the source that nobody compares. Sources keep no times, so what has times is stale.
+    assert {path: flags for path, flags in compiled.items() if flags != b"\1\0\0\0"} == {}
+
+
 def test_an_installed_wheel_makes_the_same_release_outside_the_checkout(site: Site, tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
     done = run((*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(CHECKOUT)))
