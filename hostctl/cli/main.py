@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostctl import __version__
-from hostctl.errors import EXIT_FAILED, EXIT_USAGE, HostctlError
+from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.os_release import identity
 
 
@@ -167,9 +167,6 @@ def _run(verb: Verb, words: Sequence[str]) -> int:
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = EXIT_FAILED
     return code
 
 
