@@ -16,6 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape  # that of xml.sax loads an HTTP client
 
@@ -255,10 +256,17 @@ def _disconnect(bus: MessageBus) -> None:
 
 
 async def _disconnected(bus: MessageBus) -> None:
-    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # as above
+    with suppress(OSError, EOFError):
+        await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # as above
 
 
-async def _serve(methods: Sequence[Method], address: str | None, idle: float, administrators: Administrators) -> None:
+async def _serve(
+    methods: Sequence[Method],
+    address: str | None,
+    idle: float,
+    administrators: Administrators,
+    leave: Callable[[], object],
+) -> None:
     bus = await _connect(address)
     server = Server(bus, methods, administrators)
     if await bus.request_name(NAME) is not RequestNameReply.PRIMARY_OWNER:
@@ -269,6 +277,7 @@ async def _serve(methods: Sequence[Method], address: str | None, idle: float, ad
     if gone.done():
         finished.cancel()
         return
+    leave()
     await bus.release_name(NAME)
     await server.drain()
     gone.cancel()
@@ -281,6 +290,7 @@ def serve(
     address: str | None = None,
     idle: float = IDLE,
     administrators: Administrators = _nobody,
+    leave: Callable[[], object] = lambda: None,
 ) -> None:
     """Own the name and answer calls until nothing was asked for ``idle`` seconds, or the bus goes away.
 
@@ -289,11 +299,12 @@ def serve(
         address: of the bus; none is the system bus.
         idle: seconds.
         administrators: who besides root may call what is ``root_only``.
+        leave: called before the name is given back for want of calls.
 
     Raises:
         AgentUnavailableError: no bus, or the name is taken.
     """
-    asyncio.run(_serve(methods, address, idle, administrators))
+    asyncio.run(_serve(methods, address, idle, administrators, leave))
 
 
 async def _call(

@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -197,4 +198,11 @@ def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDL
     """
     service = HostService(layout)
     service.recover()
-    bus.serve(service.methods(), address=address, idle=idle, administrators=lambda: administrators(layout))
+    bus.serve(
+        service.methods(),
+        address=address,
+        idle=idle,
+        administrators=lambda: administrators(layout),
+        # Which systemd sends when the name is gone, although calls that had come in are still answered.
+        leave=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    )

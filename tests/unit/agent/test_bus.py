@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -73,20 +74,26 @@ METHODS = (
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """Start a bus of our own, with the policy that the host image has, and return its address."""
+def daemon(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start a bus of our own, with the policy that the host image has; yields its process and its address."""
     config = tmp_path / "bus.conf"
     config.write_text(CONFIG.format(socket=tmp_path / "bus", policy=POLICY))
-    daemon = subprocess.Popen(
+    process = subprocess.Popen(
         ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    assert daemon.stdout is not None
-    yield daemon.stdout.readline().decode().strip()
-    daemon.terminate()
-    daemon.wait(10)
-    daemon.stdout.close()
+    assert process.stdout is not None
+    yield process, process.stdout.readline().decode().strip()
+    process.terminate()
+    process.wait(10)
+    process.stdout.close()
+
+
+@pytest.fixture
+def address(daemon: tuple[subprocess.Popen[bytes], str]) -> str:
+    """Return the address of the bus."""
+    return daemon[1]
 
 
 @pytest.fixture
@@ -174,6 +181,32 @@ def test_introspection_documents_what_a_method_takes_and_for_whom() -> None:
     (note,) = method.iter("annotation")
     assert note.get("value") == 'Say "it" & more, as it is. For root and users with sudo.'
     assert [argument.get("name") for argument in method.iter("arg")] == ["first", None, "json"]
+
+
+def test_a_server_that_leaves_says_so_before_it_gives_its_name_back(address: str) -> None:
+    left: list[str] = []
+    bus.serve(METHODS, address=address, idle=0.1, leave=lambda: left.append(_owner(address)))
+    assert left[0].startswith(":")
+    assert _owner(address) == ""
+
+
+def _owner(address: str) -> str:
+    """Return the unique name of the connection that owns the agent's name."""
+    call = ["dbus-send", f"--bus={address}", "--print-reply=literal", "--dest=org.freedesktop.DBus", "/"]
+    done = subprocess.run(
+        [*call, "org.freedesktop.DBus.GetNameOwner", f"string:{bus.NAME}"], check=False, capture_output=True
+    )
+    return done.stdout.decode().strip()
+
+
+def test_the_server_ends_without_a_word_when_its_bus_goes_away(daemon: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, address = daemon
+    script = "import sys; from hostctl.agent import bus; bus.serve((), address=sys.argv[1], idle=60.0)"
+    server = subprocess.Popen([sys.executable, "-c", script, address], stderr=subprocess.PIPE)
+    while not _owner(address):
+        assert server.poll() is None
+    process.kill()
+    assert (server.wait(10), server.communicate()[1]) == (0, b"")
 
 
 def test_no_bus_says_so_and_exits_69(tmp_path: Path) -> None:
