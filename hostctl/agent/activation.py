@@ -46,7 +46,7 @@ def activate(
     if block:
         stop(machine, ends)
     for key in ends:
-        machine.forget_health(key)
+        machine.forget_outcome(key)
         if block and key not in stays:
             machine.forget_workload(key)
     machine.lay_etc(new.path / "etc" if new else None)

@@ -112,8 +112,8 @@ class Machine(Protocol):
     def workload_health(self, name: str) -> str:
         """Return ``healthy``, ``unhealthy``, or nothing when no check has ended yet."""
 
-    def forget_health(self, name: str) -> None:
-        """Forget what the workload's last check said."""
+    def forget_outcome(self, name: str) -> None:
+        """Forget what the workload's last check said, and that a job has ended well."""
 
     def forget_workload(self, name: str) -> None:
         """Remove what a workload that is stopped has written outside of volumes."""
@@ -232,9 +232,10 @@ class SystemdMachine:
             return ""
         return said if run == str(started) else ""
 
-    def forget_health(self, name: str) -> None:
-        """Forget what the workload's last check said."""
-        (self.layout.runtime / "health" / name).unlink(missing_ok=True)
+    def forget_outcome(self, name: str) -> None:
+        """Forget what the workload's last check said, and that a job has ended well."""
+        for kind in ("health", "completed"):
+            (self.layout.runtime / kind / name).unlink(missing_ok=True)
 
     def forget_workload(self, name: str) -> None:
         """Remove what a workload that is stopped has written outside of volumes; symbolic links are not followed."""

@@ -162,7 +162,7 @@ class Changeover:
         # What failed would be shown as that for ever, because its units are not there any more.
         self.machine.units("reset-failed", stop(self.machine, keys))
         for key in keys:
-            self.machine.forget_health(key)
+            self.machine.forget_outcome(key)
             self.machine.forget_workload(key)
 
     def end(self) -> None:

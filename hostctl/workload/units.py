@@ -28,6 +28,8 @@ from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec
 
 SYSTEM = "systemd/system"
 NETWORK = "hostctl-network.service"
+COMPLETED = "/run/hostctl/completed"
+"""Has a file for each job that has ended well."""
 RESTART_WINDOW = 600.0  # seconds in which restarts count, if they are limited
 LONGEST_PAUSE = 30.0  # seconds between two tries
 PROBE_GRACE = 10.0  # seconds that a check has on top of its own timeout: to start, to write, to end what hangs
@@ -175,7 +177,8 @@ def _service(spec: WorkloadSpec) -> dict[str, object]:
         "healthy": [
             f"workload-{key}.healthy.service" for other in _others(workload, "healthy") for key in _keys(spec, other)
         ],
-        "completed": [f"workload-{other}.service" for other in _others(workload, "completed")],
+        "completed": [f"{COMPLETED}/{other}" for other in _others(workload, "completed")],
+        "completion": f"{COMPLETED}/{spec.key}",
         "serve": serve_file(spec) if spec.network and spec.network.chain else "",
         "chain": spec.network.chain if spec.network else "",
         "restart": workload.restarts.when,

@@ -32,6 +32,19 @@ def test_health_is_that_of_this_run_of_the_workload(tmp_path: Path) -> None:
     assert machine.workload_health("web") == ""
 
 
+def test_what_a_workload_came_to_is_forgotten_when_it_changes(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    for kind in ("health", "completed"):
+        for name in ("web", "other"):
+            path = layout.runtime / kind / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    machine = SystemdMachine(layout)
+    machine.forget_outcome("web")
+    machine.forget_outcome("web")
+    assert [path.name for path in sorted(layout.runtime.glob("*/*"))] == ["other", "other"]
+
+
 def answer(monkeypatch: pytest.MonkeyPatch, status: int) -> list[Sequence[str]]:
     """Let systemctl end with a status; return what it was asked."""
     asked: list[Sequence[str]] = []

@@ -109,7 +109,7 @@ class FakeMachine:
     def workload_health(self, name: str) -> str:
         return self.health.get(name, "")
 
-    def forget_health(self, name: str) -> None:
+    def forget_outcome(self, name: str) -> None:
         self.log.append(f"forget health {name}")
 
     def forget_workload(self, name: str) -> None:

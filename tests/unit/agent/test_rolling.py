@@ -122,7 +122,7 @@ class FakeMachine:
     def workload_health(self, name: str) -> str:
         return ""
 
-    def forget_health(self, name: str) -> None:
+    def forget_outcome(self, name: str) -> None:
         pass
 
     def forget_workload(self, name: str) -> None:

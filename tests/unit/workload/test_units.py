@@ -304,13 +304,21 @@ def test_others_come_first_as_declared() -> None:
     lines = service(depends_on=wanted)
     assert {f"After=workload-{name}.service" for name in wanted} <= set(lines)
     assert {"Wants=workload-db.healthy.service", "After=workload-db.healthy.service"} <= set(lines)
-    # Only a job that has failed keeps others down: whatever else is stopped or restarted does not stop them.
-    assert [line for line in lines if line.startswith("Requires=") and "root" not in line] == [
-        "Requires=workload-init.service"
-    ]
+    # A job that has not ended well keeps others down; whatever is stopped, changed or restarted later does not.
+    assert "AssertPathExists=/run/hostctl/completed/init" in lines
+    assert not [line for line in lines if line.startswith(("Requires=", "BindsTo=", "PartOf=")) and "root" not in line]
     awaited = dataclasses.replace(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:1"))), awaited=True)
     healthy = units.render(awaited, PROBE, SECRET_ENV)["systemd/system/workload-my-web.healthy.service"]
     assert f"{PROBE} --wait my-web\n" in healthy
+    # The first tries of what is waited for may fail: that is no reason to start before it.
+    assert "Wants=workload-my-web.service\n" in healthy and "\nRequires=" not in healthy
+
+
+def test_a_job_leaves_word_that_it_has_ended_well() -> None:
+    left = "ExecStartPost=/usr/bin/touch /run/hostctl/completed/my-web"
+    assert left in service(type="job")
+    assert left not in service()
+    assert left not in service(type="job", schedule=Schedule("daily"))
 
 
 def test_devices_are_allowed_to_the_unit_and_to_the_workloads_users() -> None:

@@ -132,6 +132,25 @@ def test_a_restarted_dependency_leaves_what_needed_it_running(host: Host) -> Non
     assert before["ActiveState"] == "active"
 
 
+def test_a_job_that_is_changed_or_run_again_leaves_what_waited_for_it_running(host: Host, wanted: str) -> None:
+    """The web server runs on while the job that it once waited for is another one; also when that one fails."""
+    before = show(host, "workload-web.service", "InvocationID", "ActiveState")
+    assert before["ActiveState"] == "active"
+    host.text("hostctl", "restart", "migrate")
+    host.apply(wanted.replace("echo migrated", "echo migrated anew"), seconds=300)
+    host.wait_for("the new job has run", lambda: "migrated anew" in logs(host, "migrate"), READY_SECONDS)
+    host.apply(wanted.replace("echo migrated", "exit 3"), seconds=300)
+    failed = {"ActiveState": "failed"}
+    host.wait_for("it failed", lambda: show(host, "workload-migrate.service", "ActiveState") == failed, READY_SECONDS)
+    assert show(host, "workload-web.service", "InvocationID", "ActiveState") == before
+    # Only who starts anew waits for it again.
+    assert host.run("hostctl", "restart", "web", check=False).status != 0
+    assert show(host, "workload-web.service", "ActiveState") == {"ActiveState": "inactive"}
+    host.apply(wanted, seconds=300)
+    host.text("hostctl", "start", "web")
+    assert show(host, "workload-web.service", "ActiveState") == {"ActiveState": "active"}
+
+
 def test_restarts_have_an_end_where_one_is_declared_and_begin_anew_when_somebody_starts_it(host: Host) -> None:
     unit = "workload-failing.service"
     host.wait_for("it has failed", lambda: show(host, unit, "ActiveState")["ActiveState"] == "failed", READY_SECONDS)
