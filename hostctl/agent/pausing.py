@@ -1,15 +1,17 @@
-"""Workloads that are kept still: frozen by their cgroup, and not checked meanwhile.
+"""Workloads that do not run: kept still, which is frozen by their cgroup and not checked meanwhile, or stopped.
 
-One that the agent stills for a moment is marked below ``/run`` before that, so that it runs on whatever happens to the
-agent: the next one to start takes the mark away.
+What the agent does of that for a moment is marked below ``/run`` before, so that they run on whatever happens to the
+agent: the next one to start undoes what is marked. A boot needs no marks, because it starts what is to run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from hostctl import durable
 from hostctl.agent import unit_control
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.errors import HostctlError
@@ -26,6 +28,8 @@ class Freezer:
 
 FREEZER = Freezer()
 """The kernel's, through systemd."""
+
+STILL, STOPPED = "still", "stopped"  # folders of marks: by the name of a workload; by that of a volume, with units
 
 
 def pause(name: str, machine: Machine, freezer: Freezer = FREEZER) -> None:
@@ -49,23 +53,52 @@ def still(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FR
     if state is None or not state.is_active or state.paused:
         yield
         return
-    mark = layout.runtime / "still" / name
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    try:
+    with _marked(layout.runtime / STILL / name, (), lambda: resume(name, machine, freezer)):
         pause(name, machine, freezer)
         yield
+
+
+@contextmanager
+def stopped(volume: str, units: Sequence[str], layout: HostLayout, machine: Machine) -> Iterator[None]:
+    """Keep units stopped until the block ends, for the sake of a volume."""
+    with _marked(layout.runtime / STOPPED / volume, units, lambda: machine.units("start", units)):
+        machine.units("stop", units)
+        yield
+
+
+@contextmanager
+def _marked(mark: Path, units: Sequence[str], undo: Callable[[], None]) -> Iterator[None]:
+    """Have a mark until what the block does is undone; one that is there is whole."""
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    durable.write_file(mark, "\n".join(units).encode())
+    try:
+        yield
     finally:
-        resume(name, machine, freezer)
+        undo()
         mark.unlink(missing_ok=True)
 
 
 def recover(layout: HostLayout, machine: Machine, freezer: Freezer = FREEZER) -> tuple[str, ...]:
-    """Let run on what an agent kept still that is no more; return the workloads' names."""
-    folder = layout.runtime / "still"
-    names = sorted(mark.name for mark in folder.iterdir()) if folder.is_dir() else []
-    for name in names:
+    """Undo what is marked by an agent that is no more; return the names of the marks.
+
+    Nobody waits for what is started: the agent answers only after this.
+    """
+    still, down = _left(layout.runtime / STILL), _left(layout.runtime / STOPPED)
+    for mark in still:
         with suppress(HostctlError):  # it is not running any more
-            resume(name, machine, freezer)
-        (folder / name).unlink(missing_ok=True)
-    return tuple(names)
+            resume(mark.name, machine, freezer)
+        mark.unlink(missing_ok=True)
+    for mark in down:
+        with suppress(HostctlError):  # a unit is not there any more, which keeps no other from being started
+            machine.units("start", mark.read_text().split(), block=False)
+        mark.unlink(missing_ok=True)
+    return tuple(mark.name for mark in (*still, *down))
+
+
+def _left(folder: Path) -> list[Path]:
+    """Return the marks in a folder. One that was still being written goes: nothing had been done yet."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in found:
+        if path.name.startswith("."):
+            path.unlink(missing_ok=True)
+    return [path for path in found if not path.name.startswith(".")]

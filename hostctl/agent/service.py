@@ -32,10 +32,11 @@ from hostctl.agent.apply import Context, Notify
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Renewed
 from hostctl.agent.image_service import ImageService
-from hostctl.agent.machine import SystemdMachine, release_version, workload_unit
+from hostctl.agent.machine import Machine, SystemdMachine, release_version, workload_unit
 from hostctl.agent.outcome import Action, Outcome
 from hostctl.agent.plan import workloads as workloads_of
 from hostctl.agent.stage import HostStager
+from hostctl.agent.volumes import Volumes
 from hostctl.agent.workloads import HostWorkloads
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
@@ -78,9 +79,9 @@ def outcome_document(outcome: Outcome) -> dict[str, object]:
 class HostService:
     """The methods, for the machine below a layout."""
 
-    def __init__(self, layout: HostLayout) -> None:
+    def __init__(self, layout: HostLayout, machine: Machine | None = None) -> None:
         self._layout = layout
-        self._machine = SystemdMachine(layout)
+        self._machine = machine or SystemdMachine(layout)
 
     def status(self, call: Call) -> str:
         """Return the machine in a few words: the fields of :class:`overview.Status`."""
@@ -153,11 +154,12 @@ class HostService:
         return build_method.BuildService(self._layout, self._machine, self._apply)
 
     def recover(self) -> None:
-        """Take back or end what the agent before this one left: a generation, what it kept still, builds."""
+        """Take back or end what the agent before this one left: stopped workloads, a generation, files, builds."""
         pausing.recover(self._layout, self._machine)
         if transaction.unsettled(self._layout):
             with transaction.lock(self._layout):
                 transaction.resolve(context(self._layout))
+        Volumes(self._layout, self._machine).clean()
         self._builds().recover()
 
     def methods(self) -> tuple[Method, ...]:

@@ -1,8 +1,8 @@
 """Named volumes on the disk: which there are, who uses them, making, removing, saving and restoring them.
 
 A volume is the folder ``/var/lib/hostctl/volumes/NAME``; files in it have the workload's own numbers. One that the
-declaration names, or a workload mounts, is never removed. Names that begin with a dot are at work: one that a crash
-left there is removed by the next change.
+declaration names, or a workload mounts, is never removed. Names that begin with a dot are at work: what a crash left
+there is removed by the next start of the agent, when nobody is.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.agent import copying, event_log, generation
+from hostctl.agent import copying, event_log, generation, pausing
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Copied
 from hostctl.config.load import parse_host
@@ -180,7 +179,6 @@ class Volumes:
         if volume.declared or volume.workloads:
             why = f"workload {volume.workloads[0]} mounts it" if volume.workloads else "it is declared"
             raise VolumeInUseError(f"volume {name} is in use: {why}", hint="take it out of host.yaml first")
-        self.clean()
         doomed = self._beside(name)
         self._path(name).rename(doomed)
         durable.sync_directory(doomed.parent)
@@ -192,13 +190,12 @@ class Volumes:
         removed = tuple(volume for volume in self.list(sizes=True) if not volume.declared and not volume.workloads)
         for volume in removed:
             self.remove(volume.name)
-        self.clean()
         return removed
 
     def clean(self) -> None:
-        """Remove what a crash left half done."""
+        """Remove what a crash left half done, as far as the disk lets it; only while nobody is at work."""
         for path in self._layout.volumes.glob(".*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def _beside(self, name: str) -> Path:
         return self._layout.volumes / f".{name}.{secrets.token_hex(4)}"
@@ -239,14 +236,13 @@ class Volumes:
                 f"volume {name} is in use: workload {running[0]} runs",
                 hint=f"hostctl stop {' '.join(running)}, or --live, which stops them for the exchange",
             )
-        self.clean()
         staged = self._beside(name)
         staged.mkdir(mode=0o755)
         try:
             copied = copying.copy("unpack", 0, "/", descriptor, ["keep-owner"], folder=staged)
             whole()
             run(["sync", "--file-system", staged], timeout=SYNC_SECONDS)
-            with self._stopped(running):
+            with pausing.stopped(name, self._units(running), self._layout, self._machine):
                 if path.is_dir():
                     _exchange(staged, path)
                 else:
@@ -257,15 +253,9 @@ class Volumes:
         event_log.write("restore", name, kind="volume", files=str(copied.files))
         return copied
 
-    @contextmanager
-    def _stopped(self, workloads: tuple[str, ...]) -> Iterator[None]:
-        keys = use(self._layout).keys
-        units = [workload_unit(key) for name in workloads for key in keys[name]]
-        self._machine.units("stop", units)
-        try:
-            yield
-        finally:
-            self._machine.units("start", units)
+    def _units(self, workloads: tuple[str, ...]) -> tuple[str, ...]:
+        keys = use(self._layout).keys if workloads else {}
+        return tuple(workload_unit(key) for name in workloads for key in keys[name])
 
 
 def _runs(states: Mapping[str, object], unit: str) -> bool:

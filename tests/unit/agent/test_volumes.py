@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from hostctl.agent import volume_methods
+from hostctl.agent import pausing, volume_methods
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb
+from hostctl.agent.service import HostService
 from hostctl.agent.volume_methods import VolumeService
 from hostctl.agent.volumes import UnknownVolumeError, VolumeExistsError, VolumeInUseError, Volumes
 from hostctl.layout import HostLayout
@@ -101,7 +103,6 @@ def test_volumes_are_listed_with_who_uses_them(volumes: Volumes, machine: Units)
 
 
 def test_what_is_used_is_never_removed(volumes: Volumes, layout: HostLayout) -> None:
-    (layout.volumes / ".left.behind").mkdir()
     for name in ("content", "spare"):
         if name == "spare":
             volumes.create(name)
@@ -209,3 +210,58 @@ def test_reading_a_backup_takes_bounded_memory() -> None:
     frame = zstandard.ZstdCompressor(compression_params=wide)
     with pytest.raises(zstandard.ZstdError):
         volume_methods.decompress(io.BytesIO(frame.compress(bytes(200 << 20))), io.BytesIO())
+
+
+class Dying(Units):
+    """A machine on which the agent is killed once it has stopped or is about to start something."""
+
+    def __init__(self, layout: HostLayout, at: Verb) -> None:
+        super().__init__(layout)
+        self._at = at
+        self.running = True
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        """End at once, as by SIGKILL."""
+        if verb == self._at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("at", "content"), [("stop", "content"), ("start", "new")])
+def test_what_a_dead_agent_stopped_for_a_restore_is_started(
+    layout: HostLayout, machine: Units, tmp_path: Path, at: Verb, content: str
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/file").write_text("new")
+    with tarfile.open(tmp_path / "tar", "w") as tar:
+        tar.add(tmp_path / "new", ".")
+    dying = os.fork()
+    if dying == 0:
+        with (tmp_path / "tar").open("rb") as stream:
+            Volumes(layout, Dying(layout, at)).restore("content", stream.fileno(), lambda: None, live=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(dying, 0)[1]) == -signal.SIGKILL
+    agent = HostService(layout, machine)
+    agent.recover()
+    assert machine.done == [("start", ("workload-web.service",))]
+    assert sorted(path.name for path in layout.volumes.iterdir()) == ["content", "old"]
+    assert (layout.volumes / "content/file").read_text() == content
+    agent.recover()
+    assert len(machine.done) == 1
+
+
+def test_a_mark_that_was_being_written_stops_nobody(layout: HostLayout, machine: Units) -> None:
+    (layout.runtime / "stopped").mkdir(parents=True)
+    (layout.runtime / "stopped/.content.0.tmp").write_text("workload-w")
+    assert pausing.recover(layout, machine) == ()
+    assert machine.done == []
+    assert list((layout.runtime / "stopped").iterdir()) == []
+
+
+def test_what_is_at_work_is_left_to_who_is_at_it(volumes: Volumes, layout: HostLayout) -> None:
+    staged = layout.volumes / ".content.01234567"
+    staged.mkdir()
+    volumes.remove("old")
+    assert volumes.prune() == ()
+    assert staged.is_dir()
+    volumes.clean()
+    assert not staged.exists()
