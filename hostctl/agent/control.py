@@ -7,17 +7,19 @@ What they leave in the journal is what ``hostctl events`` shows. Each is a thin 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from hostctl.agent import event_log, limits, overview, unit_control
+from hostctl.agent import event_log, health, limits, overview, unit_control
 from hostctl.agent.bus import Call, Method
+from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
-from hostctl.workload.instance import name_of
+from hostctl.workload.instance import label, name_of
 
 MAX_STOP_SECONDS = 3600.0
 
@@ -32,9 +34,10 @@ class TimeLimitError(HostctlError):
 class WorkloadControl:
     """Starts, stops, signals and freezes the workloads of the machine below a layout."""
 
-    def __init__(self, layout: HostLayout, machine: Machine) -> None:
+    def __init__(self, layout: HostLayout, machine: Machine, wait: Callable[..., health.Report] = health.wait) -> None:
         self._layout = layout
         self._machine = machine
+        self._wait = wait
 
     def _keys(self, name: str) -> tuple[str, ...]:
         """Return what the units of a workload that is declared are called by."""
@@ -66,21 +69,11 @@ class WorkloadControl:
         self._machine.units("start", [*self._machine.states(starter_units(name)), *units])
         return _done(name, "start")
 
-    def _end(self, call: Call, verb: Verb) -> str:
-        name, within = call.arguments
-        units = self._declared(name)
-        limit = None if within == "" else seconds(within)
+    def _thaw(self, units: Sequence[str]) -> None:
+        """Let paused units run, because frozen they could not answer the request to end."""
         for unit, state in self._machine.states(units).items():
-            if state.paused:  # frozen, it could not answer the request to end
+            if state.paused:
                 unit_control.thaw(unit)
-        if limit is None and verb == "stop":
-            self._machine.units(verb, units)
-            return _done(name, verb)
-        # Replicas are restarted one after the other, so that the others serve meanwhile.
-        with ThreadPoolExecutor(max_workers=len(units) if verb == "stop" else 1) as pool:
-            for ended in [pool.submit(self._end_one, verb, unit, limit) for unit in units]:
-                ended.result()
-        return _done(name, verb)
 
     def _end_one(self, verb: Verb, unit: str, limit: float | None) -> None:
         if limit is None:
@@ -93,14 +86,58 @@ class WorkloadControl:
 
         Its schedule or sockets are stopped too.
         """
-        name = call.arguments[0]
-        self._declared(name)
+        name, within = call.arguments
+        units = self._declared(name)
+        limit = None if within == "" else seconds(within)
         self._machine.units("stop", list(self._machine.states(starter_units(name))))
-        return self._end(call, "stop")
+        self._thaw(units)
+        if limit is None:
+            self._machine.units("stop", units)
+        else:
+            with ThreadPoolExecutor(max_workers=len(units)) as pool:
+                for ended in [pool.submit(self._end_one, "stop", unit, limit) for unit in units]:
+                    ended.result()
+        return _done(name, "stop")
 
     def restart(self, call: Call) -> str:
-        """Restart a workload; what is not down after the seconds, if given, is killed."""
-        return self._end(call, "restart")
+        """Restart a workload; what is not down after the seconds, if given, is killed.
+
+        Replicas are restarted one after the other, each when the one before is healthy, so that the others serve
+        meanwhile. The first that does not become so is the last that is restarted.
+        """
+        name, within = call.arguments
+        stored = overview.require(name, self._layout)
+        keys = stored.record.named(name)
+        limit = None if within == "" else seconds(within)
+        self._thaw([workload_unit(key) for key in keys])
+        for number, key in enumerate(keys, 1):
+            self._end_one("restart", workload_unit(key), limit)
+            if number < len(keys):
+                self._require_healthy(key, keys[number:], stored, call.notify)
+        return _done(name, "restart")
+
+    def _require_healthy(self, key: str, later: Sequence[str], stored: Stored, notify: Callable[[str], None]) -> None:
+        """Wait until a replica is healthy.
+
+        Raises:
+            UnhealthyError: it is not in the time that the workload has for that.
+        """
+        declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+        report = self._wait(
+            declaration,
+            self._machine,
+            notify=notify,
+            workloads=[name_of(key)],
+            checks=False,
+            keys=lambda name: (key,),
+        )
+        if not report.healthy:
+            this, *others = (label(each, len(later) + 1) for each in (key, *later))
+            raise health.UnhealthyError(
+                f"{this} did not become healthy after its restart; not restarted: {', '.join(others)}",
+                details=report.cause(),
+                hint=f"hostctl logs {this}",
+            )
 
     def kill(self, call: Call) -> str:
         """Send a signal, by name or number, to the first process of a workload, whose init passes it on."""

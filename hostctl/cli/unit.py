@@ -9,7 +9,7 @@ from hostctl.cli import many
 
 EXAMPLES = """examples:
   hostctl start web app
-  hostctl restart site
+  hostctl restart site        replicas one after the other, each when the one before is healthy
   hostctl stop web app        until the next start or boot
   hostctl stop -t 5 site      what is not down after 5 seconds is killed
   hostctl kill -s HUP site

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +406,82 @@ def test_each_is_rendered_with_all_of_its_own() -> None:
     assert [line.partition(" ")[2] for line in lines[2:]] == ["db", "site site.1", "site site.2", "site site.3"]
     first = specs(scaled(1))["site"]
     assert (first.label, first.network.chain, replace(first).key) == ("site", "", "site")
+
+
+@dataclass
+class Checked(FakeMachine):
+    """A machine whose workloads become healthy some looks after their start, but for those that never do."""
+
+    patience: int = 2
+    never: tuple[str, ...] = ()
+    looks: dict[str, int] = field(default_factory=dict)
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        super().units(verb, names, block=block)
+        self.looks |= dict.fromkeys(names, 0)
+
+    def workload_health(self, name: str) -> str:
+        unit = f"workload-{name}.service"
+        self.looks[unit] += 1
+        well = self.looks[unit] > self.patience and name not in self.never
+        if well:
+            self.log.append(f"healthy {name}")
+        return "healthy" if well else "unhealthy"
+
+
+def declare_check(layout: HostLayout) -> None:
+    """Put three replicas with a check in force."""
+    transaction.apply(BASE, "host.yaml", context(layout, FakeMachine()))
+    path = layout.current.resolve() / "host.yaml"
+    path.write_text(f"{path.read_text()}    healthcheck: {{tcp: 'localhost:80'}}\n")
+
+
+class Clock:
+    """Time that passes by waiting."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Let it pass."""
+        self.now += seconds
+
+    def __call__(self) -> float:
+        """Return it."""
+        return self.now
+
+
+def test_a_restart_goes_on_when_the_one_before_is_healthy(layout: HostLayout) -> None:
+    declare_check(layout)
+    machine, clock = Checked(), Clock()
+    verbs = control.WorkloadControl(layout, machine, partial(health.wait, clock=clock, pause=clock.pause))
+    verbs.restart(call("site", ""))
+    assert machine.log == [
+        *("restart workload-site.service", "healthy site"),
+        *("restart workload-site.2.service", "healthy site.2"),
+        "restart workload-site.3.service",
+    ]
+    machine.log.clear()
+    verbs.restart(call("site.2", ""))
+    assert machine.log == ["restart workload-site.2.service"]
+
+
+def test_a_restart_ends_at_one_that_does_not_become_healthy(layout: HostLayout) -> None:
+    declare_check(layout)
+    machine, clock = Checked(never=("site.2",)), Clock()
+    verbs = control.WorkloadControl(layout, machine, partial(health.wait, clock=clock, pause=clock.pause))
+    with pytest.raises(health.UnhealthyError) as caught:
+        verbs.restart(call("site", ""))
+    assert caught.value.brief == "site.2 did not become healthy after its restart; not restarted: site.3"
+    assert caught.value.details == "workload site: site.2: unhealthy"
+    assert caught.value.hint == "hostctl logs site.2"
+    restarted = [line for line in machine.log if line.startswith("restart")]
+    assert restarted == ["restart workload-site.service", "restart workload-site.2.service"]
+    assert health.WORKLOAD_DEADLINE <= clock.now < health.WORKLOAD_DEADLINE + 5
+
+
+def test_a_restart_ends_at_one_that_does_not_stay_up(layout: HostLayout, machine: FakeMachine) -> None:
+    machine.sick = ("workload-site.service",)
+    with pytest.raises(health.UnhealthyError, match=r"site\.1 .* not restarted: site\.2, site\.3"):
+        control.WorkloadControl(layout, machine).restart(call("site", ""))
+    assert machine.log == ["restart workload-site.service"]
