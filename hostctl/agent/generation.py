@@ -1,7 +1,7 @@
 """Generations on the disk: complete, immutable, numbered renderings of a declaration.
 
 One is written under a passing name, flushed, and renamed into place; ``current`` is swapped by one rename. A crash
-leaves the former generation in force and at most a folder ``N.tmp``, which the next writer removes.
+leaves the former generation in force and at most a folder ``N.tmp``, which the next agent removes.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from hostctl.agent import (
     event_log,
     generation,
     images,
+    leftovers,
     limits,
     overview,
     pausing,
@@ -159,6 +160,7 @@ class HostService:
         if transaction.unsettled(self._layout):
             with transaction.lock(self._layout):
                 transaction.resolve(context(self._layout))
+        leftovers.remove(self._layout)
         Volumes(self._layout, self._machine).clean()
         self._builds().recover()
 

@@ -53,6 +53,21 @@ def _remove(paths: Collection[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+def unfinished(root: Path) -> list[Path]:
+    """Return what a writer that was cut off left, and what one that is under way has not finished."""
+    hidden = [path for kind in (".", *KINDS) for path in (root / kind).glob(".*.tmp")]
+    return [*(root / "tmp").glob("*"), *hidden]
+
+
+def discard(paths: Collection[Path]) -> None:
+    """Remove files, and folders with all that is in them."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _rewrite(root: Path, file: str, digest: str) -> None:
     """Take an image out of the table of names, or out of that of signed images."""
     try:

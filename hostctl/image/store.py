@@ -194,11 +194,7 @@ class ImageStore:
     def clean(self) -> Path:
         """Remove what an interrupted pull left; returns the folder for temporary files. The caller holds the lock."""
         root = self._root()
-        for path in (root / "tmp").iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        for kind in (".", "layers", "manifests", "configs"):
-            for path in (root / kind).glob(".*.tmp"):
-                path.unlink()
+        retention.discard(retention.unfinished(root))
         return root / "tmp"
 
     def incoming(self, digest: str) -> Path:
