@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 
 import pytest
-from hostctl_lab import agent_kills
+from hostctl_lab import agent_deeds, agent_kills
 from hostctl_lab.host import Host
 from hostctl_lab.registry import Registry
 
@@ -351,8 +351,8 @@ def test_what_is_not_declared_runs_only_where_that_is_allowed(host: Host, wanted
 
 
 def test_nothing_is_lost_when_the_agent_is_killed(host: Host, declaration: str, registry: Registry) -> None:
-    deeds = agent_kills.prepare(host, declaration.replace('files:\n  /etc/motd: {content: "first\\n"}\n', ""), registry)
-    done = list(agent_kills.trials(host, deeds, 8, seed=1))
+    base = declaration.replace('files:\n  /etc/motd: {content: "first\\n"}\n', "")
+    done = list(agent_kills.trials(host, agent_deeds.prepare(host, base, registry), 8, seed=1))
     assert [trial.problem for trial in done if trial.problem] == []
     assert sum(trial.killed for trial in done) >= 8
 

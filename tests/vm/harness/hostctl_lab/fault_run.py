@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   script/faults --cuts 200 --boots 40 --seed 1   random cuts, 40 of them booted
   script/faults --replays 2000 --boots 50        subsets of unflushed writes at every flush
   script/faults --errors --kills 5               failing writes, full file systems, QEMU killed
-  script/faults --agent-kills 1000               the agent killed while it applies, pulls, starts and stops
+  script/faults --agent-kills 1000               the agent killed while it applies, pulls, restores and stops
 """
 RESULTS = "results.jsonl"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hostctl_lab.host import Host
 
 SCRIPT = r"""
-for device in /sys/class/net/*; do echo "net $(basename "$device" | sed 's/[0-9a-f]*$//')"; done
+ls /sys/class/net | sed 's/[0-9a-f]*$//; s/^/net /'
 ls /run/netns 2>/dev/null | sed 's/^/netns /'
+ls /run/hostctl/userns 2>/dev/null | sed 's/^/userns /'
 cat /sys/block/loop*/loop/backing_file 2>/dev/null | sed 's/^/loop /'
 sed -E 's/^[^ ]+ ([^ ]+) ([^ ]+) .*/mount \2 \1/' /proc/mounts | grep -v -e ' autofs ' -e ' /run/user' | sort
 find /var/lib/hostctl /efi -name '*.tmp' -o -name '*.new' -o -name '.*.partial' | sed 's/^/file /'
@@ -16,7 +17,7 @@ find /sys/fs/cgroup -name 'workload-*' -type d | sed 's/^/cgroup /'
 
 
 def held(host: Host) -> tuple[str, ...]:
-    """Return the network devices, namespaces, loop devices, mounts, temporary files, failed units and cgroups."""
+    """Return network devices, pinned namespaces, loop devices, mounts, temporary files, failed units and cgroups."""
     return listed(host.shell(SCRIPT))
 
 
