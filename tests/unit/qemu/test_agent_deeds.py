@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 
 import pytest
 from hostctl_lab import agent_deeds, resources
-from hostctl_lab.agent_deeds import BESIDE, CHANGED, PULLED, WANTED, counted, difference
+from hostctl_lab.agent_deeds import BESIDE, BUS, CHANGED, PULLED, WANTED, Deed, counted, difference
+from hostctl_lab.agent_kills import KILLS, moments
 
 from hostctl.agent import plan
+from hostctl.compose import host_units
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 
@@ -76,3 +79,19 @@ def test_what_comes_and_goes_does_not_count() -> None:
 @pytest.mark.parametrize("script", [agent_deeds.LOOK, resources.SCRIPT])
 def test_the_guest_can_read_what_it_is_told(script: str) -> None:
     subprocess.run(["dash", "-n", "-c", script], check=True)
+
+
+def seeded(deed: Deed, seed: int) -> list[float]:
+    return moments(deed, random.Random(seed), KILLS)  # noqa: S311 - reproducible, not secret
+
+
+def test_the_agent_is_killed_often_and_what_the_host_needs_once() -> None:
+    deed = Deed(name="apply", command="x", seconds=10.0)
+    instead = deed.without(BUS)
+    assert (instead.name, instead.command, instead.victim) == ("apply without dbus-broker.service", "x", BUS)
+    assert {len(seeded(deed, seed)) for seed in range(200)} == set(range(1, KILLS + 1))
+    assert all(seeded(instead, seed) == seeded(deed, seed)[:1] for seed in range(20))
+
+
+def test_who_is_killed_is_on_the_host() -> None:
+    assert BUS in host_units.ALIASES.values()

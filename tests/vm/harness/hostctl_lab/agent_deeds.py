@@ -7,12 +7,13 @@ nobody had been killed.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostctl_lab import images
@@ -28,6 +29,7 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "c": (BESIDE, CHANGED, STEADY),
 }
 """The workloads of each declaration, sorted."""
+AGENT, BUS, JOURNAL = "hostd.service", "dbus-broker.service", "systemd-journald.service"
 VOLUME = "data"
 FOLDER = "/run/agent-kills"
 BYTES = 1 << 19  # of the volume's file, and of the layer that is pulled: some tenths of a second of work
@@ -56,12 +58,18 @@ class Deed:
     """Something that the agent is asked for, and how long it takes undisturbed, in seconds.
 
     ``completes`` is run after it, undisturbed, where what the host comes to depends on how far the deed came.
+    ``victim`` is the unit that is killed at it: the agent again and again, what the host cannot do without once.
     """
 
     name: str
     command: str
     seconds: float
     completes: str = ""
+    victim: str = AGENT
+
+    def without(self, victim: str) -> Deed:
+        """Return the same deed, at which another unit is killed."""
+        return replace(self, name=f"{self.name} without {victim}", victim=victim)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,4 +204,7 @@ def prepare(host: Host, base: str, registry: Registry) -> Prepared:
         )
         if command in apply.values():
             held |= _calm(host)
+    changes = [deed for deed in deeds if deed.command in apply.values()]
+    for deed, victim in zip(changes, itertools.cycle((BUS, JOURNAL)), strict=False):
+        deeds.append(deed.without(victim))
     return Prepared(deeds=tuple(deeds), held=held)

@@ -2,7 +2,8 @@
 
 A trial starts a deed in the guest, kills everything of the agent after a random time, most often again while the next
 agent takes back what the first left, and waits until the host has settled, see :mod:`hostctl_lab.agent_deeds`. A
-workload that no declaration changes must not have been restarted by any of that.
+workload that no declaration changes must not have been restarted by any of that. At some deeds it is the bus or the
+journal that is killed, once: who asked for the deed may lose the answer then, but not wait for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hostctl_qemu.machine import Forward, free_port
 from hostctl_qemu.ssh import Ssh, make_key
 from hostctl_qemu.state import SSH_PORT
 
-from hostctl_lab.agent_deeds import FOLDER, STEADY, Deed, Prepared, prepare, unsettled
+from hostctl_lab.agent_deeds import AGENT, BUS, FOLDER, STEADY, Deed, Prepared, prepare, unsettled
 from hostctl_lab.host import Host, WaitError
 from hostctl_lab.registry import Registry, run_registry
 from hostctl_lab.releases import Lab
@@ -35,7 +36,8 @@ READY_SECONDS = 120.0
 KILLS = 12  # of one trial, at most
 TRIES = 4  # trials for each kill that is wanted, at most: some hit nothing
 AGAIN = (0.8, 6.0)  # seconds between two: systemd starts the agent again after one
-STATE = "systemctl list-jobs; journalctl --boot --unit=hostd.service --lines=40 --no-pager --output=short-monotonic"
+HANG_SECONDS = 200.0  # longer than any deed takes, whatever is killed at it
+STATE = f"systemctl list-jobs; journalctl --boot --unit={AGENT} --unit={BUS} -n 40 --no-pager -o short-monotonic"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,7 @@ class Trial:
     deed: str
     pauses: tuple[float, ...]
     killed: int
-    """Kills that hit an agent at its work; at others there was none."""
+    """Kills that hit an agent at its work, at others there was none; or the unit that was to be killed instead."""
     settled: float
     generation: str
     problem: str
@@ -61,18 +63,18 @@ def _runs(host: Host) -> str:
 
 
 def kill(host: Host, prepared: Prepared, deed: Deed, pauses: Sequence[float]) -> Trial:
-    """Kill the agent at its deed after each of the pauses, and see what becomes of the host."""
+    """Kill the deed's victim at it after each of the pauses, and see what becomes of the host."""
     before = _runs(host)
     said = host.shell(
-        f"sh -c {shlex.quote(deed.command)} >{FOLDER}/said 2>&1 & deed=$!\n"
+        f"timeout {HANG_SECONDS:.0f} sh -c {shlex.quote(deed.command)} >{FOLDER}/said 2>&1 & deed=$!\n"
         f"for pause in {' '.join(f'{pause:.2f}' for pause in pauses)}; do\n"
         "  sleep $pause\n"
-        "  systemctl show hostd.service -P MainPID\n"
-        "  systemctl kill --signal=KILL hostd.service 2>/dev/null || true\n"
+        f"  systemctl show {deed.victim} -P MainPID\n"
+        f"  systemctl kill --signal=KILL {deed.victim} 2>/dev/null || true\n"
         "done\n"
-        "wait $deed || true\n",
-        seconds=300,
-    )
+        "wait $deed || test $? -ne 124 || echo hangs\n",
+        seconds=HANG_SECONDS + 100,
+    ).split()
     began, problem, lost = time.monotonic(), "", False
     allowed = SETTLE_SECONDS
     if deed.completes:
@@ -89,12 +91,14 @@ def kill(host: Host, prepared: Prepared, deed: Deed, pauses: Sequence[float]) ->
     if not problem and _runs(host) != before:
         lost = True
         problem = f"{STEADY} was restarted: {before} became {_runs(host)}"
+    if not problem and "hangs" in said:
+        problem = f"who asked for it had no answer and no error within {HANG_SECONDS:.0f} s"
     if not problem and took > allowed:
         problem = f"settled after {took:.1f} s, {allowed:.0f} are allowed"
     return Trial(
         deed=deed.name,
         pauses=tuple(round(pause, 2) for pause in pauses),
-        killed=sum(line not in ("", "0") for line in said.split()),
+        killed=sum(line not in ("0", "hangs") for line in said),
         settled=round(took, 1),
         generation=host.text("readlink", "/var/lib/hostctl/current"),
         problem=problem,
@@ -102,13 +106,18 @@ def kill(host: Host, prepared: Prepared, deed: Deed, pauses: Sequence[float]) ->
     )
 
 
+def moments(deed: Deed, chance: random.Random, count: int) -> list[float]:
+    """Return the seconds before each kill of a trial, of which ``count`` are still wanted."""
+    more = range(chance.randrange(min(KILLS, count)))
+    pauses = [chance.uniform(0.05, deed.seconds * 1.1), *(chance.uniform(*AGAIN) for _ in more)]
+    return pauses if deed.victim == AGENT else pauses[:1]
+
+
 def trials(host: Host, prepared: Prepared, count: int, seed: int) -> Iterator[Trial]:
-    """Kill ``count`` times an agent at its work, each deed in turn, at moments that ``seed`` decides."""
+    """Kill ``count`` times at a deed, each in turn, at moments that ``seed`` decides."""
     chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
     for deed in itertools.islice(itertools.cycle(prepared.deeds), TRIES * count):
-        more = range(chance.randrange(min(KILLS, count)))
-        pauses = [chance.uniform(0.05, deed.seconds * 1.1), *(chance.uniform(*AGAIN) for _ in more)]
-        trial = kill(host, prepared, deed, pauses)
+        trial = kill(host, prepared, deed, moments(deed, chance, count))
         yield trial
         count -= trial.killed
         if trial.lost or count <= 0:
