@@ -117,16 +117,18 @@ class WorkloadControl:
         return _done(name, "restart")
 
     def _require_healthy(self, key: str, later: Sequence[str], stored: Stored, notify: Callable[[str], None]) -> None:
-        """Wait until a replica is healthy.
+        """Wait until a replica is healthy and serves.
 
         Raises:
             UnhealthyError: it is not in the time that the workload has for that.
         """
         declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+        checked = declaration.workloads[Name(name_of(key))].healthcheck is not None
         report = self._wait(
             declaration,
             self._machine,
             notify=notify,
+            steady=health.SETTLED if checked else 0.0,  # it says so a moment before connections are led here
             workloads=[name_of(key)],
             checks=False,
             keys=lambda name: (key,),

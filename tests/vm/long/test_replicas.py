@@ -149,6 +149,17 @@ def test_verbs_reach_all_or_the_one_that_is_named(host: Host) -> None:
     wait_answers(host, 1, 2, 3)
 
 
+def test_a_restart_of_all_leaves_some_that_serve(host: Host) -> None:
+    before = runs(host, 3)
+    asked = 'while kill -0 $restart 2>/dev/null; do python3 -I -c "$0" 127.0.0.1 20; done; wait $restart'
+    argv = ("sh", "-euc", f"hostctl restart site & restart=$!; {asked}", ASK)
+    rounds = [json.loads(line) for line in host.text(*argv, seconds=APPLY_SECONDS).splitlines() if line[:1] == "{"]
+    assert rounds
+    assert not [who for found in rounds for who in found if "Refused" in who], "the port refuses when none works"
+    assert all(run != before[key] for key, run in runs(host, 3).items())
+    wait_answers(host, 1, 2, 3)
+
+
 def test_one_that_is_unhealthy_gets_no_new_connections_until_it_is_well_again(host: Host) -> None:
     before = runs(host, 3)
     host.text("hostctl", "exec", "site.2", "--", BOX, "mv", "/www/index.html", "/www/away")
