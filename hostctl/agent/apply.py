@@ -131,10 +131,10 @@ def _mark_pending(layout: HostLayout, pending: Pending) -> None:
 
 
 def settle(layout: HostLayout) -> None:
-    """Forget the marker: the generation in force stays."""
+    """Forget the marker: the generation in force stays. Its copy comes before: who is cut off there does both again."""
+    spare.keep(layout)
     (layout.state / "pending").unlink(missing_ok=True)
     durable.sync_directory(layout.state)
-    spare.keep(layout)
 
 
 def _record(stored: Stored | None) -> Record | None:

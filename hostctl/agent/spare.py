@@ -24,6 +24,8 @@ def keep(layout: HostLayout) -> None:
         stored = generation.current(layout)
         if stored is None or not (layout.esp / "EFI").is_dir():
             return
+        for half in spare.parent.glob(f".{spare.name}.*.tmp"):  # written by one that was cut off
+            half.unlink(missing_ok=True)
         text = stored.declaration.encode()
         if not spare.exists() or spare.read_bytes() != text:
             spare.parent.mkdir(exist_ok=True)

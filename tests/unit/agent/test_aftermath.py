@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import aftermath, generation, spare
+from hostctl.agent import apply as transaction
 from hostctl.agent.aftermath import Aftermath, collect
 from hostctl.agent.generation import Draft, Stored
 from hostctl.agent.stage import HostStager, Rendered
@@ -122,3 +123,17 @@ def test_the_declaration_is_kept_beside_the_boot_entries(tmp_path: Path) -> None
     stored(layout, 2, "version: 1\nhostname: b\n")
     spare.keep(layout)
     assert layout.spare_declaration.read_text() == "version: 1\nhostname: b\n"
+
+
+def test_the_copy_is_renewed_before_a_change_counts_as_settled(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    stored(layout, 1, "version: 1\nhostname: a\n")
+    (layout.esp / "EFI").mkdir(parents=True)
+    layout.spare_declaration.parent.mkdir()
+    half = layout.spare_declaration.with_name(f".{layout.spare_declaration.name}.01234567.tmp")
+    half.write_text("version")
+    (layout.state / "pending").mkdir()  # whatever ends it there
+    with pytest.raises(OSError, match="pending"):
+        transaction.settle(layout)
+    assert layout.spare_declaration.read_text() == "version: 1\nhostname: a\n"
+    assert not half.exists()
