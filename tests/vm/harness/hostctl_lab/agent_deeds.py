@@ -184,11 +184,11 @@ def prepare(host: Host, base: str, registry: Registry) -> Prepared:
     collect = f"hostctl pull {spare}; hostctl rmi {spare}; hostctl image prune --all"
     commands = {
         "apply with a pull": apply["b"],
+        "restore a volume": restore,
         "apply back": apply["a"],
+        "pull and collect": collect,
         "restart": f"hostctl restart {CHANGED}",
         "stop and start": f"hostctl stop {CHANGED}; hostctl start {CHANGED}",
-        "restore a volume": restore,
-        "pull and collect": collect,
         "change beside itself": apply["c"],
     }
     # The agent that answers has ended what the one before it left.
