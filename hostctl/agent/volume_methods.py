@@ -20,7 +20,7 @@ from hostctl.layout import HostLayout
 
 LEVEL = 3
 WINDOW = 8 << 20  # bytes: the most memory that reading a backup may take
-CHUNK = 1 << 20
+CHUNK = 1 << 10  # bytes that are decompressed at a time, to 32 MiB at most
 LIVE = "live"
 
 
@@ -148,7 +148,7 @@ def compress(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 def decompress(source: BinaryIO, sink: BinaryIO) -> None:
-    """Read a backup to its end.
+    """Read a backup to its end, in memory that does not depend on what it unpacks to.
 
     Raises:
         ZstdError: it is none, or its checksum is wrong.

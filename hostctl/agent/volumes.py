@@ -7,18 +7,20 @@ there is removed by the next start of the agent, when nobody is.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
 from hostctl.agent import copying, event_log, generation, pausing
-from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.machine import Machine, starter_units, workload_unit
 from hostctl.agent.outcome import Copied
 from hostctl.config.load import parse_host
 from hostctl.config.names import Name
@@ -175,13 +177,14 @@ class Volumes:
         Raises:
             VolumeInUseError: it is declared, or a workload mounts it.
         """
-        volume = self.get(name)
-        if volume.declared or volume.workloads:
-            why = f"workload {volume.workloads[0]} mounts it" if volume.workloads else "it is declared"
-            raise VolumeInUseError(f"volume {name} is in use: {why}", hint="take it out of host.yaml first")
-        doomed = self._beside(name)
-        self._path(name).rename(doomed)
-        durable.sync_directory(doomed.parent)
+        with self._lock():
+            volume = self.get(name)
+            if volume.declared or volume.workloads:
+                why = f"workload {volume.workloads[0]} mounts it" if volume.workloads else "it is declared"
+                raise VolumeInUseError(f"volume {name} is in use: {why}", hint="take it out of host.yaml first")
+            doomed = self._beside(name)
+            self._path(name).rename(doomed)
+            durable.sync_directory(doomed.parent)
         shutil.rmtree(doomed)
         event_log.write("remove", name, kind="volume")
 
@@ -230,19 +233,15 @@ class Volumes:
             CopyError: the stream is none, or not whole; the volume is as it was.
         """
         path = self._path(name)
-        running = self.get(name).running if path.is_dir() else ()
-        if running and not live:
-            raise VolumeInUseError(
-                f"volume {name} is in use: workload {running[0]} runs",
-                hint=f"hostctl stop {' '.join(running)}, or --live, which stops them for the exchange",
-            )
+        self._units(name, live=live)
         staged = self._beside(name)
         staged.mkdir(mode=0o755)
         try:
             copied = copying.copy("unpack", 0, "/", descriptor, ["keep-owner"], folder=staged)
             whole()
             run(["sync", "--file-system", staged], timeout=SYNC_SECONDS)
-            with pausing.stopped(name, self._units(running), self._layout, self._machine):
+            # Asked once more, as unpacking may have taken long: who has it open would go on to write to the former one.
+            with self._lock(), pausing.stopped(name, self._units(name, live=live), self._layout, self._machine):
                 if path.is_dir():
                     _exchange(staged, path)
                 else:
@@ -253,9 +252,35 @@ class Volumes:
         event_log.write("restore", name, kind="volume", files=str(copied.files))
         return copied
 
-    def _units(self, workloads: tuple[str, ...]) -> tuple[str, ...]:
-        keys = use(self._layout).keys if workloads else {}
-        return tuple(workload_unit(key) for name in workloads for key in keys[name])
+    def _units(self, name: str, *, live: bool) -> tuple[str, ...]:
+        """Return the units of the workloads that have a volume mounted, and before them what would start these again.
+
+        Raises:
+            VolumeInUseError: there are some, and they may not be stopped.
+        """
+        volume = self.get(name) if self._path(name).is_dir() else None
+        running = volume.running if volume else ()
+        if running and not live:
+            raise VolumeInUseError(
+                f"volume {name} is in use: workload {running[0]} runs",
+                hint=f"hostctl stop {' '.join(running)}, or --live, which stops them for the exchange",
+            )
+        if volume is None or not live:
+            return ()
+        keys = use(self._layout).keys
+        starters = self._machine.states([unit for each in volume.workloads for unit in starter_units(each)])
+        waiting = [unit for unit, state in starters.items() if state.is_active]
+        return (*waiting, *(workload_unit(key) for each in running for key in keys[each]))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Keep others from exchanging or removing volumes; waits for them, as that is done in a moment."""
+        descriptor = os.open(self._layout.volumes, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def _runs(states: Mapping[str, object], unit: str) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import signal
 import tarfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -35,6 +38,7 @@ class Units(SystemdMachine):
     """A machine that notes what is done to units. ``web`` runs if it is told so."""
 
     running = False
+    starters: tuple[str, ...] = ()
 
     def __init__(self, layout: HostLayout) -> None:
         super().__init__(layout)
@@ -51,6 +55,7 @@ class Units(SystemdMachine):
         return {
             name: UnitState(name=name, active="active", sub="", result="", main_pid=pid, restarts=0, active_for=0.0)
             for name in names
+            if name.endswith(".service") or name in self.starters
         }
 
 
@@ -203,6 +208,73 @@ def test_neither_is_done_under_a_running_workload_unless_asked_for(
     assert machine.done == []
     restore(service, tmp_path / "b", data, options="live")
     assert machine.done == [("stop", ("workload-web.service",)), ("start", ("workload-web.service",))]
+
+
+def test_what_would_start_it_again_is_stopped_as_well(layout: HostLayout, machine: Units, tmp_path: Path) -> None:
+    service = VolumeService(layout, machine)
+    data = backup(service, tmp_path / "b")
+    machine.starters = ("workload-web.socket",)
+    restore(service, tmp_path / "b", data, options="live")
+    assert machine.done == [("stop", machine.starters), ("start", machine.starters)]
+    machine.running = True
+    restore(service, tmp_path / "b", data, options="live")
+    assert machine.done[2] == ("stop", ("workload-web.socket", "workload-web.service"))
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_began_to_run_while_it_was_unpacked_does_not_write_to_the_former_volume(
+    volumes: Volumes, layout: HostLayout, machine: Units, tmp_path: Path, live: bool
+) -> None:
+    path = tmp_path / "tar"
+    path.write_bytes(archive())
+
+    def whole() -> None:
+        machine.running = True
+
+    with path.open("rb") as stream:
+        if live:
+            volumes.restore("content", stream.fileno(), whole, live=True)
+        else:
+            with pytest.raises(VolumeInUseError):
+                volumes.restore("content", stream.fileno(), whole, live=False)
+    assert [verb for verb, _ in machine.done] == (["stop", "start"] if live else [])
+    assert (layout.volumes / "content/link").is_symlink() != live
+    assert sorted(path.name for path in layout.volumes.iterdir()) == ["content", "old"]
+
+
+def test_only_one_at_a_time_exchanges_or_removes(volumes: Volumes, layout: HostLayout) -> None:
+    descriptor = os.open(layout.volumes, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    removing = threading.Thread(target=volumes.remove, args=("old",))
+    removing.start()
+    removing.join(0.5)
+    assert removing.is_alive()
+    assert (layout.volumes / "old").is_dir()
+    os.close(descriptor)
+    removing.join(10)
+    assert not (layout.volumes / "old").exists()
+
+
+class Widest(io.RawIOBase):
+    """Takes everything, and remembers only the most that came at once."""
+
+    most = 0
+
+    def writable(self) -> bool:
+        """Say so."""
+        return True
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - as the base class
+        """Forget it."""
+        self.most = max(self.most, len(data))
+        return len(data)
+
+
+def test_a_backup_that_unpacks_to_very_much_takes_no_more_memory_for_that() -> None:
+    sink = Widest()
+    bomb = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(512 << 20))
+    volume_methods.decompress(io.BytesIO(bomb), sink)  # type: ignore[arg-type]  # written to only
+    assert 0 < sink.most <= 32 << 20
 
 
 def test_reading_a_backup_takes_bounded_memory() -> None:
