@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from hostctl import durable
 from hostctl.agent import generation, health, spare
 from hostctl.agent.activation import activate
-from hostctl.agent.generation import Content, Draft, Record, Renewed, Stored
+from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import Machine
 from hostctl.agent.outcome import Action, Outcome
-from hostctl.agent.plan import by_images, plan
+from hostctl.agent.plan import plan, with_images
 from hostctl.agent.rolling import PAUSE, Changeover, Roll, between, draft
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
@@ -79,6 +79,8 @@ class Context:
     """Whether new or changed workloads are started, if that does not follow from what is declared."""
     live: frozenset[str] = frozenset()
     """Workloads that run on while they change: only their networks do, and what of them is read at a start."""
+    look_up: Callable[[HostDeclaration], Mapping[str, Pin]] = lambda declaration: {}
+    """Asks registries what the tags stand for that this change looks up; see :mod:`hostctl.agent.lookups`."""
 
     @property
     def changeover(self) -> Changeover:
@@ -163,13 +165,13 @@ def _go_back(context: Context, wanted: Stored, former: Stored | None) -> None:
         old_release=wanted.record.release,
         new_release=former.record.release if former else wanted.record.release,
     )
-    back += by_images(_digests(wanted), _digests(former), back)
+    back = with_images(back, _pins(wanted), _pins(former))
     context.changeover.take_back(between(wanted.record, _record(former)), target or empty)
     activate(back, target or empty, wanted, former, context)
 
 
-def _digests(stored: Stored | None) -> dict[str, str]:
-    return {name: pin.digest for name, pin in stored.record.images.items()} if stored else {}
+def _pins(stored: Stored | None) -> dict[str, Pin]:
+    return {**stored.record.images, **stored.record.mounted} if stored else {}
 
 
 def resolve(context: Context) -> str:
@@ -194,10 +196,13 @@ def resolve(context: Context) -> str:
     return said
 
 
-def wanted_actions(declaration: HostDeclaration, former: Stored | None, release: str) -> tuple[Action, ...]:
-    """Return what applying ``declaration`` would do."""
+def wanted_actions(
+    declaration: HostDeclaration, former: Stored | None, release: str, pins: Mapping[str, Pin] | None = None
+) -> tuple[Action, ...]:
+    """Return what applying ``declaration`` would do; ``pins`` say what names stand for now, if that was looked up."""
     old_release = former.record.release if former else release
-    return plan(_declared(former), declaration, old_release=old_release, new_release=release)
+    actions = plan(_declared(former), declaration, old_release=old_release, new_release=release)
+    return with_images(actions, _pins(former), pins or {})
 
 
 def apply(text: str, name: str, context: Context, renewed: Renewed | None = None) -> Outcome:
@@ -212,6 +217,7 @@ def apply(text: str, name: str, context: Context, renewed: Renewed | None = None
     Raises:
         DeclarationError: the declaration is wrong.
         BusyError: another change is under way, or came between.
+        LookUpError: a registry does not say what a tag stands for that is to be looked up; nothing was changed.
         ApplyError: it was tried, did not become healthy, and was taken back.
     """
     declaration = parse_host(text, name)
@@ -221,11 +227,10 @@ def apply(text: str, name: str, context: Context, renewed: Renewed | None = None
         notes: tuple[str, ...] = (said,) if said else ()
         former = generation.current(layout)
         former_number = former.record.number if former else 0
-        actions = wanted_actions(declaration, former, context.release)
-        pins = renewed.pins if renewed else {}
         if renewed and renewed.generation != former_number:
             raise BusyError(f"generation {former_number} came between", hint="try again")
-        actions += by_images(_digests(former), {each: pin.digest for each, pin in pins.items()}, actions)
+        pins = renewed.pins if renewed else context.look_up(declaration)
+        actions = wanted_actions(declaration, former, context.release, pins)
         if former and not actions:
             return Outcome(generation=former_number, former=former_number, actions=(), notes=notes)
         number = max([former_number, *generation.numbers(layout)]) + 1
@@ -245,7 +250,7 @@ def apply(text: str, name: str, context: Context, renewed: Renewed | None = None
         if former is not None:
             context.changeover.begin(former, wanted, rolls)
         generation.put_in_force(layout, number)
-        notes += _try(actions, declaration, wanted, former, context, tuple(pins))
+        notes += _try(actions, declaration, wanted, former, context, tuple(renewed.pins) if renewed else ())
         if not context.booting:
             settle(layout)
             notes += _retire(rolls, declaration, context)

@@ -38,6 +38,12 @@ def apply(text: str, name: str, on_progress: Callable[[str], None], *, address: 
     )
 
 
+def plan(text: str, name: str, on_progress: Callable[[str], None], *, address: str | None = None) -> tuple[Action, ...]:
+    """Let the agent say what applying a declaration would do; arguments as :func:`apply`."""
+    document = json.loads(bus.call("Plan", text, name, on_progress=on_progress, address=address))
+    return tuple(_action(action) for action in document)
+
+
 def control(verb: str, name: str, *arguments: str, address: str | None = None) -> None:
     """Let the agent start, stop, restart, kill, pause or unpause a workload; ``arguments`` as the method takes them."""
     bus.call(verb.capitalize(), name, *arguments, address=address)

@@ -108,7 +108,7 @@ class Draft:
     leaving: tuple[str, ...] = ()
     """The former generation's instances, by name and letter, that stay until the new ones have taken their place."""
     renewed: Mapping[str, Pin] = field(default_factory=dict)
-    """Images that workloads get although their references did not change."""
+    """Images that workloads get although their references did not change, by workload or ``WORKLOAD:/path``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

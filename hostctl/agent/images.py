@@ -1,7 +1,7 @@
 """Which image each workload runs: pinned ones stay pinned, then what the host has, and only then the registry.
 
-An image that its registry's policy wants signed is taken only if it was found signed by that very key, or came with
-the release.
+With ``pull_policy: never`` no registry is asked. An image that its registry's policy wants signed is taken only if it
+was found signed by that very key, or came with the release.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from hostctl.agent import generation
 from hostctl.agent.generation import Pin
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
+from hostctl.config.names import Name
 from hostctl.config.values import ImageReference
+from hostctl.errors import HostctlError
 from hostctl.image.credentials import CredentialStore
 from hostctl.image.registry import Access, Skopeo, access
 from hostctl.image.store import ImageStore, StoredImage
@@ -24,6 +26,12 @@ from hostctl.layout import HostLayout
 
 SHARE = 4
 """One part in so many of the file system is what images may take where nothing is declared."""
+
+
+class ImageNotHereError(HostctlError):
+    """An image is not on the host, and no registry may be asked."""
+
+    id = "image-not-here"
 
 
 class Images(Protocol):
@@ -62,21 +70,35 @@ def choose(
         images: what the host has.
         pull: asks the registry.
         renewed: what names stand for now, by workload, whatever the former generation says.
+
+    Raises:
+        ImageNotHereError: with ``pull_policy: never``; all of them are named, and nothing was pulled.
     """
-    wanted = {str(name): workload.image for name, workload in declaration.workloads.items()}
+    wanted = {key: reference for key, reference in declared_images(declaration).items() if ":" not in key}
     return _choose(wanted, declaration, former, images, pull, renewed)
 
 
 def choose_mounted(
-    declaration: HostDeclaration, former: Mapping[str, Pin], images: Images, pull: Pull
+    declaration: HostDeclaration,
+    former: Mapping[str, Pin],
+    images: Images,
+    pull: Pull,
+    renewed: Mapping[str, Pin] | None = None,
 ) -> dict[str, StoredImage]:
     """Return an image for everything that is mounted from one, by ``WORKLOAD:/path``; otherwise as :func:`choose`."""
-    wanted = {
+    wanted = {key: reference for key, reference in declared_images(declaration).items() if ":" in key}
+    return _choose(wanted, declaration, former, images, pull, renewed)
+
+
+def declared_images(declaration: HostDeclaration) -> dict[str, ImageReference]:
+    """Return every image that is declared, by workload, or by ``WORKLOAD:/path`` where it is mounted."""
+    run = {str(name): workload.image for name, workload in declaration.workloads.items()}
+    mounted = {
         mounted_key(str(name), str(target)): reference
         for name, workload in declaration.workloads.items()
         for target, reference in workload.image_volumes.items()
     }
-    return _choose(wanted, declaration, former, images, pull)
+    return {**run, **mounted}
 
 
 def mounted_key(workload: str, target: str) -> str:
@@ -92,20 +114,50 @@ def _choose(
     pull: Pull,
     renewed: Mapping[str, Pin] | None = None,
 ) -> dict[str, StoredImage]:
-    chosen: dict[str, StoredImage] = {}
-    for name, reference in wanted.items():
-        new, pin = (renewed or {}).get(name), former.get(name)
-        if new is not None and new.reference == str(reference):
-            found, digest = images.get(new.digest), new.digest
-        else:
-            kept = images.get(pin.digest) if pin is not None and pin.reference == str(reference) else None
-            found, digest = kept or images.find(reference), reference.digest or ""
-        if found is None:
-            found = pull(reference, digest or None)
-        elif not images.is_signed(found.digest, access(declaration, reference.registry).key_id):
-            found = pull(reference, found.digest)
-        chosen[name] = found
-    return chosen
+    local = {
+        name: _local(reference, former.get(name), images, (renewed or {}).get(name))
+        for name, reference in wanted.items()
+    }
+    keys = {name: access(declaration, reference.registry).key_id for name, reference in wanted.items()}
+    signed = {name: found is None or images.is_signed(found.digest, keys[name]) for name, (found, _) in local.items()}
+    _check_never(declaration, wanted, {name: found for name, (found, _) in local.items()}, signed)
+    return {
+        name: found if found is not None and signed[name] else pull(wanted[name], digest or None)
+        for name, (found, digest) in local.items()
+    }
+
+
+def _local(
+    reference: ImageReference, pin: Pin | None, images: Images, new: Pin | None
+) -> tuple[StoredImage | None, str]:
+    """Return the image of a reference that is here, if it is, and the digest to ask its registry for."""
+    if new is not None and new.reference == str(reference):
+        return images.get(new.digest), new.digest
+    kept = images.get(pin.digest) if pin is not None and pin.reference == str(reference) else None
+    found = kept or images.find(reference)
+    return found, found.digest if found is not None else reference.digest or ""
+
+
+def _check_never(
+    declaration: HostDeclaration,
+    wanted: Mapping[str, ImageReference],
+    local: Mapping[str, StoredImage | None],
+    signed: Mapping[str, bool],
+) -> None:
+    """Refuse what only a registry could give where none may be asked."""
+    lacking: list[str] = []
+    for key, reference in wanted.items():
+        name, _, path = key.partition(":")
+        if declaration.workloads[Name(name)].pull_policy != "never" or (local[key] is not None and signed[key]):
+            continue
+        place = f"workloads.{name}." + (f"image_volumes.{path}" if path else "image")
+        lacking.append(f"{place}: {reference} is {'not here' if local[key] is None else 'not known to be signed'}")
+    if lacking:
+        raise ImageNotHereError(
+            "images are not on this host, and with pull_policy: never no registry is asked",
+            details="\n".join(lacking),
+            hint="hostctl load -i ARCHIVE, or hostctl pull NAME",
+        )
 
 
 def declared(layout: HostLayout) -> HostDeclaration | None:

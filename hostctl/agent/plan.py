@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from hostctl.agent.generation import Pin
 from hostctl.agent.outcome import Action, Area, Kind
 from hostctl.config import networks, rolling
 from hostctl.config.host import HostDeclaration
@@ -159,19 +160,31 @@ def _named(actions: list[Action]) -> set[str]:
     return {action.subject for action in actions if action.area == "workload"}
 
 
-def by_images(old: Mapping[str, str], new: Mapping[str, str], actions: tuple[Action, ...] = ()) -> tuple[Action, ...]:
-    """Return the changes of workloads that stay as they are declared but get another image under the same name.
+def with_images(actions: tuple[Action, ...], old: Mapping[str, Pin], new: Mapping[str, Pin]) -> tuple[Action, ...]:
+    """Return the actions, with the changes of workloads that get another image under the same name.
 
     Args:
-        old: the images' digests by workload.
-        new: those that are wanted.
         actions: what is done in any case.
+        old: the images by workload, or by ``WORKLOAD:/path`` where they are mounted.
+        new: those that are wanted; one that is not here stays.
     """
-    others = {action.subject for action in actions if action.area == "workload"}
-    return tuple(
-        Action(kind="change", area="workload", subject=name, reason=f"image {short(old[name])} → {short(digest)}")
-        for name, digest in sorted(new.items())
-        if name in old and old[name] != digest and name not in others
+    moved: dict[str, list[str]] = {}
+    for key, pin in sorted(new.items()):
+        name, _, path = key.partition(":")
+        before = old.get(key)
+        if before is not None and before.reference == pin.reference and before.digest != pin.digest:
+            what = f"image of {path}" if path else "image"
+            moved.setdefault(name, []).append(f"{what} {short(before.digest)} → {short(pin.digest)}")
+    done = []
+    for each in actions:
+        known = moved.pop(each.subject, []) if (each.area, each.kind) == ("workload", "change") else []
+        done.append(replace(each, reason=", ".join((each.reason, *known))))
+    return (
+        *done,
+        *(
+            Action(kind="change", area="workload", subject=name, reason=", ".join(reasons))
+            for name, reasons in moved.items()
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from hostctl.agent import apply as transaction
@@ -23,6 +23,7 @@ from hostctl.agent import (
     images,
     leftovers,
     limits,
+    lookups,
     overview,
     pausing,
     reach,
@@ -31,7 +32,7 @@ from hostctl.agent import (
 )
 from hostctl.agent.apply import Context, Notify
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.generation import Renewed
+from hostctl.agent.generation import Pin, Renewed
 from hostctl.agent.image_service import ImageService
 from hostctl.agent.machine import Machine, SystemdMachine, release_version, workload_unit
 from hostctl.agent.outcome import Action, Outcome
@@ -39,6 +40,7 @@ from hostctl.agent.plan import workloads as workloads_of
 from hostctl.agent.stage import HostStager
 from hostctl.agent.volumes import Volumes
 from hostctl.agent.workloads import HostWorkloads
+from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
 from hostctl.workload import instance
@@ -98,15 +100,25 @@ class HostService:
 
     def plan(self, call: Call) -> str:
         """Return the actions that applying would take: arguments are the declaration's text and its name."""
-        text, name = call.arguments
+        declaration = parse_host(*call.arguments)
         former = generation.current(self._layout)
-        release = release_version(self._layout.root)
-        return json.dumps(actions_document(transaction.wanted_actions(parse_host(text, name), former, release)))
+        pins = self._look_up(declaration, None, call.notify)
+        actions = transaction.wanted_actions(declaration, former, release_version(self._layout.root), pins)
+        return json.dumps(actions_document(actions))
+
+    def _look_up(self, declaration: HostDeclaration, only: Collection[str] | None, notify: Notify) -> Mapping[str, Pin]:
+        """Return what the tags stand for that are to be looked up, of all workloads or ``only`` some."""
+        wanted = lookups.wanted(declaration, only)
+        if not wanted:
+            return {}
+        store = images.open_store(self._layout, declaration)
+        registries = images.Registries(layout=self._layout, declaration=declaration, store=store)
+        return lookups.look_up(wanted, registries.resolve, notify)
 
     def apply(self, call: Call) -> str:
         """Apply a declaration: arguments are its text and its name. Returns the fields of :class:`apply.Outcome`."""
         text, name = call.arguments
-        return json.dumps(outcome_document(self._apply(text, name, call.notify)))
+        return json.dumps(outcome_document(self._apply(text, name, call.notify, looked_up=None)))
 
     def _apply(
         self,
@@ -117,10 +129,17 @@ class HostService:
         *,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
+        looked_up: Collection[str] | None = (),
     ) -> Outcome:
+        """Apply a declaration; tags are looked up of the workloads in ``looked_up``, None for all that want it."""
         former = generation.current(self._layout)
         before = former.record if former else None
-        where = replace(context(self._layout, notify=notify), starts=starts or {}, live=live)
+        where = replace(
+            context(self._layout, notify=notify),
+            starts=starts or {},
+            live=live,
+            look_up=lambda declaration: self._look_up(declaration, looked_up, notify),
+        )
         outcome = transaction.apply(text, name, where, renewed)
         changed = [each for each in workloads_of(outcome.actions, "change", "remove") if each not in live]
         gone = [key for each in changed for key in (*instance.keys(each), *(before.keys(each) if before else ()))]

@@ -20,7 +20,7 @@ PREFIX = "run-"
 SETTINGS = frozenset(
     {
         *("image", "command", "args", "env", "ports", "volumes", "memory", "cpus", "pids", "restart", "read_only"),
-        *("user", "network"),
+        *("user", "network", "pull_policy"),
     }
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from hostctl.agent import event_log, generation, images, network_view, reconnect, transient
@@ -26,6 +26,7 @@ class Apply(Protocol):
         *,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
+        looked_up: Collection[str] | None = (),
     ) -> Outcome:
         """Apply it."""
 
@@ -48,7 +49,7 @@ class TransientService:
         name, request = call.arguments
         full = transient.full_name(name)
         text = transient.add(self._current().declaration, full, request, by_hand=by_hand)
-        outcome = self._apply(text, full, call.notify)
+        outcome = self._apply(text, full, call.notify, looked_up={full})
         event_log.write(action, full, generation=str(outcome.generation))
         return json.dumps({"workload": full, "generation": outcome.generation, "notes": list(outcome.notes)})
 

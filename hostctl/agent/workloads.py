@@ -181,6 +181,7 @@ class HostWorkloads:
 
         Raises:
             PullError, ImageFormatError, LayerError: an image cannot be had.
+            ImageNotHereError: one is not here, and no registry may be asked.
             WorkloadError: a workload cannot be run as it is declared, or as its image wants.
             ZoneMissingError, AppArmorProfileMissingError, ProfileMissingError: the release lacks what it needs.
         """
@@ -189,7 +190,7 @@ class HostWorkloads:
         pull = Registries(layout=self.layout, declaration=declaration, store=store, notify=self.notify)
         images = choose(declaration, former.record.images if former else {}, store, pull, draft.renewed)
         pins = former.record.mounted if former else {}
-        mounted = choose_mounted(declaration, pins, store, pull)
+        mounted = choose_mounted(declaration, pins, store, pull, draft.renewed)
         held = [
             instance.key(str(name), number)
             for name, workload in declaration.workloads.items()

@@ -42,6 +42,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-u", "--user", metavar="UID[:GID]", help="numbers")
     parser.add_argument("--read-only", action="store_true", help="the root file system cannot be written")
     parser.add_argument("--restart", default="no", choices=("no", "on-failure", "always"), help="default: no")
+    parser.add_argument(
+        "--pull",
+        choices=("missing", "always", "never"),
+        help="ask the registry: if the image is not here (default), in any case, or not at all",
+    )
     parser.add_argument("--entrypoint", metavar="PROGRAM", help="instead of the image's")
     parser.add_argument("image", help="registry/name:tag or registry/name@sha256:…")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="instead of the image's command")
@@ -69,6 +74,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, object]:
         "user": arguments.user,
         "read_only": arguments.read_only or None,
         "restart": arguments.restart,
+        "pull_policy": arguments.pull,
     }
     return _numbers({name: value for name, value in wanted.items() if value is not None})
 

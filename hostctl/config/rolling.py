@@ -21,6 +21,8 @@ def workload_problems(workload: Workload) -> Iterator[str]:
     """Yield what is wrong with a workload's settings by themselves, each with its place."""
     if workload.auto_update and workload.image.digest is not None:
         yield "auto_update: the image is named by its digest, so it never changes"
+    if workload.auto_update and workload.pull_policy == "never":
+        yield "auto_update: with pull_policy: never no registry is asked for another image"
     if not workload.rolls:
         return
     if workload.type == "job":

@@ -146,6 +146,13 @@ class Workload:
 
     image: ImageReference
     """registry/name:tag or registry/name@sha256:…; images that came with the release are found by the same name."""
+    pull_policy: Literal["missing", "always", "never"] = "missing"
+    """When a registry is asked for its images, image_volumes too. missing: only for one that is not here, so a tag is
+    looked up once. always: `hostctl apply` and `plan` look the tag up each time, and another image under it is a change
+    of the workload; where no registry answers nothing is changed. An image named by its digest is never looked up, and
+    a boot, `hostctl run` of another workload and auto_update of another ask as with missing. never: what is not here,
+    nor in the release, is an error. Its name and words are Docker Compose's, as those of its neighbours; Quadlet calls
+    it Pull=, Kubernetes imagePullPolicy, and there it is about starts, which never pull here."""
     replicas: int = 1
     """So many containers of it run, NAME.1 to NAME.N, 100 at most. New connections to published ports are spread over
     those that work, and the workload's name leads to all. Each has limits and a root file system of its own; volumes

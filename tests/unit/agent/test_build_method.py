@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,7 @@ class Builder:
         *,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
+        looked_up: Collection[str] | None = (),
     ) -> Outcome:
         """Put a declaration in force."""
         self.started |= {each for each, start in (starts or {}).items() if start}

@@ -120,3 +120,39 @@ def test_a_renewed_image_goes_before_the_pin_and_what_the_name_stood_for() -> No
         assert store.pulled == asked
     other = {"site": Pin(reference="r.example/other:1", digest=NEW)}
     assert images.choose(host, pins, store, store.pull, other)["site"].digest == OLD
+
+
+VOLUME = HOST.replace("'}", f"', image_volumes: {{/files: '{NAME}'}}}}")
+
+
+def test_another_image_may_be_wanted_where_one_is_mounted() -> None:
+    store, pin = Store(OLD, named=OLD), Pin(reference=NAME, digest=NEW)
+    host = parse_host(VOLUME, "host.yaml")
+    assert images.choose_mounted(host, {}, store, store.pull, {"site:/files": pin})["site:/files"].digest == NEW
+    assert store.pulled == [(NAME, NEW)]
+
+
+@pytest.mark.parametrize(("policy", "pulled"), [("missing", [(NAME, None)]), ("always", [(NAME, None)]), ("never", [])])
+def test_only_never_keeps_what_is_not_here_from_being_pulled(policy: str, pulled: list[tuple[str, str | None]]) -> None:
+    store, text = Store(), VOLUME.replace("site:1',", f"site:1', pull_policy: {policy},")
+    host = parse_host(text, "host.yaml")
+    if policy == "never":
+        with pytest.raises(images.ImageNotHereError) as caught:
+            images.choose(host, {"site": Pin(reference=NAME, digest=OLD)}, store, store.pull)
+        assert caught.value.details == f"workloads.site.image: {NAME} is not here"
+        assert "hostctl load" in caught.value.hint
+        with pytest.raises(images.ImageNotHereError, match="never"):
+            images.choose_mounted(host, {}, store, store.pull)
+        here = Store(OLD, named=OLD)
+        assert images.choose(host, {}, here, here.pull)["site"].digest == OLD
+    else:
+        images.choose(host, {}, store, store.pull)
+    assert store.pulled == pulled
+
+
+def test_never_does_not_look_for_a_signature_either() -> None:
+    store, text = Store(OLD, named=OLD), SIGNED.replace("site:1'}", "site:1', pull_policy: never}")
+    with pytest.raises(images.ImageNotHereError) as caught:
+        chosen(store, {}, text)
+    assert caught.value.details.endswith("is not known to be signed")
+    assert store.pulled == []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hostctl.agent.generation import Pin
 from hostctl.agent.outcome import Action
-from hostctl.agent.plan import by_images, plan
+from hostctl.agent.plan import plan, with_images
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 
@@ -128,7 +129,19 @@ def test_what_images_must_show_and_may_take_is_a_change_of_its_own() -> None:
 
 
 def test_another_image_under_the_same_name_is_a_change_of_the_workload() -> None:
-    old, new = {"a": "sha256:1", "b": "sha256:2", "c": "sha256:3"}, {"a": "sha256:9", "c": "sha256:8", "d": "sha256:7"}
-    done = (Action(kind="change", area="workload", subject="c", reason="declared otherwise"),)
-    (only,) = by_images(old, new, done)
-    assert (only.subject, only.kind, only.reason) == ("a", "change", "image sha256:1 → sha256:9")
+    def pins(**digests: str) -> dict[str, Pin]:
+        return {name.replace("_", ":/"): Pin(reference="r.example/x:1", digest=each) for name, each in digests.items()}
+
+    old, new = pins(a="sha256:1", b="sha256:2", c="sha256:3", c_x="sha256:4"), pins(a="sha256:9", c="sha256:8", d="1")
+    done = (
+        Action(kind="change", area="workload", subject="c", reason="env changed"),
+        Action(kind="change", area="replicas", subject="a", reason="replicas 1 → 2"),
+    )
+    found = with_images(done, old, {**new, **pins(b="sha256:2", c_x="sha256:5")})
+    assert [(each.area, str(each)) for each in found] == [
+        ("workload", "~ workload c: env changed, image sha256:3 → sha256:8, image of /x sha256:4 → sha256:5"),
+        ("replicas", "~ replicas a: replicas 1 → 2"),
+        ("workload", "~ workload a: image sha256:1 → sha256:9"),
+    ]
+    other = {"a": Pin(reference="r.example/y:1", digest="sha256:9")}
+    assert with_images((), old, other) == ()  # another name is a change of what is declared

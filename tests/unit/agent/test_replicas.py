@@ -291,7 +291,7 @@ def test_only_the_number_of_replicas_is_a_change_of_its_own() -> None:
         assert plan.workloads(actions, "change")[0] in ("site", "db")
         assert "site" in plan.workloads(actions, "change")
     both = plan.plan(old, parse_host(scaled(9), "x"))
-    assert plan.scaled((*both, *plan.by_images({"site": "a"}, {"site": "b"}, both))) == ()
+    assert plan.scaled(plan.with_images(both, {"site": PIN}, {"site": replace(PIN, digest="sha256:b")})) == ()
 
 
 def test_each_is_shown_and_reached_by_its_number(layout: HostLayout, machine: FakeMachine) -> None:

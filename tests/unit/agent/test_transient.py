@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -134,6 +134,7 @@ class Applied:
         self.layout = layout
         self.starts: Mapping[str, bool] = {}
         self.live: frozenset[str] = frozenset()
+        self.looked_up: Collection[str] | None = None
 
     def __call__(
         self,
@@ -143,6 +144,7 @@ class Applied:
         *,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
+        looked_up: Collection[str] | None = (),
     ) -> Outcome:
         """Put it in force."""
         number = max(generation.numbers(self.layout), default=0) + 1
@@ -151,7 +153,7 @@ class Applied:
         record = Record(number=number, created="", release="1", declaration_sha256="", images=images)
         generation.store(self.layout, Content(record=record, declaration=text, etc={}, bundles={}, network=b"{}"))
         generation.put_in_force(self.layout, number)
-        self.starts, self.live = starts or {}, live
+        self.starts, self.live, self.looked_up = starts or {}, live, looked_up
         return Outcome(generation=number, former=number - 1, actions=())
 
 
@@ -182,7 +184,9 @@ def test_what_ran_runs_again_under_its_new_name_and_from_the_same_image(tmp_path
         ask("Create", "x", IMAGE)
     applied(HOST, "host.yaml", lambda text: None)
     assert ask("Create", "x", IMAGE)["workload"] == "run-x"
+    assert applied.looked_up == {"run-x"}  # the tag of this one and no other, if it is to be
     assert ask("Rename", "x", "y")["former"] == "run-x"
+    assert applied.looked_up == ()
     assert applied.starts == {"run-x": False, "run-y": False}
     machine.active = "active"
     ask("Rename", "y", "z")
@@ -240,6 +244,7 @@ def parsed(*words: str) -> argparse.Namespace:
 
 
 def test_options_are_those_of_docker() -> None:
+    assert run_verb.settings(parsed("--pull", "always", "x"))["pull_policy"] == "always"
     words = ("-d", "-e", "A=1", "-p", "8080:80", "-v", "content:/srv", "--memory", "64M", "r.example/x:1", "ls", "-l")
     assert run_verb.settings(parsed(*words)) == {
         "image": "r.example/x:1",

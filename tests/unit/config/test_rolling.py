@@ -86,3 +86,9 @@ def test_what_is_named_by_its_digest_is_never_renewed() -> None:
     with pytest.raises(DeclarationError) as caught:
         parse_host(text, "host.yaml")
     assert [each.path for each in caught.value.problems] == ["workloads.web.auto_update"]
+
+
+def test_what_asks_no_registry_is_never_renewed() -> None:
+    found = problem("auto_update: true", "pull_policy: never")
+    assert (found.path, found.line) == ("workloads.web.auto_update", 10)
+    assert parse("auto_update: true", "pull_policy: always").workloads[Name("web")].auto_update

@@ -248,3 +248,22 @@ def test_the_next_image_under_the_tag_is_tried_by_the_timers_service(
     assert_only(host, live(host))
     (row,) = json.loads(host.text("hostctl", "auto-update", "--json"))
     assert row["result"] == "current"
+
+
+def test_a_tag_that_moved_is_seen_by_plan_and_taken_by_apply_where_it_is_always_looked_up(
+    host: Host, lab: Lab, registry: Registry, renewed: str, tmp_path: Path
+) -> None:
+    always = renewed.replace("auto_update: true", "pull_policy: always")
+    host.apply(always, seconds=APPLY_SECONDS)
+    assert "nothing would change" in host.text("hostctl", "plan", "-", stdin=always)
+    digest = push(lab, registry, tmp_path, "fourth")
+    assert f"→ {digest[:19]}" in host.text("hostctl", "plan", "-", stdin=always)
+    assert host.get() == "third\n"
+    assert digest[:19] in host.apply(always, seconds=APPLY_SECONDS)
+    assert host.get() == "fourth\n"
+    generation = host.text("readlink", "/var/lib/hostctl/current")
+    nowhere = always.replace(registry.guest_address, "127.0.0.1:1")
+    assert "nothing was changed" in host.fails("hostctl", "apply", "-", stdin=nowhere)
+    never = nowhere.replace("always", "never")
+    assert "workloads.site.image: 127.0.0.1:1/rolling:1 is not here" in host.fails("hostctl", "apply", "-", stdin=never)
+    assert host.text("readlink", "/var/lib/hostctl/current") == generation
