@@ -1,4 +1,4 @@
-"""Value types of when and how a workload runs: restarts, a calendar, sockets, devices."""
+"""Value types of how a workload runs: restarts, sockets, capabilities, devices; see :mod:`.schedule` as well."""
 
 from __future__ import annotations
 
@@ -9,15 +9,6 @@ from typing import ClassVar, Literal, Self, cast
 from hostctl.config.addresses import IpAddress
 from hostctl.config.names import CAPABILITIES, Capability
 from hostctl.config.text import Text, quoted
-
-_WORDS = ("minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "yearly")
-_DAY = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
-_DAYS = rf"{_DAY}((\.\.|,){_DAY})*"
-_NUMBER = r"[0-9]{1,2}"
-_ITEM = rf"{_NUMBER}(\.\.{_NUMBER})?(/{_NUMBER})?"
-_ITEMS = rf"(\*|{_ITEM}(,{_ITEM})*)"
-_DATE = rf"\*-{_ITEMS}-(~?{_ITEMS})"
-_TIME = rf"{_ITEMS}:{_ITEMS}(:{_ITEMS})?"
 
 
 class RestartPolicy(Text):
@@ -43,39 +34,6 @@ class RestartPolicy(Text):
         """How often it is tried again, if that is bounded."""
         limit = self.partition(":")[2]
         return int(limit) if limit else None
-
-
-class Schedule(Text):
-    """When a job runs: `[DAYS] [*-MONTHS-DAYS] HOURS:MINUTES[:SECONDS]`, or daily, weekly and the like.
-
-    As systemd.time(7) has it, cut down: lists with `,`, ranges with `..`, `*`, and steps as in `0/15`.
-    """
-
-    __slots__ = ()
-    PATTERN: ClassVar[str] = rf"{'|'.join(_WORDS)}|({_DAYS} )?({_DATE} )?{_TIME}"
-    EXPECTED: ClassVar[str] = "a time of the calendar, as in daily, '03:30', 'Sat 04:00' or '*-*-1 00/6:00'"
-    EXAMPLE: ClassVar[str] = "Sat 04:00"
-
-    @classmethod
-    def canonical(cls, text: str) -> str:
-        """Refuse numbers that no calendar or clock has."""
-        if text in _WORDS:
-            return text
-        *when, clock = text.split(" ")
-        limits = [(0, 23, "hour"), (0, 59, "minute"), (0, 59, "second")]
-        parts = list(zip(clock.split(":"), limits, strict=False))
-        for word in when:
-            if word.startswith("*-"):
-                months, days = word.removeprefix("*-").split("-")
-                parts += [(months, (1, 12, "month")), (days.removeprefix("~"), (1, 31, "day of a month"))]
-        for part, (least, most, what) in parts:
-            for item in part.split(","):
-                span, _, step = item.partition("/")
-                first, _, last = span.partition("..")
-                numbers = [int(number) for number in (first, last) if number.isdigit()]
-                if any(not least <= number <= most for number in numbers) or numbers != sorted(numbers) or step == "0":
-                    raise ValueError(f"{quoted(item)} is no {what} from {least} to {most}")
-        return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,8 +53,8 @@ from hostctl.config.running import (
     DroppedCapability,
     ListenAddress,
     RestartPolicy,
-    Schedule,
 )
+from hostctl.config.schedule import Schedule
 from hostctl.config.text import Text
 from hostctl.config.versions import ReleaseVersion
 from hostctl.config.windows import LockGroup, Window

@@ -246,7 +246,7 @@ def test_parts_of_how_a_workload_runs() -> None:
     assert (device.source, device.target, device.access) == ("/dev/ttyUSB0", "/dev/modem", "r")
     assert str(device) == "/dev/ttyUSB0:/dev/modem:r"
     assert {"CAP_CHOWN", "CAP_SYS_ADMIN"} <= DroppedCapability("all").names
-    for text in ("*-*-1..7,15 00/6:00", "Mon..Fri 22:30", "*-*-~1 04:00:30", "*:0/5"):
+    for text in ("*-*-1..7,15 00/6:00", "Mon..Fri 22:30", "*-*~1 04:00:30", "*:0/5"):
         assert str(Schedule(text)) == text
 
 
