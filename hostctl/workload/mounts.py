@@ -89,6 +89,10 @@ def _memory(mount: TmpfsMount) -> dict[str, Any]:
 
 
 def _declared(spec: WorkloadSpec) -> list[dict[str, Any]]:
+    """Return what is declared, and the files of /etc that lie over it unless one is declared itself.
+
+    Where a volume at /etc lacks these files, crun makes them, empty; it makes mounts read-only at the very end.
+    """
     made = [_memory(mount) for mount in spec.workload.tmpfs]
     for volume in spec.workload.volumes:
         source = f"{BINDS if volume.of_host else VOLUMES}/{volume.volume}"
@@ -100,6 +104,8 @@ def _declared(spec: WorkloadSpec) -> list[dict[str, Any]]:
     for config in spec.workload.configs:
         source = f"{spec.bundle}/{config_file(config.config)}"
         made.append(_mapped(_bind(config.target, source, "ro", "noexec"), spec.mapping))
+    taken = {mount["destination"] for mount in made}
+    made += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in ETC_FILES if f"/etc/{name}" not in taken]
     return sorted(made, key=lambda mount: str(mount["destination"]))  # outer before inner
 
 
@@ -115,7 +121,6 @@ def mounts(spec: WorkloadSpec) -> list[dict[str, Any]]:
         made.append(_bind(INIT_INSIDE, INIT, "ro"))
     if spec.workload.notify:
         made.append(_bind(NOTIFY_INSIDE, NOTIFY, "ro", "noexec"))
-    made += [_bind(f"/etc/{name}", f"{spec.bundle}/{name}", "ro") for name in ETC_FILES]
     declared = _declared(spec)
     if spec.inhibitor is not None:
         declared.append(_bind(INHIBITOR_INSIDE, spec.inhibitor, "ro", "noexec"))

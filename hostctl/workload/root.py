@@ -8,7 +8,7 @@ told by its bytes. What a pass imports costs each boot time, so this knows nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 
@@ -18,7 +18,7 @@ FILE = "root.json"
 LOCALTIME = "localtime"
 """File of the bundle with the rules of the workload's time zone."""
 ZONES = "/usr/share/zoneinfo"
-BASE, TOP = "base", "top"
+BASE, TOP, POINTS = "base", "top", "points"
 MAX_BYTES = 1 << 20
 
 
@@ -26,6 +26,16 @@ class RootPlanError(HostctlError):
     """What a workload's root is made of cannot be read."""
 
     id = "root-plan"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Points:
+    """Mount points that an image may lack, by their paths in it."""
+
+    folders: tuple[str, ...] = ()
+    """Outer before inner."""
+    empty: tuple[str, ...] = ()
+    """Files, in these folders or at the top."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +58,8 @@ class RootPlan:
     """Where the rules of its time zone lie by name, if it has one."""
     images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the layers, lowest first, of the images that it is shown besides, by the name of their mount point."""
+    points: Mapping[str, Points] = field(default_factory=dict)
+    """What is mounted in these, by the same name."""
 
     @property
     def lower(self) -> tuple[str, ...]:
@@ -68,7 +80,7 @@ def decode(data: bytes) -> RootPlan:
     """Return what ``root.json`` holds.
 
     Raises:
-        RootPlanError: it is anything else than :func:`encode` makes.
+        RootPlanError: it is anything else than :func:`encode` makes; an earlier one had no ``points``.
     """
     if len(data) > MAX_BYTES:
         raise RootPlanError("the root file system's plan cannot be read", details=f"more than {MAX_BYTES} bytes")
@@ -83,11 +95,16 @@ def decode(data: bytes) -> RootPlan:
             empty=tuple(map(_path, found["empty"])),
             zone=_path(found["zone"]) if found["zone"] else "",
             images={_name(where): tuple(map(_name, names)) for where, names in found["images"].items()},
+            points={_name(where): _points(each) for where, each in found.get("points", {}).items()},
         )
         _check(made)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RootPlanError("the root file system's plan cannot be read", details=str(error)) from error
     return made
+
+
+def _points(found: Mapping[str, Iterable[object]]) -> Points:
+    return Points(folders=tuple(map(_path, found["folders"])), empty=tuple(map(_path, found["empty"])))
 
 
 def _check(made: RootPlan) -> None:

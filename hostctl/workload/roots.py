@@ -25,7 +25,7 @@ from hostctl.layout import HostLayout
 from hostctl.network.namespaces import NamespaceError, user_namespace_of
 from hostctl.workload import root
 from hostctl.workload.instance import INSTANCES, name_of
-from hostctl.workload.root import BASE, TOP, RootPlan, RootPlanError
+from hostctl.workload.root import BASE, POINTS, TOP, Points, RootPlan, RootPlanError
 
 LAID = "laid"
 """File beside the mount points with what they were made from."""
@@ -106,7 +106,7 @@ def remove(layout: HostLayout, key: str) -> None:
     (folder / LAID).unlink(missing_ok=True)
     for where in _mount_points(folder):
         mounting.unmount(where)
-    for name in (BASE, TOP):
+    for name in (BASE, TOP, POINTS):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -136,11 +136,12 @@ def _lay(layout: HostLayout, key: str, plan: RootPlan, shown: list[Path]) -> Non
             point.mkdir(mode=FOLDER_MODE, exist_ok=True)
             mounting.mapped(_layers(layout) / point.name, point, users)
     for where, names in plan.images.items():
-        place, empty = folder / "images" / where, folder / "empty"
-        for path, mode in ((place.parent, 0o711), (place, FOLDER_MODE), (empty, FOLDER_MODE)):
+        place, points_of = folder / "images" / where, folder / POINTS / where
+        for path, mode in ((place.parent, 0o711), (place, FOLDER_MODE), (points_of.parent, 0o711)):
             path.mkdir(mode=mode, exist_ok=True)
-        # The empty folder makes two layers of one: an overlay without an upper one wants as many.
-        mounting.overlay([*(folder / name for name in reversed(names)), empty], place)
+        _make_points(points_of, plan.points.get(where, Points()), plan.first_id)
+        # Empty or not, it makes two layers of one: an overlay without an upper one wants as many.
+        mounting.overlay([*(folder / name for name in reversed(names)), points_of], place)
         points.append(place)
     _mount_root(layout, key, plan, bundle)
     shown += [*points, folder / "rootfs"]
@@ -148,13 +149,17 @@ def _lay(layout: HostLayout, key: str, plan: RootPlan, shown: list[Path]) -> Non
 
 def _make_base(base: Path, plan: RootPlan, bundle: Path) -> None:
     """Make the lowest layer: the mount points that the image may lack, all of them the workload's own."""
-    _own(str(base), plan.first_id, FOLDER_MODE)
-    for path in plan.folders:
-        _own(f"{base}{path}", plan.first_id, STICKY if path == "/tmp" else FOLDER_MODE)  # noqa: S108
-    for path in plan.empty:
-        _write(f"{base}{path}", b"", plan.first_id)
+    _make_points(base, Points(folders=plan.folders, empty=plan.empty), plan.first_id)
     if plan.zone:
         _write(f"{base}{plan.zone}", (bundle / root.LOCALTIME).read_bytes(), plan.first_id)
+
+
+def _make_points(top: Path, points: Points, owner: int) -> None:
+    _own(str(top), owner, FOLDER_MODE)
+    for path in points.folders:
+        _own(f"{top}{path}", owner, STICKY if path == "/tmp" else FOLDER_MODE)  # noqa: S108
+    for path in points.empty:
+        _write(f"{top}{path}", b"", owner)
 
 
 def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> None:

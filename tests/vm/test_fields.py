@@ -46,11 +46,13 @@ workloads:
     command: [{BOX}, sh, -c, "trap 'echo asked politely; exit 0' INT; while :; do {BOX} sleep 1; done"]
     stop_signal: SIGINT
     network: none
+    tmpfs: [/etc]
   stubborn:
     image: localhost/box:1
     command: [{BOX}, sh, -c, "trap '' TERM; while :; do {BOX} sleep 1; done"]
     stop_grace_period: 3s
     network: none
+    image_volumes: {{/etc: localhost/box:1}}
   kept-out:
     image: localhost/box:1
     command: [{BOX}, sh, -c, "{BOX} cat /srv/index.html; {BOX} sleep 1000000"]
@@ -73,12 +75,12 @@ workloads:
     env_secrets: {{PASSWORD: password}}
     secrets: [token]
     image_volumes: {{/other: localhost/box:1}}
-    volumes: ["content:/data", "/var/lib/hostctl/binds/in:/in"]
+    volumes: ["content:/data", "/var/lib/hostctl/binds/in:/in", "settings:/etc:ro"]
 configs:
   site: {{content: "listen = 80\\n"}}
   variables: {{content: "GREETING=hello you\\n"}}
 secrets: {{token: {{}}, password: {{}}}}
-volumes: {{content: {{}}}}
+volumes: {{content: {{}}, settings: {{}}}}
 """
 
 
@@ -207,6 +209,15 @@ def test_memory_that_is_mounted(host: Host) -> None:
     inside(host, "sh", "-c", script.replace("%s", "/run/scripts"))
     denied = host.fails("hostctl", "exec", "full", "--", BOX, "sh", "-c", script.replace("%s", "/cache"))
     assert "Permission denied" in denied
+
+
+@pytest.mark.parametrize("name", ["polite", "stubborn", "data"])
+def test_its_own_name_and_name_server_lie_over_what_is_mounted_at_etc(host: Host, name: str) -> None:
+    assert inside(host, "cat", "/etc/hostname", workload=name) == name
+    assert "localhost" in inside(host, "cat", "/etc/hosts", workload=name)
+    assert " /etc/resolv.conf " in inside(host, "cat", "/proc/mounts", workload=name)
+    refused = host.fails("hostctl", "exec", "--user", "0", name, "--", BOX, "sh", "-c", "echo x > /etc/hosts")
+    assert "Read-only file system" in refused
 
 
 def test_it_is_stopped_as_declared(host: Host) -> None:

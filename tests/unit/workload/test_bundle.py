@@ -23,6 +23,7 @@ from hostctl.config.values import (
     HostName,
     ImageReference,
     ListenAddress,
+    MountTarget,
     Name,
     NamespacedSysctl,
     RestartPolicy,
@@ -287,6 +288,31 @@ def test_its_own_name_and_the_name_server_are_in_etc() -> None:
     asked = {kind: bundle.files(spec(network=kind, dns=own))["resolv.conf"] for kind in ("private", "host")}
     assert asked["private"] == b"nameserver 10.88.0.1\nsearch example.org\noptions edns0\n"
     assert asked["host"] == b"nameserver 9.9.9.9\nsearch example.org\noptions edns0\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"volumes": (VolumeMount.parse("settings:/etc"),)},
+        {"tmpfs": (TmpfsMount.parse("/etc"),)},
+        {"image_volumes": {MountTarget("/etc"): ImageReference.parse("registry.example/web:1")}},
+    ],
+)
+def test_its_own_name_and_the_name_server_lie_over_what_is_mounted_at_etc(fields: dict[str, Any]) -> None:
+    host = spec(**fields)
+    host = dataclasses.replace(host, image_volumes={str(path): host.image for path in host.workload.image_volumes})
+    targets = [entry["destination"] for entry in json.loads(bundle.render(host, PROFILE)["config.json"])["mounts"]]
+    for name in ("hostname", "hosts", "resolv.conf"):
+        assert targets.index("/etc") < targets.index(f"/etc/{name}")
+
+
+def test_a_config_may_take_the_place_of_one_of_these_files() -> None:
+    host = spec(configs=(ConfigMount.parse("names:/etc/hosts"),), volumes=(VolumeMount.parse("settings:/etc"),))
+    host = dataclasses.replace(host, configs={"names": ""})
+    made = json.loads(bundle.render(host, PROFILE)["config.json"])["mounts"]
+    assert [entry["source"] for entry in made if entry["destination"] == "/etc/hosts"] == [
+        f"{host.bundle}/config.names"
+    ]
 
 
 def test_the_check_is_a_document_and_a_command_runs_as_the_container_does() -> None:

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from hostctl import mounting
-from hostctl.config.values import ImageReference, TimeZone, TmpfsMount, VolumeMount
+from hostctl.config.values import ConfigMount, ImageReference, TimeZone, TmpfsMount, VolumeMount
 from hostctl.config.workload import Workload
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.layout import HostLayout
 from hostctl.workload import root, root_plan, roots
-from hostctl.workload.root import RootPlan, RootPlanError
+from hostctl.workload.root import Points, RootPlan, RootPlanError
 from hostctl.workload.spec import WorkloadSpec
 
 LOW, HIGH, OTHER = "a" * 32, "b" * 32, "c" * 32
@@ -60,8 +60,31 @@ def test_other_images_and_a_time_zone_are_part_of_it() -> None:
     assert "/models" in made.folders
     assert made.images == {Path(host.volume_root("/models")).name: (OTHER,)}
     assert set(made.files) == {LOW, HIGH, OTHER}
+    assert made.points == {Path(host.volume_root("/models")).name: Points()}
     assert root.decode(root.encode(made)) == made
     assert root.encode(made) == root.encode(root_plan.plan(host))
+
+
+def test_what_is_mounted_in_another_image_has_its_mount_points_there(layout: HostLayout, kernel: Kernel) -> None:
+    other = dataclasses.replace(spec().image, layers=(Path(f"/i/sha256-{OTHER}{OTHER}.erofs"),))
+    fields = {"volumes": (VolumeMount.parse("data:/etc/a/b"),), "configs": (ConfigMount.parse("x:/etc/c/x.conf"),)}
+    host = dataclasses.replace(spec(**fields), image_volumes={"/etc": other, "/etcetera": other})
+    plan = root_plan.plan(host)
+    etc, etcetera = (Path(host.volume_root(path)).name for path in ("/etc", "/etcetera"))
+    files = ("/c/x.conf", "/hostname", "/hosts", "/resolv.conf")
+    assert plan.points == {etc: Points(folders=("/a", "/a/b", "/c"), empty=files), etcetera: Points()}
+    bundle(layout, "web", plan)
+    roots.lay_all(layout)
+    points = layout.runtime / "workloads/web/points"
+    assert f"overlay {OTHER} {etc} at workloads/web/images/{etc}" in kernel.did()
+    assert sorted(f"/{path.relative_to(points / etc)}" for path in (points / etc).rglob("*") if path.is_file()) == [
+        *files
+    ]
+    assert (points / etc / "a/b").stat().st_uid == FIRST
+    assert not list((points / etcetera).iterdir())
+    bundle(layout, "web", root_plan.plan(dataclasses.replace(host, image_volumes={"/etc": other})))
+    roots.lay_all(layout)
+    assert [path.name for path in points.iterdir()] == [etc]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +99,8 @@ def test_other_images_and_a_time_zone_are_part_of_it() -> None:
         {"empty": ["etc/hosts"]},
         {"images": {"..": [LOW]}},
         {"images": {"0" * 65: [LOW]}},
+        {"points": {"..": {"folders": [], "empty": []}}},
+        {"points": {LOW: {"folders": ["/../x"], "empty": []}}},
         {"zone": "/usr/../etc/shadow"},
         {"first_id": 0},
         {"first_id": 1 << 32},
@@ -212,7 +237,7 @@ def test_one_that_is_read_only_with_a_zone_and_another_image(layout: HostLayout,
     roots.lay_all(layout)
     (where,) = plan.images
     assert kernel.did()[-2:] == [
-        f"overlay {OTHER} empty at workloads/web/images/{where}",
+        f"overlay {OTHER} {where} at workloads/web/images/{where}",
         f"overlay top {HIGH} {LOW} base at workloads/web/rootfs",
     ]
     folder = layout.runtime / "workloads/web"
