@@ -26,7 +26,7 @@ from hostctl.layout import HostLayout
 from hostctl.network import declared, document, surroundings
 from hostctl.network.declared import connection
 from hostctl.network.model import NetworkPlan
-from hostctl.workload import bundle, identity, instance, probe, secret_env
+from hostctl.workload import bundle, device_links, identity, instance, probe, secret_env
 from hostctl.workload.spec import WorkloadSpec
 
 SECCOMP_PROFILE = "usr/share/containers/seccomp.json"  # of the package golang-github-containers-common
@@ -148,9 +148,9 @@ def etc(wanted: tuple[WorkloadSpec, ...], plan: NetworkPlan, declaration: HostDe
     from hostctl.workload import units  # noqa: PLC0415 - jinja2 is an import of 60 ms, start-up counts
 
     trees: list[Tree] = []
-    check, reveal = _program(probe), _program(secret_env)
+    programs = [_program(module) for module in (probe, secret_env, device_links)]
     for spec in wanted:
-        rendered = units.render(spec, check, reveal)
+        rendered = units.render(spec, *programs)
         trees.append({path: text(content) for path, content in rendered.items()})
         trees.append({path: Link(target=target) for path, target in units.links(spec).items()})
     if plan.workloads and "hosts" not in {path.below_etc for path in declaration.files}:

@@ -98,7 +98,8 @@ class DroppedCapability(Text):
 class DeviceMount:
     """A device of the host: NODE[:NODE IN THE CONTAINER][:r|w|rw]; rw by default.
 
-    Only devices by which the host cannot be changed: no disks, no memory, no consoles, no TPM, no watchdog.
+    Only devices by which the host cannot be changed: no disks, no memory, no consoles, no TPM, no watchdog. A serial
+    port may be named by its link below /dev/serial/by-id, which is followed at each start.
     """
 
     source: str
@@ -145,6 +146,11 @@ class DeviceMount:
             raise ValueError(f"{quoted(target)} cannot be a device's place in a container")
         access = cast(Literal["r", "w", "rw"], found.group(3) or "rw")
         return cls(source=source, target=target, access=access)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a link that udev makes, to a node whose name is another each time."""
+        return self.source.startswith("/dev/serial/by-id/")
 
     def __str__(self) -> str:
         """Return the canonical text."""

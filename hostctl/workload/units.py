@@ -88,19 +88,20 @@ def environment() -> Environment:
     return made
 
 
-def render(spec: WorkloadSpec, probe: Path, secret_env: Path) -> Mapping[str, str]:
+def render(spec: WorkloadSpec, probe: Path, secret_env: Path, device_links: Path) -> Mapping[str, str]:
     """Return the text of every file below /etc that makes the workload, by path.
 
     Args:
         spec: the workload.
         probe: where the program of its health check lies on the host.
         secret_env: where the program lies that puts secrets into its environment.
+        device_links: where the program lies that follows links to devices.
 
     Raises:
         WorkloadError, UnitValueError: it cannot be run as it is declared, or as its image wants.
     """
     templates = environment()
-    service = templates.get_template("workload.service.j2").render(_service(spec))
+    service = templates.get_template("workload.service.j2").render(_service(spec, device_links))
     made = {f"{SYSTEM}/workload-{spec.key}.service": service}
     if not spec.workload.read_only:
         fresh = {"state": spec.state, "first_id": spec.first_id}
@@ -155,13 +156,16 @@ def aliases(spec: WorkloadSpec) -> tuple[str, ...]:
     return ("service", "healthy.service") if spec.awaited else ("service",)
 
 
-def _service(spec: WorkloadSpec) -> dict[str, object]:
+def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
     workload = spec.workload
     return {
         "name": spec.key,
         "called": spec.label,
         "read_only": workload.read_only,
         "prepares": _prepares(spec),
+        "device_links": device_links,
+        "links": [f"{device.source}={device.access}" for device in workload.devices if device.is_link],
+        "users": _users(spec),
         "host_network": workload.network == "host",
         "profiled": workload.apparmor is not None,
         "health": workload.healthcheck is not None,
@@ -222,7 +226,13 @@ def _secrets(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
 
 def _prepares(spec: WorkloadSpec) -> bool:
     """Tell whether each start has something to make."""
-    return bool(spec.workload.volumes or spec.workload.devices or spec.inhibitor)
+    nodes = [device for device in spec.workload.devices if not device.is_link]
+    return bool(spec.workload.volumes or nodes or spec.inhibitor)
+
+
+def _users(spec: WorkloadSpec) -> list[int]:
+    """Return who may open its devices, by number on the host: the container's root and its own user."""
+    return sorted({spec.first_id, spec.first_id + spec.user[0]})
 
 
 def _overlay(spec: WorkloadSpec) -> str:
@@ -240,8 +250,8 @@ def _prepared(spec: WorkloadSpec) -> dict[str, object]:
         "volumes": sorted({f"{VOLUMES}/{mount.volume}" for mount in spec.workload.volumes if not mount.of_host}),
         "binds": sorted({f"{BINDS}/{mount.volume}" for mount in spec.workload.volumes if mount.of_host}),
         "inhibitor": spec.inhibitor,
-        "devices": [(device.source, device.access) for device in spec.workload.devices],
-        "users": sorted({spec.first_id, spec.first_id + uid}),
+        "devices": [(device.source, device.access) for device in spec.workload.devices if not device.is_link],
+        "users": _users(spec),
         "uid": uid,
         "gid": gid,
     }

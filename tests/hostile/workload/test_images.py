@@ -37,7 +37,7 @@ def test_words_of_an_image_change_no_unit_and_only_the_command_and_environment_o
     words: list[str], value: str
 ) -> None:
     hostile = spec(ImageConfig(diff_ids=(), entrypoint=tuple(words), cmd=(value,), env=(f"A={value}",)))
-    assert units.render(hostile, PROBE, PROBE) == units.render(spec(HARMLESS), PROBE, PROBE)
+    assert units.render(hostile, PROBE, PROBE, PROBE) == units.render(spec(HARMLESS), PROBE, PROBE, PROBE)
     made, plain = (json.loads(bundle.render(each, PROFILE)["config.json"]) for each in (hostile, spec(HARMLESS)))
     assert made["process"]["args"] == ["/dev/init", "--", *words, value]
     for document in (made, plain):
@@ -50,7 +50,7 @@ def test_words_of_an_image_change_no_unit_and_only_the_command_and_environment_o
 def test_a_user_folder_and_signal_are_sound_or_refused(user: str, folder: str, stop: str) -> None:
     hostile = spec(ImageConfig(diff_ids=(), cmd=("x",), user=user, working_dir=f"/{folder}", stop_signal=stop))
     try:
-        made = units.render(hostile, PROBE, PROBE)
+        made = units.render(hostile, PROBE, PROBE, PROBE)
         process = json.loads(bundle.render(hostile, PROFILE)["config.json"])["process"]
     except (WorkloadError, units.UnitValueError):
         return

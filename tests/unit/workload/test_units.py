@@ -39,6 +39,7 @@ from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
 
 LOW, HIGH = "a" * 64, "b" * 64
 SECRET_ENV = Path("/usr/lib/python3/dist-packages/hostctl/workload/secret_env.py")
+LINKS = Path("/usr/lib/python3/dist-packages/hostctl/workload/device_links.py")
 PROBE = Path("/usr/lib/python3/dist-packages/hostctl/workload/probe.py")
 
 
@@ -56,7 +57,7 @@ def spec(image: ImageConfig | None = None, name: str = "my-web", **fields: Any) 
 
 
 def service(**fields: Any) -> list[str]:  # noqa: ANN401
-    made = units.render(spec(**fields), PROBE, SECRET_ENV)
+    made = units.render(spec(**fields), PROBE, SECRET_ENV, LINKS)
     return made["systemd/system/workload-my-web.service"].splitlines()
 
 
@@ -78,7 +79,7 @@ def test_templates_are_compiled_once_for_all_workloads(monkeypatch: pytest.Monke
     units.environment.cache_clear()
     monkeypatch.setattr(Environment, "compile", counting)
     for name in ("one", "two"):
-        units.render(spec(name=name), PROBE, SECRET_ENV)
+        units.render(spec(name=name), PROBE, SECRET_ENV, LINKS)
     assert sorted(compiled) == ["fresh.conf.j2", "workload.service.j2"]
 
 
@@ -87,13 +88,13 @@ def test_a_start_is_one_program_but_where_volumes_and_devices_have_to_be_there()
         lines = [line for line in service(**fields) if line.startswith(("ExecStart=", "ExecStartPre="))]
         assert [line.split()[0] for line in lines] == ["ExecStart=/usr/bin/crun"]
     volume = VolumeMount.parse("data:/data")
-    made = units.render(spec(read_only=True, volumes=(volume,)), PROBE, SECRET_ENV)
+    made = units.render(spec(read_only=True, volumes=(volume,)), PROBE, SECRET_ENV, LINKS)
     assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
-    assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE, SECRET_ENV)
+    assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE, SECRET_ENV, LINKS)
 
 
 def test_the_end_of_a_run_lays_the_root_of_the_next() -> None:
-    made = units.render(spec(), PROBE, SECRET_ENV)
+    made = units.render(spec(), PROBE, SECRET_ENV, LINKS)
     lines = made["systemd/system/workload-my-web.service"].splitlines()
     after = [line.removeprefix("ExecStopPost=-").split()[0] for line in lines if line.startswith("ExecStopPost=")]
     assert [Path(program).name for program in after] == ["crun", "umount", "systemd-tmpfiles", "mount"]
@@ -106,7 +107,7 @@ def test_the_end_of_a_run_lays_the_root_of_the_next() -> None:
         f"d {state}/upper 0755 {first} {first} -",
         f"d {state}/work 0700 root root -",
     ]
-    read_only = units.render(spec(read_only=True), PROBE, SECRET_ENV)
+    read_only = units.render(spec(read_only=True), PROBE, SECRET_ENV, LINKS)
     assert "mount" not in read_only["systemd/system/workload-my-web.service"]
     assert not [path for path in read_only if "fresh" in path]
 
@@ -151,13 +152,13 @@ def test_every_declared_limit_is_a_setting_of_the_unit() -> None:
 
 def test_a_time_zone_lies_over_the_images_local_time() -> None:
     host = dataclasses.replace(spec(timezone=TimeZone("UTC")), zone=b"TZif")
-    made = units.render(host, PROBE, SECRET_ENV)
+    made = units.render(host, PROBE, SECRET_ENV, LINKS)
     (overlay,) = [line for line in made["systemd/system/workload-my-web.service"].splitlines() if "-t overlay" in line]
     assert re.findall(r"lowerdir\+=([^,\"\s]+)", overlay)[0] == "/run/hostctl/workloads/my-web/top"
 
 
 def test_secrets_reach_the_service_encrypted_and_the_environment_only_through_memory() -> None:
-    made = units.render(spec(secrets=(Name("db"),), env_secrets={"PASSWORD": Name("pw")}), PROBE, SECRET_ENV)
+    made = units.render(spec(secrets=(Name("db"),), env_secrets={"PASSWORD": Name("pw")}), PROBE, SECRET_ENV, LINKS)
     service = made["systemd/system/workload-my-web.service"]
     root = made["systemd/system/workload-my-web.secrets.service"]
     assert "Requires=workload-my-web.secrets.service\n" in service
@@ -167,7 +168,9 @@ def test_secrets_reach_the_service_encrypted_and_the_environment_only_through_me
     assert "LoadCredentialEncrypted=pw:/var/lib/hostctl/secrets/pw\n" in root
     program = f"{SECRET_ENV} /var/lib/hostctl/current/bundles/my-web/config.json"
     assert f"{program} /run/hostctl/workloads/my-web/config.json PASSWORD=pw\n" in root
-    assert not [path for path in units.render(spec(secrets=(Name("db"),)), PROBE, SECRET_ENV) if "secrets" in path]
+    assert not [
+        path for path in units.render(spec(secrets=(Name("db"),)), PROBE, SECRET_ENV, LINKS) if "secrets" in path
+    ]
 
 
 def test_nobody_requires_the_pass_that_all_wait_for() -> None:
@@ -187,34 +190,36 @@ def test_the_overlay_of_a_next_run_is_the_one_of_the_first() -> None:
 
 
 def test_no_unit_names_a_generation_and_rendering_twice_gives_the_same() -> None:
-    made = units.render(spec(), PROBE, SECRET_ENV)
-    assert made == units.render(spec(), PROBE, SECRET_ENV)
+    made = units.render(spec(), PROBE, SECRET_ENV, LINKS)
+    assert made == units.render(spec(), PROBE, SECRET_ENV, LINKS)
     assert not [text for text in made.values() if "generations" in text]
 
 
 def test_volumes_keep_their_owner() -> None:
-    made = units.render(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),)), PROBE, SECRET_ENV)
+    made = units.render(spec(volumes=(VolumeMount.parse("data:/srv/my data/100%"),)), PROBE, SECRET_ENV, LINKS)
     assert "d /var/lib/hostctl/volumes/data :0755 :0 :0 -" in made["hostctl/workloads/my-web.conf"].splitlines()
 
 
 def test_a_check_is_a_timer_bound_to_the_workload_in_its_network() -> None:
-    made = units.render(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))), PROBE, SECRET_ENV)
+    made = units.render(
+        spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))), PROBE, SECRET_ENV, LINKS
+    )
     check = made["systemd/system/workload-my-web.health.service"].splitlines()
     assert "NetworkNamespacePath=/run/netns/workload-my-web" in check
     assert "OnUnitInactiveSec=10s" in made["systemd/system/workload-my-web.health.timer"]
     assert "Wants=workload-my-web.health.timer" in made["systemd/system/workload-my-web.service"]
-    inside = units.render(spec(healthcheck=WorkloadHealth(exec=("true",))), PROBE, SECRET_ENV)
+    inside = units.render(spec(healthcheck=WorkloadHealth(exec=("true",))), PROBE, SECRET_ENV, LINKS)
     assert "NetworkNamespacePath" not in inside["systemd/system/workload-my-web.health.service"]
 
 
 @pytest.mark.parametrize("text", ["TERM", "SIGTERM\nExecStart=/bin/evil", "99", "0", "SIGRTMIN+1x"])
 def test_a_stop_signal_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(WorkloadError, match="no signal"):
-        units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal=text)), PROBE, SECRET_ENV)
+        units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal=text)), PROBE, SECRET_ENV, LINKS)
 
 
 def test_signals_are_written_by_name() -> None:
-    made = units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal="3")), PROBE, SECRET_ENV)
+    made = units.render(spec(ImageConfig(diff_ids=(), cmd=("x",), stop_signal="3")), PROBE, SECRET_ENV, LINKS)
     assert "KillSignal=SIGQUIT\n" in made["systemd/system/workload-my-web.service"]
 
 
@@ -229,7 +234,9 @@ def test_quoting_keeps_specifiers_variables_and_quotes_literal() -> None:
 
 
 def test_a_check_never_starts_its_workload() -> None:
-    made = units.render(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))), PROBE, SECRET_ENV)
+    made = units.render(
+        spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))), PROBE, SECRET_ENV, LINKS
+    )
     for kind in ("timer", "service"):
         lines = made[f"systemd/system/workload-my-web.health.{kind}"].splitlines()
         assert not [line for line in lines if line.startswith(("BindsTo", "Requires", "Wants", "Upholds"))]
@@ -238,10 +245,10 @@ def test_a_check_never_starts_its_workload() -> None:
 
 
 def test_the_file_that_holds_back_a_reboot_is_made_before_each_start() -> None:
-    made = units.render(spec(read_only=True, may_delay_reboot=True), PROBE, SECRET_ENV)
+    made = units.render(spec(read_only=True, may_delay_reboot=True), PROBE, SECRET_ENV, LINKS)
     assert "f /run/hostctl/inhibit/my-web 0444 root root -" in made["hostctl/workloads/my-web.conf"].splitlines()
     assert "ExecStartPre=/usr/bin/systemd-tmpfiles" in made["systemd/system/workload-my-web.service"]
-    assert "inhibit" not in "".join(units.render(spec(), PROBE, SECRET_ENV).values())
+    assert "inhibit" not in "".join(units.render(spec(), PROBE, SECRET_ENV, LINKS).values())
 
 
 def test_a_profile_is_never_left_out_silently() -> None:
@@ -271,7 +278,7 @@ def test_a_job_runs_in_the_foreground_to_its_end() -> None:
 
 def test_a_scheduled_job_is_started_by_its_timer_alone() -> None:
     host = spec(type="job", schedule=Schedule("Sat 04:00"), timezone=TimeZone("UTC"))
-    made = units.render(host, PROBE, SECRET_ENV)
+    made = units.render(host, PROBE, SECRET_ENV, LINKS)
     assert "OnCalendar=Sat 04:00 UTC\n" in made["systemd/system/workload-my-web.timer"]
     assert "RemainAfterExit" not in made["systemd/system/workload-my-web.service"]
     timer = "workload-my-web.timer"
@@ -282,13 +289,13 @@ def test_one_that_is_started_by_hand_is_linked_nowhere_and_its_end_is_not_forgot
     host = spec(autostart=False)
     assert units.links(host) == {}
     kept = "systemd/system/hostctl-network.service.d/my-web.conf"
-    assert "Before=workload-my-web.service\n" in units.render(host, PROBE, SECRET_ENV)[kept]
-    assert kept not in units.render(spec(), PROBE, SECRET_ENV)
+    assert "Before=workload-my-web.service\n" in units.render(host, PROBE, SECRET_ENV, LINKS)[kept]
+    assert kept not in units.render(spec(), PROBE, SECRET_ENV, LINKS)
 
 
 def test_sockets_start_their_workload_and_are_there_before_it() -> None:
     host = spec(init=False, sockets=(ListenAddress.parse("8080"), ListenAddress.parse("[::1]:53/udp")))
-    made = units.render(host, PROBE, SECRET_ENV)
+    made = units.render(host, PROBE, SECRET_ENV, LINKS)
     assert made["systemd/system/workload-my-web.socket"].endswith("ListenStream=8080\nListenDatagram=[::1]:53\n")
     assert "Requires=workload-my-web.socket\n" in made["systemd/system/workload-my-web.service"]
     socket = "workload-my-web.socket"
@@ -308,7 +315,7 @@ def test_others_come_first_as_declared() -> None:
     assert "AssertPathExists=/run/hostctl/completed/init" in lines
     assert not [line for line in lines if line.startswith(("Requires=", "BindsTo=", "PartOf=")) and "root" not in line]
     awaited = dataclasses.replace(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:1"))), awaited=True)
-    healthy = units.render(awaited, PROBE, SECRET_ENV)["systemd/system/workload-my-web.healthy.service"]
+    healthy = units.render(awaited, PROBE, SECRET_ENV, LINKS)["systemd/system/workload-my-web.healthy.service"]
     assert f"{PROBE} --wait my-web\n" in healthy
     # The first tries of what is waited for may fail: that is no reason to start before it.
     assert "Wants=workload-my-web.service\n" in healthy and "\nRequires=" not in healthy
@@ -323,13 +330,29 @@ def test_a_job_leaves_word_that_it_has_ended_well() -> None:
 
 def test_devices_are_allowed_to_the_unit_and_to_the_workloads_users() -> None:
     device = DeviceMount.parse("/dev/hwrng:r")
-    made = units.render(spec(devices=(device,), user=WorkloadUser.parse("7")), PROBE, SECRET_ENV)
+    made = units.render(spec(devices=(device,), user=WorkloadUser.parse("7")), PROBE, SECRET_ENV, LINKS)
     assert "DeviceAllow=/dev/hwrng r\n" in made["systemd/system/workload-my-web.service"]
     lines = made["hostctl/workloads/my-web.conf"].splitlines()
     first = 0x10000000 + 65536
     assert [line for line in lines if line.startswith("a+")] == [
         f"a+ /dev/hwrng - - - - u:{user}:r" for user in (first, first + 7)
     ]
+
+
+def test_a_device_that_a_link_names_is_allowed_to_where_it_leads_at_the_start() -> None:
+    devices = tuple(map(DeviceMount.parse, ("/dev/serial/by-id/usb-a.b:c-if00:/dev/stick", "/dev/hwrng:r")))
+    made = units.render(spec(devices=devices, user=WorkloadUser.parse("7")), PROBE, SECRET_ENV, LINKS)
+    unit = made["systemd/system/workload-my-web.service"].splitlines()
+    first = 0x10000000 + 65536
+    assert [line for line in unit if line.startswith("ExecStartPre=")] == [
+        "ExecStartPre=/usr/bin/systemd-tmpfiles --remove --create /etc/hostctl/workloads/my-web.conf",
+        f"ExecStartPre=/usr/bin/python3 -I -S {LINKS} {first},{first + 7} /dev/serial/by-id/usb-a.b:c-if00=rw",
+    ]
+    assert "DeviceAllow=/dev/serial/by-id/usb-a.b:c-if00 rw" in unit
+    assert "serial" not in made["hostctl/workloads/my-web.conf"]
+    alone = units.render(spec(devices=devices[:1]), PROBE, SECRET_ENV, LINKS)
+    assert "hostctl/workloads/my-web.conf" not in alone
+    assert "systemd-tmpfiles --remove --create /etc/hostctl/workloads/my-web.conf" not in str(alone)
 
 
 def test_limits_of_the_journal_are_the_units() -> None:
@@ -345,7 +368,7 @@ def test_a_start_that_waits_for_a_message_is_still_of_the_detached_container() -
 def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> None:
     check = WorkloadHealth(tcp=TcpAddress.parse("localhost:80"))
     one = dataclasses.replace(spec(healthcheck=check), instance="b", awaited=True)
-    made = units.render(one, PROBE, SECRET_ENV)
+    made = units.render(one, PROBE, SECRET_ENV, LINKS)
     names = {path.rpartition("/")[2] for path in made if "layers" not in path}
     assert all(
         name.startswith(("workload-my-web.b.", "my-web.b.", r"run-hostctl-workloads-my\x2dweb.b-")) for name in names
@@ -369,7 +392,7 @@ CHAINED = Network(addresses=("10.88.0.2",), name_servers=("10.88.0.1",), chain="
 
 def replica(**fields: Any) -> list[str]:  # noqa: ANN401
     one = dataclasses.replace(spec(replicas=3, **fields), instance="2", network=CHAINED)
-    return units.render(one, PROBE, SECRET_ENV)["systemd/system/workload-my-web.2.service"].splitlines()
+    return units.render(one, PROBE, SECRET_ENV, LINKS)["systemd/system/workload-my-web.2.service"].splitlines()
 
 
 def test_a_replica_gets_connections_from_its_start_to_the_beginning_of_its_end() -> None:
@@ -401,6 +424,6 @@ def test_a_replica_is_no_alias_and_others_wait_for_all() -> None:
     }
     after = {Name("db"): Dependency(condition="healthy"), Name("app"): Dependency()}
     waiting = dataclasses.replace(spec(depends_on=after), replicas_of={"db": 2})
-    lines = units.render(waiting, PROBE, SECRET_ENV)["systemd/system/workload-my-web.service"].splitlines()
+    lines = units.render(waiting, PROBE, SECRET_ENV, LINKS)["systemd/system/workload-my-web.service"].splitlines()
     names = ("db.service", "db.2.service", "db.healthy.service", "db.2.healthy.service", "app.service")
     assert {f"{how}=workload-{name}" for how in ("Wants", "After") for name in names} <= set(lines)

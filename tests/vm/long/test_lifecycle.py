@@ -90,7 +90,7 @@ workloads:
     command: {shell(FOREVER)}
     cap_drop: [ALL]
     seccomp: without-mkdir
-    devices: [/dev/kvm, "/dev/hwrng:/dev/noise:r"]
+    devices: [/dev/kvm, "/dev/hwrng:/dev/noise:r", "/dev/serial/by-id/usb-a_b-if00:/dev/stick"]
     user: 1000:1000
 configs:
   without-mkdir: {{content: '{own}'}}
@@ -99,7 +99,8 @@ configs:
 
 @pytest.fixture(scope="module", autouse=True)
 def applied(host: Host, wanted: str) -> None:
-    """Bring them up."""
+    """Bring them up, with a link as udev makes it for a serial port on USB."""
+    host.shell("mkdir -p /dev/serial/by-id && ln -sfn ../../ttyS1 /dev/serial/by-id/usb-a_b-if00")
     host.apply(wanted, seconds=600)
 
 
@@ -215,6 +216,10 @@ def test_a_declared_device_can_be_opened_and_no_other(host: Host) -> None:
     host.text("hostctl", "exec", "confined", "--", BOX, "sh", "-c", ": <> /dev/kvm")
     host.text("hostctl", "exec", "confined", "--", BOX, "sh", "-c", ": < /dev/noise")
     host.fails("hostctl", "exec", "confined", "--", BOX, "sh", "-c", ": > /dev/noise")
+    # Nothing is behind this port, so it may not work; but it may be opened.
+    opened = host.run("hostctl", "exec", "confined", "--", BOX, "sh", "-c", ": <> /dev/stick", check=False)
+    assert b"denied" not in opened.stderr
+    assert b"not permitted" not in opened.stderr
     script = f"{BOX} mknod /tmp/vda b 254 0 && : < /tmp/vda"
     assert "not permitted" in host.fails("hostctl", "exec", "--user", "0", "db", "--", BOX, "sh", "-c", script)
     assert "kvm" not in host.text("hostctl", "exec", "db", "--", BOX, "ls", "/dev").split()
