@@ -1,6 +1,7 @@
 """Runs a command inside a running workload: joins its cgroup, so that its limits hold, then ``crun exec``.
 
-The command gets the container's own process settings (capabilities, no new privileges, user, folder) from the bundle,
+The command gets the container's own process settings (capabilities, no new privileges, user, folder, environment, with
+its secrets) from the config.json that it was started by,
 as a JSON document with numbers only: the runtime never resolves a user by name. On a terminal the runtime makes a
 pseudo terminal inside the container and hands its other end to the agent, which hands it on to the caller: nothing of
 ours copies what is typed, and the caller's own terminal is never open inside the container.
@@ -66,7 +67,7 @@ def process_document(bundle: bytes, request: Request, account: Account | None = 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Where to run: a workload's name, its first process on the host, and its bundle."""
+    """Where to run: a workload's name, its first process on the host, and the config.json that it was started by."""
 
     name: str
     pid: int
@@ -78,7 +79,7 @@ def target(name: str, bundle: Path, machine: Machine) -> Target:
 
     Args:
         name: of it.
-        bundle: its config.json, in a folder that is called as its units and its container are.
+        bundle: the config.json that it was started by, in a folder that is called as its units and its container are.
         machine: the running system.
 
     Raises:

@@ -9,9 +9,21 @@ from pathlib import Path
 from hostctl.agent import copying, difference, event_log, execution, overview
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.execution import Target
-from hostctl.agent.machine import Machine
+from hostctl.agent.generation import Stored
+from hostctl.agent.machine import Machine, secrets_unit
 from hostctl.agent.request import decode
 from hostctl.layout import HostLayout
+
+
+def config_file(stored: Stored, name: str, layout: HostLayout) -> Path:
+    """Return the config.json that a workload is started by: with secrets in its environment, the one in memory.
+
+    Whether it has such is told by the unit that makes that one; a file that lies there may be of an earlier generation.
+    """
+    key = stored.record.key(name)
+    in_memory = (stored.path / "etc/systemd/system" / secrets_unit(key)).is_file()
+    folder = layout.runtime / "workloads" if in_memory else stored.path / "bundles"
+    return folder / key / "config.json"
 
 
 class WorkloadReach:
@@ -23,8 +35,7 @@ class WorkloadReach:
 
     def _target(self, name: str) -> Target:
         stored = overview.require(name, self._layout)
-        bundle: Path = stored.path / "bundles" / stored.record.key(name) / "config.json"
-        return execution.target(name, bundle, self._machine)
+        return execution.target(name, config_file(stored, name, self._layout), self._machine)
 
     def exec(self, call: Call) -> str:
         """Run a command in a workload on three files, and return its exit status.

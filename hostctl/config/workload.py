@@ -170,7 +170,8 @@ class Workload:
     env_from: tuple[Name, ...] = ()
     """Configs whose lines are NAME=value: variables over the image's and under those of env; of two, the later one."""
     env_secrets: Mapping[str, Name] = field(default_factory=dict)
-    """Variables with the value of a secret. Whoever may see the workload's processes sees it: prefer secrets."""
+    """Variables with the value of a secret, in its check and `hostctl exec` too. Whoever may see the workload's
+    processes sees it: prefer secrets."""
     hostname: HostName | None = None
     """Host name that it sees of itself; default is the workload's name, by which others find it in any case."""
     timezone: TimeZone | None = None

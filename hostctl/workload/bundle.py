@@ -17,7 +17,7 @@ from hostctl.workload import root, root_plan
 from hostctl.workload.mounts import INIT_INSIDE, NOTIFY_INSIDE, config_file, mounts
 from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
-from hostctl.workload.spec import WorkloadError, WorkloadSpec
+from hostctl.workload.spec import HEALTH_PROCESS, WorkloadError, WorkloadSpec
 
 OCI_VERSION = "1.2.0"
 DEFAULT_CAPABILITIES = (  # containers-common, containers.conf(5), "default_capabilities", and Docker's SETFCAP
@@ -188,7 +188,7 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
     kind = "http" if check.http is not None else "tcp" if check.tcp is not None else "exec"
     document = {
         "kind": kind,
-        "target": str(check.http or check.tcp or f"{spec.bundle}/health-process.json"),
+        "target": str(check.http or check.tcp or spec.health_process),
         "timeout": float(check.timeout),
         "retries": check.retries,
         "start_period": float(check.start_period),
@@ -199,7 +199,7 @@ def _health(spec: WorkloadSpec, process: object) -> Mapping[str, bytes]:
     lines = "".join(f"{key} {value}\n" for key, value in document.items())
     made = {HEALTH: lines.encode()}
     if check.exec is not None and isinstance(process, dict):
-        made["health-process.json"] = _json({**process, "args": list(check.exec)})
+        made[HEALTH_PROCESS] = _json({**process, "args": list(check.exec)})
     return made
 
 

@@ -24,6 +24,7 @@ VOLUMES = "/var/lib/hostctl/volumes"
 BINDS = "/var/lib/hostctl/binds"
 SECRETS = "/var/lib/hostctl/secrets"
 INHIBITORS = "/run/hostctl/inhibit"
+HEALTH_PROCESS = "health-process.json"
 BUNDLES = "/var/lib/hostctl/current/bundles"  # through the link, so that a unit does not name a generation
 
 
@@ -126,8 +127,17 @@ class WorkloadSpec:
 
     @property
     def config_file(self) -> str:
-        """The container's config.json; with secrets in the environment it is made when the root is mounted."""
-        return f"{self.runtime}/config.json" if self.workload.env_secrets else f"{self.bundle}/config.json"
+        """The container's config.json; with secrets in the environment it is made before the first start, in memory."""
+        return f"{self._processes}/config.json"
+
+    @property
+    def health_process(self) -> str:
+        """The process document of the check, if that is a command; made where :attr:`config_file` is."""
+        return f"{self._processes}/{HEALTH_PROCESS}"
+
+    @property
+    def _processes(self) -> str:
+        return self.runtime if self.workload.env_secrets else self.bundle
 
     @property
     def stop_signal(self) -> str:

@@ -24,7 +24,7 @@ from hostctl.errors import HostctlError
 from hostctl.workload import resources, root_plan
 from hostctl.workload.bundle import serve_file
 from hostctl.workload.instance import INSTANCES, key, numbers
-from hostctl.workload.spec import BINDS, SECRETS, VOLUMES, WorkloadSpec
+from hostctl.workload.spec import BINDS, HEALTH_PROCESS, SECRETS, VOLUMES, WorkloadSpec
 
 SYSTEM = "systemd/system"
 NETWORK = "hostctl-network.service"
@@ -213,11 +213,12 @@ def _window(limit: int) -> float:
 
 
 def _secrets(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
-    variables = spec.workload.env_secrets
+    variables, check = spec.workload.env_secrets, spec.workload.healthcheck
     return {
         "program": secret_env,
-        "template": f"{spec.bundle}/config.json",
-        "config": spec.config_file,
+        "bundle": spec.bundle,
+        "target": spec.runtime,
+        "files": ["config.json", *([HEALTH_PROCESS] if check is not None and check.exec is not None else [])],
         "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
         "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},
         "name": spec.key,

@@ -11,6 +11,7 @@ SLEEP = f"[{BOX}, sleep, '1000000']"
 IN_FILE = "a token that nobody may read"
 IN_ENVIRONMENT = "a password that nobody may read"
 MIB = 1 << 20
+IN_MEMORY = "/run/hostctl/workloads/data"
 READY_SECONDS = 60.0
 
 
@@ -73,6 +74,7 @@ workloads:
     configs: ["site:/etc/app/site.conf"]
     env_from: [variables]
     env_secrets: {{PASSWORD: password}}
+    healthcheck: {{exec: [{BOX}, sh, -c, 'test "$PASSWORD" != ""'], interval: 2s, start_period: 1s, retries: 1}}
     secrets: [token]
     image_volumes: {{/other: localhost/box:1}}
     volumes: ["content:/data", "/var/lib/hostctl/binds/in:/in", "settings:/etc:ro"]
@@ -258,6 +260,11 @@ def test_variables_come_from_configs_and_from_secrets(host: Host) -> None:
     assert {"GREETING=hello you", f"PASSWORD={IN_ENVIRONMENT}", "COLOUR=blue"} <= set(variables)
     host.text("hostctl", "secret", "set", "password", "--restart", stdin="changed")
     assert "PASSWORD=changed" in inside(host, "cat", "/proc/1/environ", workload="data").split("\0")
+    assert "PASSWORD=changed" in inside(host, "env", workload="data").splitlines()
+    host.wait_for("its check has it too", lambda: "healthy" in health(host, "data"), READY_SECONDS)
+    files = host.text("stat", "-c", "%n %a %U", *(f"{IN_MEMORY}/{name}.json" for name in ("config", "health-process")))
+    assert [line.partition(" ")[2] for line in files.splitlines()] == ["600 root"] * 2
+    assert host.run("journalctl", "-b", "--grep", "changed", "-t", "data", check=False).status == 1
 
 
 def test_volumes_show_their_owners_as_the_container_has_them(host: Host) -> None:

@@ -325,6 +325,9 @@ def test_the_check_is_a_document_and_a_command_runs_as_the_container_does() -> N
     process = json.loads(made["health-process.json"])
     assert process["args"] == ["/bin/ok", "$HOME %i"]
     assert process["capabilities"] == json.loads(made["config.json"])["process"]["capabilities"]
+    secret = spec(healthcheck=check, env_secrets={"PASSWORD": Name("pw")})
+    assert checked(secret).target == "/run/hostctl/workloads/web/health-process.json"
+    assert "PASSWORD" not in str(bundle.render(secret, PROFILE))
     tcp = checked(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:1")), network="none"))
     assert (tcp.kind, tcp.target, tcp.join, tcp.restart) == ("tcp", "localhost:1", True, True)
 

@@ -166,8 +166,15 @@ def test_secrets_reach_the_service_encrypted_and_the_environment_only_through_me
     assert "LoadCredentialEncrypted=pw:" not in service
     assert "--config /run/hostctl/workloads/my-web/config.json --bundle" in service
     assert "LoadCredentialEncrypted=pw:/var/lib/hostctl/secrets/pw\n" in root
-    program = f"{SECRET_ENV} /var/lib/hostctl/current/bundles/my-web/config.json"
-    assert f"{program} /run/hostctl/workloads/my-web/config.json PASSWORD=pw\n" in root
+    program = f"{SECRET_ENV} /var/lib/hostctl/current/bundles/my-web /run/hostctl/workloads/my-web"
+    assert f"{program} config.json PASSWORD=pw\n" in root
+    for check, files in (
+        (WorkloadHealth(exec=("ping",)), "config.json,health-process.json"),
+        (WorkloadHealth(tcp=TcpAddress.parse("localhost:1")), "config.json"),
+    ):
+        host = spec(env_secrets={"PASSWORD": Name("pw")}, healthcheck=check)
+        root = units.render(host, PROBE, SECRET_ENV, LINKS)["systemd/system/workload-my-web.secrets.service"]
+        assert f"{program} {files} PASSWORD=pw\n" in root
     assert not [
         path for path in units.render(spec(secrets=(Name("db"),)), PROBE, SECRET_ENV, LINKS) if "secrets" in path
     ]
