@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hostctl.agent import client
+from hostctl.cli import relay
 from hostctl.cli.pull import references
 from hostctl.errors import HostctlError, UsageError
 from hostctl.image import containerfile
@@ -116,47 +117,34 @@ def pack(text: str, context: Path, descriptor: int) -> list[str]:
         os.close(root)
 
 
-def _show(descriptor: int, *, quiet: bool) -> bytes:
-    """Copy what the build prints: its files are pipes, because our own terminal is none of its business.
-
-    Returns the end of what was not shown.
-    """
-    kept = b""
-    with os.fdopen(descriptor, "rb", buffering=0) as source:
-        while data := source.read(4096):
-            if quiet:
-                kept = (kept + data)[-KEPT:]
-            else:
-                sys.stderr.buffer.write(data)
-                sys.stderr.flush()
-    return kept
-
-
 def _built(wanted: Mapping[str, object], text: str, arguments: argparse.Namespace) -> tuple[Any, list[str]]:
-    """Let the agent build, while the context goes to it and what is printed comes back."""
+    """Let the agent build, while the context goes to it and what is printed comes back.
+
+    What the build prints comes by a pipe, because our own terminal is none of its business.
+    """
     context_out, context_in = os.pipe()
-    said_out, said_in = os.pipe()
+    kept = bytearray()  # the end of what was not shown
     progress = Progress(quiet=arguments.quiet or arguments.json)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        showing = pool.submit(_show, said_out, quiet=arguments.quiet)
+
+    def show(data: bytes) -> None:
+        if arguments.quiet:
+            kept[:] = (kept + data)[-KEPT:]
+        else:
+            sys.stderr.buffer.write(data)
+            sys.stderr.flush()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
         packing = pool.submit(pack, text, arguments.context, context_in)
         try:
-            descriptors = (context_out, said_in, said_in)
-            built = client.ask("Build", json.dumps(wanted), descriptors=descriptors, on_progress=progress.line)
+            with relay.outlet(show) as said:
+                descriptors = (context_out, said, said)
+                built = client.ask("Build", json.dumps(wanted), descriptors=descriptors, on_progress=progress.line)
         except HostctlError:
-            _close(context_out, said_in)
-            sys.stderr.buffer.write(showing.result())
+            sys.stderr.buffer.write(kept)
             raise
-        except BaseException:
-            _close(context_out, said_in)
-            raise
-        _close(context_out, said_in)
+        finally:
+            os.close(context_out)
         return built, packing.result()
-
-
-def _close(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``hostctl exec``: a command inside a workload, through the agent, on these files or on a terminal."""
+"""``hostctl exec``: a command inside a workload, through the agent, on these files or on a terminal of its own."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ EXAMPLES = """examples:
   hostctl exec -it site -- /bin/sh
   hostctl exec --user www-data site id
   hostctl exec -w /srv -e LEVEL=debug site -- ./report
-  tar c data | hostctl exec site -- tar x -C /srv
+  tar c data | hostctl exec -i site -- tar x -C /srv
 
-The exit status is that of the command; options of ours stand before the name. Standard input always goes to the
-command, and there is a terminal when input and output are one: -i and -t say no more than that, -T prevents it.
+The exit status is that of the command; options of ours stand before the name. Standard input goes to the command with
+-i only. When input and output are a terminal the command gets one of its own, as with -it, and -T prevents it; this
+terminal itself is never open in the workload.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on, as is always done")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     terminal = parser.add_mutually_exclusive_group()
     terminal.add_argument("-t", "--tty", action="store_true", help="on a terminal; an error if there is none")
     terminal.add_argument("-T", "--no-tty", action="store_true", help="never on a terminal")
@@ -65,7 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = request(arguments, terminal=os.isatty(0) and os.isatty(1))
     sys.stdout.flush()
     if not wanted.terminal:
-        return client.execute(arguments.workload, wanted, (0, 1, 2))
+        from hostctl.cli import relay  # noqa: PLC0415 - one of the two is enough
+
+        with relay.files(interactive=arguments.interactive) as files:
+            return client.execute(arguments.workload, wanted, files)
     from hostctl.cli import terminal  # noqa: PLC0415 - only for people
 
     return terminal.run(lambda files: client.execute(arguments.workload, wanted, files))

@@ -166,7 +166,8 @@ def test_a_command_runs_as_whom_and_where_it_is_told(host: Host) -> None:
         == "/srv\nhi"
     )
     assert host.run("hostctl", "exec", "talk", "--", BOX, "sh", "-c", "kill -9 $$", check=False).status == 137
-    assert host.text("hostctl", "exec", "talk", "--", BOX, "tr", "a-z", "A-Z", stdin="shout") == "SHOUT"
+    assert host.text("hostctl", "exec", "-i", "talk", "--", BOX, "tr", "a-z", "A-Z", stdin="shout") == "SHOUT"
+    assert host.text("hostctl", "exec", "talk", "--", BOX, "cat", stdin="shout") == ""
     host.shell("printf 'app:x:1234:5:::\\n' >/run/passwd; printf 'video:x:44:app\\n' >/run/group")
     host.text("hostctl", "cp", "/run/passwd", "talk:/etc/passwd")
     host.text("hostctl", "cp", "/run/group", "talk:/etc/group")
@@ -194,6 +195,9 @@ def test_a_terminal_is_one_of_the_workloads_own(host: Host) -> None:
     assert "/dev/pts/0" in on_terminal(host, "-t", "talk", "--", BOX, "tty")
     assert "both" in on_terminal(host, "talk", "--", BOX, "sh", "-c", "test -t 0 && test -t 1 && echo both")
     assert "no terminal" in host.fails("hostctl", "exec", "-t", "talk", "--", BOX, "true")
+    links = f"for n in 0 1 2; do {BOX} readlink /proc/$$/fd/$n; done"
+    own = on_terminal(host, "-iT", "talk", "--", BOX, "sh", "-c", links)
+    assert own.count("pipe:") == 3, "the terminal of the host is never open inside"
     argv = ["hostctl", "exec", "talk", "--", BOX, "sh", "-c", "exit 9"]
     code = f"import pty, sys; sys.exit(pty.spawn({argv!r}) >> 8)"
     assert host.run("python3", "-c", code, check=False).status == 9
