@@ -77,7 +77,9 @@ def add(text: str, name: str, request: str, *, by_hand: bool = False) -> str:
         raise RunRequestError(f"{', '.join(unknown) or 'no image'}: not for a workload that is run")
     if name in declaration.workloads:
         raise RunRequestError(f"there is a workload {name} already", hint=f"hostctl rm {name}")
-    changed = rewritten(declaration, {name: {**wanted, **({"autostart": False} if by_hand else {})}})
+    # As Docker, a boot starts again what is restarted when it ends; what ran once has had its run.
+    once = by_hand or wanted.get("restart") == "no"
+    changed = rewritten(declaration, {name: {**wanted, **({"autostart": False} if once else {})}})
     parse_host(changed, "the workload to run")
     return changed
 

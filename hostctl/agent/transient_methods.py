@@ -49,14 +49,19 @@ class TransientService:
         name, request = call.arguments
         full = transient.full_name(name)
         text = transient.add(self._current().declaration, full, request, by_hand=by_hand)
-        outcome = self._apply(text, full, call.notify, looked_up={full})
+        outcome = self._apply(text, full, call.notify, starts={full: not by_hand}, looked_up={full})
         event_log.write(action, full, generation=str(outcome.generation))
-        return json.dumps({"workload": full, "generation": outcome.generation, "notes": list(outcome.notes)})
+        state = self._machine.states([workload_unit(full)]).get(workload_unit(full))
+        started = state is not None and state.started
+        # One that has ended before systemd saw it up is no failed start: it has an exit status.
+        notes = [note for note in outcome.notes if not (started and note.startswith(f"workload {full} did not start"))]
+        document = {"workload": full, "generation": outcome.generation, "started": started, "notes": notes}
+        return json.dumps(document)
 
     def run(self, call: Call) -> str:
         """Run a workload, if the declaration has allow_run: its name, and its settings as an object.
 
-        Returns its full name, which begins with run-.
+        Returns its full name, which begins with run-, and whether it has started.
         """
         return self._add(call, "run", by_hand=False)
 

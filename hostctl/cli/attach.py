@@ -45,19 +45,21 @@ def run(arguments: argparse.Namespace) -> int:
     return follow(key, lines="0")
 
 
-def follow(workload: str, *, lines: str) -> int:
+def follow(workload: str, *, lines: str, invocation: str = "") -> int:
     """Show what a workload prints until it ends, and return its exit status.
 
     Args:
         workload: what its unit is called by.
         lines: how many of those before, or ``all``.
+        invocation: systemd's number of the run that they must be of.
 
     Raises:
         CommandNotFoundError: journalctl is not installed.
     """
     try:
-        words = command([workload_unit(workload)], follow=True, lines=lines)
-        follower = subprocess.Popen(words, stdin=subprocess.DEVNULL)  # on this terminal, so not through run()
+        words = command([workload_unit(workload)], follow=True, lines=lines, invocation=invocation)
+        # On this terminal, so not through run(); but its Ctrl-C is not for the follower, which shows the end too.
+        follower = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
     except FileNotFoundError as error:
         raise CommandNotFoundError("journalctl is not installed") from error
     try:

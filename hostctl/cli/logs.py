@@ -70,6 +70,7 @@ def command(
     priority: str | None = None,
     all_messages: bool = False,
     as_json: bool = False,
+    invocation: str = "",
 ) -> list[str]:
     """Return the arguments of journalctl(1).
 
@@ -84,6 +85,7 @@ def command(
         priority: only these and more urgent ones.
         all_messages: also what is said of the units.
         as_json: as documents.
+        invocation: systemd's number of the one run whose output is wanted, instead of that of all.
 
     Raises:
         UsageError: ``lines`` is no number.
@@ -103,9 +105,10 @@ def command(
     words += [f"--since={moment(since)}"] if since is not None else []
     words += [f"--until={moment(until)}"] if until is not None else []
     words += [f"--priority={priority}"] if priority is not None else []
-    return words + (
-        [f"--unit={unit}" for unit in units] if all_messages else [f"_SYSTEMD_UNIT={unit}" for unit in units]
-    )
+    if all_messages:
+        return words + [f"--unit={unit}" for unit in units]
+    words += [f"_SYSTEMD_UNIT={unit}" for unit in units]
+    return words + ([f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else [])
 
 
 def become(words: Sequence[str]) -> int:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
-from hostctl.agent import bus
+from hostctl.agent import bus, unit_control
+from hostctl.agent.machine import workload_unit
 from hostctl.cli.attach import follow
-from hostctl.errors import UsageError
+from hostctl.errors import HostctlError, UsageError
 from hostctl.progress import Progress
 
 EXAMPLES = """examples:
@@ -17,9 +23,17 @@ EXAMPLES = """examples:
   hostctl rm cache
 
 host.yaml must have `allow_run: true`. The workload's name begins with run-. It is confined and limited as a declared
-one, and there until `hostctl rm`, or until a host.yaml is applied. Without -d its output is shown until it ends, and
-the exit status is its own; --rm removes it then. Volumes must be declared.
+one, and there until `hostctl rm`, or until a host.yaml is applied; a boot starts it again only with --restart. Without
+-d its output is shown until it ends, and the exit status is its own, or 125 if it did not start; --rm removes it then.
+Ctrl-C is passed on to it, a second one leaves it running. Volumes must be declared.
 """
+
+
+class NotStartedError(HostctlError):
+    """What was to be run did not even start."""
+
+    id = "run-not-started"
+    exit_code = 125  # as Docker
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +116,27 @@ def _numbers(wanted: dict[str, object]) -> dict[str, object]:
     return made
 
 
+@contextmanager
+def passed_on(name: str) -> Iterator[None]:
+    """Pass a request to end on to a workload, whose end is then waited for; a second one is for this process."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        with suppress(HostctlError):  # it has ended by itself; or it runs on, and there is the second one
+            bus.call("Kill", name, str(number))
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run it, and unless detached wait for its end."""
     check(arguments)
@@ -109,11 +144,23 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress(quiet=not arguments.detach)
     answer = json.loads(bus.call("Run", arguments.name, json.dumps(wanted), on_progress=progress.line))
     name = str(answer["workload"])
-    if arguments.detach:
-        print(name)
-        return 0
     try:
-        return follow(name, lines="all")
+        for note in answer["notes"]:
+            print(f"note: {note}", file=sys.stderr)
+        if not answer["started"]:
+            hint = "" if arguments.rm else f"hostctl logs --all-messages {name}; `hostctl rm {name}` removes it"
+            raise NotStartedError(f"workload {name} did not start", hint=hint)
+        if arguments.detach:
+            print(name)
+            return 0
+        unit = workload_unit(name)
+        invocation = unit_control.show([unit], ["InvocationID"])[0].get("InvocationID", "")
+        with passed_on(name):
+            return follow(name, lines="all", invocation=invocation)
+    except KeyboardInterrupt:
+        if not arguments.rm:
+            print(f"note: {name} runs on; `hostctl stop {name}` ends it", file=sys.stderr)
+        raise
     finally:
         if arguments.rm:
             bus.call("Remove", name)

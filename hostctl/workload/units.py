@@ -176,6 +176,7 @@ def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
         "job": workload.type == "job",
         "scheduled": workload.schedule is not None,
         "notify": workload.notify,
+        "once": workload.restarts == "no" and workload.type != "job" and not workload.notify,
         "sockets": bool(workload.sockets),
         "after": [f"workload-{key}.service" for other in workload.depends_on for key in _keys(spec, other)],
         "healthy": [

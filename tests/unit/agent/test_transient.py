@@ -135,6 +135,7 @@ class Applied:
         self.starts: Mapping[str, bool] = {}
         self.live: frozenset[str] = frozenset()
         self.looked_up: Collection[str] | None = None
+        self.notes: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -154,17 +155,18 @@ class Applied:
         generation.store(self.layout, Content(record=record, declaration=text, etc={}, bundles={}, network=b"{}"))
         generation.put_in_force(self.layout, number)
         self.starts, self.live, self.looked_up = starts or {}, live, looked_up
-        return Outcome(generation=number, former=number - 1, actions=())
+        return Outcome(generation=number, former=number - 1, actions=(), notes=self.notes)
 
 
 class Down(SystemdMachine):
     """A machine on which nothing, or everything, runs."""
 
     active = "inactive"
+    started = True
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
         """Return the same for all."""
-        fields = {"sub": "", "result": "", "main_pid": 0, "restarts": 0, "active_for": 0.0}
+        fields = {"sub": "", "result": "", "main_pid": 0, "restarts": 0, "active_for": 0.0, "started": self.started}
         return {name: UnitState(name=name, active=self.active, **fields) for name in names}  # type: ignore[arg-type]
 
 
@@ -196,6 +198,34 @@ def test_what_ran_runs_again_under_its_new_name_and_from_the_same_image(tmp_path
     workload = next(each for name, each in parse_host(stored.declaration).workloads.items() if name == "run-z")
     assert workload.image == f"r.example/tool:1@{DIGEST}"  # the store has no such name any more
     assert ask("Remove", "z")["workload"] == "run-z"
+
+
+def test_only_what_is_restarted_when_it_ends_starts_at_boot() -> None:
+    for restart, at_boot in {"no": False, "on-failure": True, "always": True, "unless-stopped": True}.items():
+        text = transient.add(HOST, "run-x", json.dumps({"image": "r.example/tool:1", "restart": restart}))
+        added = next(each for name, each in parse_host(text).workloads.items() if name == "run-x")
+        assert added.autostart is at_boot, restart
+
+
+def test_a_run_says_whether_it_started(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    machine, applied = Down(layout), Applied(layout)
+    service = transient_methods.TransientService(layout, machine, applied)
+    applied(HOST, "host.yaml", lambda text: None)
+    applied.notes = ("workload run-x did not start: protocol", "another")
+
+    def ask(name: str) -> dict[str, object]:
+        call = Call(uid=0, arguments=(name, IMAGE), descriptors=(), notify=lambda text: None)
+        document: dict[str, object] = json.loads(service.run(call))
+        return document
+
+    said = ask("x")
+    assert (said["started"], said["notes"]) == (True, ["another"])
+    assert applied.starts == {"run-x": True}
+    machine.started = False
+    applied.notes = ("workload run-y did not start: protocol",)
+    said = ask("y")
+    assert (said["started"], said["notes"]) == (False, list(applied.notes))
 
 
 def test_a_workload_runs_on_while_its_networks_change_unless_it_would_find_no_names(tmp_path: Path) -> None:

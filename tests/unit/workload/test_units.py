@@ -93,6 +93,17 @@ def test_a_start_is_one_program_but_where_volumes_and_devices_have_to_be_there()
     assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE, SECRET_ENV, LINKS)
 
 
+def test_what_runs_once_begins_when_its_process_is_known() -> None:
+    lines = [line.split() for line in service(restart=RestartPolicy("no")) if line.startswith("ExecStart")]
+    assert [(line[0], line[2]) for line in lines] == [
+        ("ExecStart=/usr/bin/crun", "create"),
+        ("ExecStartPost=/usr/bin/crun", "start"),
+    ]
+    assert "--detach" not in lines[0]
+    for others in ({}, {"type": "job"}, {"restart": RestartPolicy("no"), "notify": True}):
+        assert not any(line.startswith("ExecStartPost=/usr/bin/crun") for line in service(**others))
+
+
 def test_the_end_of_a_run_lays_the_root_of_the_next() -> None:
     made = units.render(spec(), PROBE, SECRET_ENV, LINKS)
     lines = made["systemd/system/workload-my-web.service"].splitlines()
