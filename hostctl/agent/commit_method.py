@@ -72,6 +72,7 @@ class CommitService:
         if reference is not None and reference.digest:
             raise UsageError(f"{reference} has a digest; what is committed gets its own", hint="give a name with a tag")
         stored = overview.require(name, self._layout)
+        name = stored.record.called(name)
         key = stored.record.key(name)
         upper = self._upper(name, key)
         with transaction.lock(self._layout):

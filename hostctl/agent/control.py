@@ -39,6 +39,10 @@ class WorkloadControl:
         self._machine = machine
         self._wait = wait
 
+    def _called(self, call: Call) -> str:
+        """Return the full name of the workload that a call names first."""
+        return overview.called(call.arguments[0], self._layout)
+
     def _keys(self, name: str) -> tuple[str, ...]:
         """Return what the units of a workload that is declared are called by."""
         return overview.require(name, self._layout).record.named(name)
@@ -64,7 +68,7 @@ class WorkloadControl:
 
     def start(self, call: Call) -> str:
         """Start a workload, and what starts it in its own time, a schedule or sockets."""
-        name = call.arguments[0]
+        name = self._called(call)
         units = self._declared(name)
         self._machine.units("start", [*self._machine.states(starter_units(name)), *units])
         return _done(name, "start")
@@ -86,7 +90,7 @@ class WorkloadControl:
 
         Its schedule or sockets are stopped too.
         """
-        name, within = call.arguments
+        name, within = self._called(call), call.arguments[1]
         units = self._declared(name)
         limit = None if within == "" else seconds(within)
         self._machine.units("stop", list(self._machine.states(starter_units(name))))
@@ -105,7 +109,7 @@ class WorkloadControl:
         Replicas are restarted one after the other, each when the one before is healthy, so that the others serve
         meanwhile. The first that does not become so is the last that is restarted.
         """
-        name, within = call.arguments
+        name, within = self._called(call), call.arguments[1]
         stored = overview.require(name, self._layout)
         keys = stored.record.named(name)
         limit = None if within == "" else seconds(within)
@@ -143,7 +147,7 @@ class WorkloadControl:
 
     def kill(self, call: Call) -> str:
         """Send a signal, by name or number, to the first process of a workload, whose init passes it on."""
-        name, text = call.arguments
+        name, text = self._called(call), call.arguments[1]
         signal = unit_control.signal_name(text)
         for unit in self._up(name):
             unit_control.kill(unit, signal)
@@ -152,7 +156,7 @@ class WorkloadControl:
 
     def pause(self, call: Call) -> str:
         """Let nothing of a workload run until it is unpaused; it is not checked meanwhile."""
-        name = call.arguments[0]
+        name = self._called(call)
         units = self._up(name)
         self._machine.units("stop", self._checks(name, "timer", "service"))
         for unit in units:
@@ -162,7 +166,7 @@ class WorkloadControl:
 
     def unpause(self, call: Call) -> str:
         """Let a paused workload run on."""
-        name = call.arguments[0]
+        name = self._called(call)
         for unit in self._up(name):
             unit_control.thaw(unit)
         self._machine.units("start", self._checks(name, "timer"))
@@ -171,7 +175,7 @@ class WorkloadControl:
 
     def set_limits(self, call: Call) -> str:
         """Change limits of a workload until it is declared anew: an object with memory, cpus, pids, as in host.yaml."""
-        name, text = call.arguments
+        name, text = self._called(call), call.arguments[1]
         units = self._declared(name)
         try:
             wanted = {str(key): str(value) for key, value in json.loads(text).items()}
@@ -184,7 +188,7 @@ class WorkloadControl:
 
     def reset_limits(self, call: Call) -> str:
         """Let the declared limits of a workload hold again."""
-        name = call.arguments[0]
+        name = self._called(call)
         stored = overview.require(name, self._layout)
         known = parse_host(stored.declaration, f"generation {stored.record.number}").workloads
         limits.reset(self._declared(name), known[Name(name_of(name))], self._layout.root)

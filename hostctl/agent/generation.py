@@ -68,9 +68,14 @@ class Record:
             return (instance.key(workload, letter),)
         return tuple(instance.key(workload, each) for each in instance.numbers(self.replicas.get(workload, 1)))
 
+    def called(self, text: str) -> str:
+        """Return the name of a workload that was run when it is given without what such names begin with."""
+        name, full = instance.name_of(text), f"{instance.RUN}{text}"
+        return full if name not in self.images and instance.name_of(full) in self.images else text
+
     def named(self, text: str) -> tuple[str, ...]:
         """Return the containers that people mean by the name of a workload or of a replica; none if there are none."""
-        name, dot, number = text.partition(".")
+        name, dot, number = self.called(text).partition(".")
         if name not in self.images:
             return ()
         if not dot:

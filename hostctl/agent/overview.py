@@ -206,6 +206,7 @@ def inspect(name: str, layout: HostLayout, machine: Machine) -> Mapping[str, obj
     from hostctl.config.load import parse_host  # noqa: PLC0415 - as above
 
     declaration = parse_host(stored.declaration, "host.yaml")
+    name = stored.record.called(name)
     key = stored.record.key(name)
     declared = {str(each): workload for each, workload in declaration.workloads.items()}[name_of(name)]
     unit = workload_unit(key)
@@ -240,3 +241,12 @@ def require(name: str, layout: HostLayout) -> Stored:
             hint = f"its replicas are {name_of(name)}.1 to {name_of(name)}.{count}"
         raise UnknownWorkloadError(f"there is no workload {name!r}", hint=hint)
     return stored
+
+
+def called(name: str, layout: HostLayout) -> str:
+    """Return the full name of a workload or a replica: ``run-NAME`` may be called NAME, where no other is.
+
+    Raises:
+        UnknownWorkloadError: there is none.
+    """
+    return require(name, layout).record.called(name)

@@ -46,7 +46,7 @@ class WorkloadReach:
         name, text = call.arguments
         request = decode(text)
         where = self._target(name)
-        event_log.write("exec", name, command=request.argv[0])
+        event_log.write("exec", overview.called(name, self._layout), command=request.argv[0])
         status = execution.execute(where, request, layout=self._layout, descriptors=call.descriptors)
         return json.dumps({"status": status})
 
@@ -61,7 +61,7 @@ class WorkloadReach:
         name, path, options = call.arguments
         pid = self._target(name).pid
         copied = copying.copy("unpack", pid, path, call.descriptors[0], options.split())
-        event_log.write("copy", name, path=path, files=str(copied.files))
+        event_log.write("copy", overview.called(name, self._layout), path=path, files=str(copied.files))
         return json.dumps(asdict(copied))
 
     def diff(self, call: Call) -> str:

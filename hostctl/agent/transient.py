@@ -15,8 +15,8 @@ from hostctl.config.dump import Plain, plain, to_yaml
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.workload.instance import RUN as PREFIX
 
-PREFIX = "run-"
 SETTINGS = frozenset(
     {
         *("image", "command", "args", "env", "ports", "volumes", "memory", "cpus", "pids", "restart", "read_only"),

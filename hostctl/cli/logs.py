@@ -53,6 +53,7 @@ def moment(text: str) -> str:
 
 def units(record: Record, name: str) -> list[str]:
     """Return the units whose output is that of a workload, or of one of its replicas."""
+    name = record.called(name)
     # What an instance said that others have taken the place of is the workload's as well.
     keys = instance.keys(name) if name in record.images else ()
     return [workload_unit(key) for key in dict.fromkeys((*keys, *record.named(name)))]

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a line a published port."""
     stored = overview.require(arguments.workload, HostLayout())
-    bindings = port_bindings(overview.published(stored).get(name_of(arguments.workload), ()))
+    bindings = port_bindings(overview.published(stored).get(name_of(stored.record.called(arguments.workload)), ()))
     if arguments.port is not None:
         wanted = arguments.port if "/" in arguments.port else f"{arguments.port}/tcp"
         bindings = {port: places for port, places in bindings.items() if port == wanted}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+RUN = "run-"  # what the names of workloads begin with that were run without being declared
 FIRST = "a"
 INSTANCES = ("a", "b")
 _REPLICA = re.compile(r"[2-9]|[1-9][0-9]{1,2}")

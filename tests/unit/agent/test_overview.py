@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation, overview
-from hostctl.agent.generation import Pin, Record, Stored
+from hostctl.agent.generation import Content, Pin, Record, Stored
 from hostctl.agent.machine import UnitState
 from hostctl.agent.overview import Status, UnknownWorkloadError, WorkloadStatus
 from hostctl.cli import exec as exec_verb
-from hostctl.cli import ps, status
+from hostctl.cli import logs, ps, status
 from hostctl.cli.tables import duration, table
 from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
@@ -135,6 +135,39 @@ def test_an_unknown_workload_names_the_known(tmp_path: Path) -> None:
         overview.require("nope", layout)
     assert "site" in caught.value.hint
     assert overview.require("site", layout).record == record
+
+
+def test_one_that_was_run_is_found_without_its_prefix_where_no_other_is_called_so(tmp_path: Path) -> None:
+    pin = Pin(reference="r.example/x:1", digest=f"sha256:{'1' * 64}")
+    names = ("web", "run-web", "run-cache", "run-shop")
+    record = Record(
+        number=1,
+        created="",
+        release="1",
+        declaration_sha256="",
+        images=dict.fromkeys(names, pin),
+        replicas={"run-shop": 2},
+    )
+    found = {name: record.named(name) for name in ("web", "run-web", "cache", "run-cache", "shop.2", "nope")}
+    assert found == {
+        "web": ("web",),
+        "run-web": ("run-web",),
+        "cache": ("run-cache",),
+        "run-cache": ("run-cache",),
+        "shop.2": ("run-shop.2",),
+        "nope": (),
+    }
+    assert logs.units(record, "cache")[0] == "workload-run-cache.service"
+    layout = HostLayout(root=tmp_path)
+    generation.store(layout, Content(record=record, declaration="", etc={}, bundles={}, network=b"{}"))
+    generation.put_in_force(layout, 1)
+    assert [overview.called(name, layout) for name in ("web", "cache", "run-cache")] == [
+        "web",
+        "run-cache",
+        "run-cache",
+    ]
+    with pytest.raises(overview.UnknownWorkloadError):
+        overview.called("nope", layout)
 
 
 def test_status_and_ps_for_a_terminal() -> None:

@@ -353,7 +353,9 @@ def test_what_is_not_declared_runs_only_where_that_is_allowed(host: Host, wanted
         host.text("hostctl", "rm", "quick")
     assert host.text("hostctl", "run", "-d", "--name", "x", "--memory", "32M", "localhost/box:1") == "run-x"
     assert cgroup(host, "run-x", "memory.max") == str(32 << 20)
-    assert inside(host, "run-x", "--", BOX, "id", "-u") == "0"
+    assert inside(host, "x", "--", BOX, "id", "-u") == "0"
+    for verb in ("stop", "start", "logs", "inspect", "port"):
+        host.text("hostctl", verb, "x")
     assert "is declared" in host.fails("hostctl", "rm", "web")
     host.text("hostctl", "rm", "x")
     assert host.run("systemctl", "cat", "workload-run-x.service", check=False).status != 0
