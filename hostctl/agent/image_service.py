@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, images
+from hostctl.agent import event_log, generation, images
 from hostctl.agent.bus import Call, Method
 from hostctl.config.values import RegistryHost
 from hostctl.errors import UsageError
@@ -59,6 +59,10 @@ def registry_host(text: str) -> RegistryHost:
     return RegistryHost("docker.io") if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
+def _note(action: str, image: StoredImage, name: str = "") -> None:
+    event_log.write(action, name or image.reference or image.id, kind="image", id=image.id, digest=image.digest)
+
+
 class ImageService:
     """The methods, for the machine below a layout."""
 
@@ -75,7 +79,9 @@ class ImageService:
             declaration = images.declared(self._layout)
             store = images.open_store(self._layout, declaration)
             pull = images.Registries(layout=self._layout, declaration=declaration, store=store, notify=call.notify)
-            return json.dumps(document(pull(reference, reference.digest)))
+            image = pull(reference, reference.digest)
+            _note("pull", image)
+            return json.dumps(document(image))
 
     def search(self, call: Call) -> str:
         """Look for images: arguments are a word, a registry and the most that are wanted. Returns what was found."""
@@ -100,6 +106,7 @@ class ImageService:
             image = lookup.find(store, str(reference))
             skopeo = Skopeo(runtime=self._layout.runtime / "registries")
             digest = export.push(store, image, reference, access=reach, skopeo=skopeo, notify=call.notify)
+            _note("push", image, str(reference))
             return json.dumps({"reference": str(reference), "digest": digest})
 
     def save(self, call: Call) -> str:
@@ -117,6 +124,8 @@ class ImageService:
             names += [image.reference] if lookup.is_named(image, name) and image.reference not in names else []
         with os.fdopen(os.dup(call.descriptors[0]), "wb") as file:
             save_stream(store, list(found.values()), file)
+        for image, _ in found.values():
+            _note("save", image)
         return json.dumps([document(image) for image, _ in found.values()])
 
     def tag(self, call: Call) -> str:
@@ -127,7 +136,9 @@ class ImageService:
             raise lookup.UnknownImageError(f"{target} has a digest, which is no name to give")
         with transaction.lock(self._layout):
             store = self._store()
-            return json.dumps(document(store.name(lookup.find(store, source), str(wanted))))
+            image = store.name(lookup.find(store, source), str(wanted))
+            _note("tag", image, str(wanted))
+            return json.dumps(document(image))
 
     def remove(self, call: Call) -> str:
         """Take a name or an id away, and the image with its last name. Returns names and digests that are gone."""
@@ -137,10 +148,13 @@ class ImageService:
             names = [name for name, digest in store.names().items() if digest == image.digest]
             if len(names) > 1 and lookup.is_named(image, call.arguments[0]):
                 store.forget(image.reference)
+                _note("untag", image)
                 return json.dumps({"untagged": [image.reference], "deleted": []})
             if len(names) > 1:
                 raise ImageStoreError(f"{call.arguments[0]} has several names", details="\n".join(sorted(names)))
-            return json.dumps({"untagged": names, "deleted": self._delete(store, image)})
+            deleted = self._delete(store, image)
+            _note("delete", image)
+            return json.dumps({"untagged": names, "deleted": deleted})
 
     def _delete(self, store: ImageStore, image: StoredImage) -> list[str]:
         needed = users(self._layout, image.digest)
@@ -157,13 +171,15 @@ class ImageService:
         """Remove images that no generation needs: those without a name, or with the argument ``all`` every one."""
         with transaction.lock(self._layout):
             store = self._store()
-            before = {image.digest for image in store.list()}
+            before = {image.digest: image for image in store.list()}
             keep = set(generation.pinned(self._layout))
             if call.arguments[0] != "all":
                 keep |= set(store.names().values())
             used = retention.used(self._layout.images) if self._layout.images.is_dir() else 0
             store.collect(keep)
-            gone = sorted(before - {image.digest for image in store.list()})
+            gone = sorted({*before} - {image.digest for image in store.list()})
+            for digest in gone:
+                _note("delete", before[digest])
             return json.dumps({"deleted": gone, "bytes": max(0, used - retention.used(self._layout.images))})
 
     def load(self, call: Call) -> str:
@@ -171,7 +187,10 @@ class ImageService:
         from hostctl.image.archive import load_stream  # noqa: PLC0415 - only for this method
 
         with transaction.lock(self._layout), os.fdopen(os.dup(call.descriptors[0]), "rb") as file:
-            return json.dumps([document(image) for image in load_stream(file, self._store())])
+            loaded = list(load_stream(file, self._store()))
+            for image in loaded:
+                _note("load", image)
+            return json.dumps([document(image) for image in loaded])
 
     def login(self, call: Call) -> str:
         """Check and store a user's password: arguments are the registry, the user, and a file with the password."""

@@ -19,8 +19,9 @@ EXAMPLES = """examples:
   hostctl events --since 1h --until 0s            what came, then it ends
   hostctl events --filter name=site --filter action=die | jq -r .attributes.exit_status
 
-One JSON object a line: time, type (workload, generation, volume, image), action, name, attributes. systemd tells of
-start, stop, die, restart, failed, oom; the agent of kill, pause, unpause, apply and others. Of one kind of filter
+One JSON object a line: time, type (workload, generation, volume, image, secret), action, name, attributes. systemd
+tells of start, stop, die, restart, failed, oom; checks of health_status; the agent of kill, pause, pull, tag, apply and
+others. What died of a failure has exit_code and exit_status, what ended well the result success. Of one kind of filter
 (type, action, name) any may hold, of different kinds all must.
 """
 FILTERS = ("type", "action", "name")

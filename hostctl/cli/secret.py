@@ -8,7 +8,7 @@ import os
 import sys
 from datetime import UTC, datetime
 
-from hostctl.agent import generation, secrets
+from hostctl.agent import event_log, generation, secrets
 from hostctl.agent.machine import secrets_unit, workload_unit
 from hostctl.cli.tables import table
 from hostctl.config.host import HostDeclaration
@@ -103,9 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
     restarted: tuple[str, ...] = ()
     if arguments.action == "set":
         secrets.put(layout, arguments.name, sys.stdin.buffer.read(secrets.MAX_BYTES + 1))
+        event_log.write("set", arguments.name, kind="secret")
         restarted = _restart(layout, arguments.name) if arguments.restart else ()
     else:
         secrets.remove(layout, arguments.name)
+        event_log.write("remove", arguments.name, kind="secret")
     if arguments.json:
         print(json.dumps({"done": arguments.action, "name": arguments.name, "restarted": restarted}))
     return 0

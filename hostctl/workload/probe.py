@@ -17,6 +17,7 @@ import sys
 import time
 
 RUNTIME = "/run/hostctl"
+JOURNAL = "/run/systemd/journal/socket"
 WAIT_PAUSE = 0.3  # seconds between two looks at what the last check said
 HOST_NETWORK = "/proc/1/ns/net"  # the check runs in the workload's
 TABLE = ("inet", "hostctl")
@@ -230,6 +231,25 @@ def lead(serves: bool, check: Check) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def tell(name: str, said: str) -> None:
+    """Note a change for ``hostctl events``, as :mod:`hostctl.agent.event_log` does; no journal costs no check."""
+    workload, _, instance = name.partition(".")
+    attributes = f'"health_status": "{said}"' + (f', "instance": "{instance}"' if instance else "")
+    fields = (
+        f"MESSAGE=workload {name} is {said}\nPRIORITY=5\nSYSLOG_IDENTIFIER=hostctl\nHOSTCTL_EVENT=1\n"
+        f"HOSTCTL_ACTION=health_status\nHOSTCTL_TYPE=workload\nHOSTCTL_NAME={workload}\n"
+        f"HOSTCTL_ATTRIBUTES={{{attributes}}}\n"
+    )
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    try:
+        channel.connect(JOURNAL)
+        channel.send(fields.encode())
+    except OSError:
+        pass
+    finally:
+        channel.close()
+
+
 def _read(path: str) -> str:
     try:
         with open(path) as file:  # noqa: PTH123 - as above
@@ -265,6 +285,8 @@ def main(name: str, path: str, runtime: str = RUNTIME) -> int:
     if changes and check.chain and not lead(ok, check):
         print("the packet filter cannot be told, which is tried again", flush=True)
         os.unlink(said)  # noqa: PTH108 - as above; the next check says it anew
+    elif changes:
+        tell(name, text)
     if restart:
         print(f"workload {name} is unhealthy and is restarted", flush=True)
         os.execvp("systemctl", ["systemctl", "restart", "--no-block", f"workload-{name}.service"])  # noqa: S606 - as above

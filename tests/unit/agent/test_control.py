@@ -129,6 +129,29 @@ def test_systemds_messages_are_events() -> None:
 
 
 @pytest.mark.parametrize(
+    ("number", "message", "action"),
+    [
+        ("7ad2d189f7e94e70a38c781354912448", "workload-web.service: Deactivated successfully.", "die"),
+        ("7d4958e842da4a758f6c1cdc7b36dcc5", "Starting workload-web.service - Workload web...", None),
+        ("39f53479d3a045ac8e11786248231fbf", "Started workload-web.service - Workload web.", "start"),
+        ("7d4958e842da4a758f6c1cdc7b36dcc5", "Starting workload-web.service - Job web...", "start"),
+        ("39f53479d3a045ac8e11786248231fbf", "Finished workload-web.service - Job web.", "die"),
+        ("7d4958e842da4a758f6c1cdc7b36dcc5", "Starting workload-web.service - Scheduled job web...", "start"),
+        ("39f53479d3a045ac8e11786248231fbf", "Finished workload-web.service - Scheduled job web.", None),  # the first one comes too
+        ("9d1aaa27d60140bd96365438aad20286", "Stopped workload-web.service - Job web.", "stop"),
+    ],
+)
+def test_an_end_that_is_none_of_failure_is_one_and_a_job_starts_when_it_does(
+    number: str, message: str, action: str | None
+) -> None:
+    line = {name: value for name, value in JOURNAL_LINE.items() if not name.startswith("EXIT")}
+    event = event_log.parse(json.dumps({**line, "MESSAGE_ID": number, "MESSAGE": message}))
+    assert (event.action if event else None) == action
+    assert (event.attributes if event else {}) == ({"result": "success"} if action == "die" else {})
+    assert f"MESSAGE_ID={number}" in event_log.matches()
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"_PID": "77"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hostctl_lab.images import layout as make_layout
 
-from hostctl.agent import generation
+from hostctl.agent import event_log, generation
 from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.image_service import ImageInUseError, ImageService, registry_host
@@ -68,6 +68,21 @@ def names(layout: HostLayout) -> set[str]:
     """Return the names of all images, without the registry."""
     found = ImageStore(layout.images, layout.baked_images).names()
     return {name.removeprefix("r.example/") for name in found}
+
+
+def test_what_is_done_to_images_is_an_event(layout: HostLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(event_log, "write", lambda action, name, **others: seen.append((action, name)))
+    ask(layout, "TagImage", "r.example/spare:1", "r.example/spare:2")
+    ask(layout, "RemoveImage", "r.example/spare:1")
+    ask(layout, "RemoveImage", "r.example/spare:2")
+    ask(layout, "PruneImages", "all")
+    assert seen == [
+        ("tag", "r.example/spare:2"),
+        ("untag", "r.example/spare:1"),
+        ("delete", "r.example/spare:2"),
+        ("delete", "r.example/bare:1"),
+    ]
 
 
 def test_an_image_has_many_names_and_leaves_with_the_last(layout: HostLayout) -> None:

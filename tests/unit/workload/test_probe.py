@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from hostctl.agent import event_log
+from hostctl.agent.event_log import Event
 from hostctl.workload import probe
 
 
@@ -107,6 +110,44 @@ def test_the_program_says_healthy_then_unhealthy_and_starts_counting_anew_with_a
     assert state.read_text() == f"healthy {first}"
     probe.main("web", *run)
     assert state.read_text() == "unhealthy 1"
+
+
+def test_a_change_is_an_event_and_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("health", "workloads/web.2"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "workloads/web.2/pid").write_text(str(os.getpid()))
+    listener = socket.create_server(("127.0.0.1", 0))
+    check = tmp_path / "health.check"
+    check.write_text(document(target=f"127.0.0.1:{listener.getsockname()[1]}", retries=1, restart=False))
+    monkeypatch.setattr(probe, "JOURNAL", str(tmp_path / "journal"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "journal"))
+        journal.setblocking(False)
+
+        def told() -> list[Event | None]:
+            assert probe.main("web.2", str(check), str(tmp_path)) == 0
+            try:
+                fields = dict(line.split("=", 1) for line in journal.recv(4096).decode().splitlines())
+            except BlockingIOError:
+                return []
+            return [event_log.parse(json.dumps({**fields, "_UID": "0", "__REALTIME_TIMESTAMP": "1"}))]
+
+        (event,) = told()
+        assert event is not None
+        assert (event.type, event.action, event.name) == ("workload", "health_status", "web")
+        assert event.attributes == {"health_status": "healthy", "instance": "2"}
+        assert told() == []
+        listener.close()
+        (event,) = told()
+        assert event is not None
+        assert event.attributes["health_status"] == "unhealthy"
+    assert told_without_a_journal(check, tmp_path) == 0
+
+
+def told_without_a_journal(check: Path, runtime: Path) -> int:
+    """Return what a check ends with when nobody listens to what it has to tell."""
+    (runtime / "health/web.2").unlink()
+    return probe.main("web.2", str(check), str(runtime))
 
 
 def test_it_runs_by_the_bare_interpreter(tmp_path: Path) -> None:

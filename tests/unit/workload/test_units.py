@@ -69,6 +69,12 @@ def test_starting_runs_no_code_of_ours_and_nothing_stays() -> None:
     assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
 
 
+def test_a_description_says_what_is_a_job() -> None:
+    assert "Description=Workload my-web" in service()
+    assert "Description=Job my-web" in service(type="job")
+    assert "Description=Scheduled job my-web" in service(type="job", schedule=Schedule("daily"))
+
+
 def test_templates_are_compiled_once_for_all_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, compile_one = list[str](), Environment.compile
 

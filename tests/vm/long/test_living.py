@@ -290,6 +290,7 @@ def test_events_tell_it_all(host: Host) -> None:
         ("kill", "talk"),
         ("pause", "web"),
         ("stop", "talk"),
+        ("health_status", "web"),
     ):
         assert wanted in seen, wanted
     died = host.text("hostctl", "events", "--since", "1h", "--until", "0s", "-f", "name=job", "-f", "action=die")
