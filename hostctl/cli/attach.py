@@ -13,7 +13,7 @@ from contextlib import suppress
 from hostctl.agent import unit_control
 from hostctl.agent.machine import SystemdMachine, workload_unit
 from hostctl.agent.overview import NotRunningError, require
-from hostctl.cli.logs import command
+from hostctl.cli.logs import command, require_journal
 from hostctl.layout import HostLayout
 from hostctl.run import CommandNotFoundError
 
@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show what comes, and return the workload's status."""
+    require_journal()
     layout = HostLayout()
     key = require(arguments.workload, layout).record.key(arguments.workload)
     unit = workload_unit(key)

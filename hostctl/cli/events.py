@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from hostctl.agent import event_log
 from hostctl.agent.event_log import Event
-from hostctl.cli.logs import moment
+from hostctl.cli.logs import moment, require_journal
 from hostctl.errors import EXIT_FAILED, UsageError
 from hostctl.run import CommandNotFoundError
 
@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print events."""
     wanted = filters(arguments.filter)
     words = command(arguments.since, arguments.until)
+    require_journal()
     try:  # it never ends by itself when it follows, so not through run()
         reader = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace")
     except FileNotFoundError as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hostctl.agent.generation import Record
 from hostctl.agent.machine import workload_unit
 from hostctl.agent.overview import require
-from hostctl.errors import UsageError
+from hostctl.errors import HostctlError, UsageError
 from hostctl.layout import HostLayout
 from hostctl.run import CommandNotFoundError
 from hostctl.workload import instance
@@ -26,8 +27,31 @@ Times are those of journalctl, or as Docker has them: 10m, 1h30m, 2026-11-26T08:
 priority by <3> in front of it (sd-daemon(3)); --all-messages adds what systemd and the runtime say of the workload.
 """
 PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+JOURNALS = ("var/log/journal", "run/log/journal")
 _AGO = re.compile(r"(?:[0-9]+[smhd])+")
 _ISO = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9:]{5,8})(?:\.[0-9]+)?(Z?)")
+
+
+class JournalDeniedError(HostctlError):
+    """The caller may not read the journal, which would just be empty for them."""
+
+    id = "journal-denied"
+
+
+def _may_read(path: Path) -> bool:
+    return os.access(path, os.R_OK)
+
+
+def require_journal(root: Path = Path("/"), may_read: Callable[[Path], bool] = _may_read) -> None:
+    """Refuse to show nothing to somebody who may not read the system's journal: journalctl(1) does that quietly.
+
+    Raises:
+        JournalDeniedError: that is so.
+    """
+    files = [file for folder in JOURNALS for file in (root / folder).glob("*/system.journal")]
+    if files and not any(may_read(file) for file in files):
+        hint = "sudo: true in host.yaml allows it, from the next login on; or use sudo"
+        raise JournalDeniedError("only root and users with sudo may read what workloads print", hint=hint)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +150,7 @@ def become(words: Sequence[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Become journalctl."""
+    require_journal()
     records = {name: require(name, HostLayout()).record for name in arguments.workload}
     words = command(
         [unit for name, record in records.items() for unit in units(record, name)],

@@ -13,6 +13,7 @@ from types import FrameType
 from hostctl.agent import bus, unit_control
 from hostctl.agent.machine import workload_unit
 from hostctl.cli.attach import follow
+from hostctl.cli.logs import require_journal
 from hostctl.errors import HostctlError, UsageError
 from hostctl.progress import Progress
 
@@ -141,6 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run it, and unless detached wait for its end."""
     check(arguments)
     wanted = settings(arguments)
+    if not arguments.detach:
+        require_journal()
     progress = Progress(quiet=not arguments.detach)
     answer = json.loads(bus.call("Run", arguments.name, json.dumps(wanted), on_progress=progress.line))
     name = str(answer["workload"])

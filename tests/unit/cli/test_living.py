@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +136,16 @@ def test_logs_ask_journalctl_for_what_the_workload_printed() -> None:
 )
 def test_times_as_docker_has_them(text: str, asked: str) -> None:
     assert logs.moment(text) == asked
+
+
+def test_who_may_not_read_the_journal_is_told_so_instead_of_shown_nothing(tmp_path: Path) -> None:
+    logs.require_journal(tmp_path, lambda path: False)  # there is none
+    file = tmp_path / "var/log/journal/0123/system.journal"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    logs.require_journal(tmp_path, lambda path: path == file)
+    with pytest.raises(logs.JournalDeniedError, match="users with sudo"):
+        logs.require_journal(tmp_path, lambda path: False)
 
 
 def test_events_follow_unless_they_have_an_end() -> None:
