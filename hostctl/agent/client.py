@@ -44,9 +44,13 @@ def plan(text: str, name: str, on_progress: Callable[[str], None], *, address: s
     return tuple(_action(action) for action in document)
 
 
-def control(verb: str, name: str, *arguments: str, address: str | None = None) -> None:
-    """Let the agent start, stop, restart, kill, pause or unpause a workload; ``arguments`` as the method takes them."""
-    bus.call(verb.capitalize(), name, *arguments, address=address)
+def control(verb: str, name: str, *arguments: str, address: str | None = None) -> bool:
+    """Let the agent start, stop, restart, kill, pause or unpause a workload; ``arguments`` as the method takes them.
+
+    Returns whether it is done; a job has only begun.
+    """
+    document = json.loads(bus.call(verb.capitalize(), name, *arguments, address=address))
+    return bool(document.get("waits", True))
 
 
 def execute(name: str, request: Request, descriptors: Sequence[int], *, address: str | None = None) -> int:

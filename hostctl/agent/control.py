@@ -17,6 +17,7 @@ from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.config.load import parse_host
 from hostctl.config.names import Name
+from hostctl.config.workload import Workload
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 from hostctl.workload.instance import label, name_of
@@ -47,6 +48,12 @@ class WorkloadControl:
         """Return what the units of a workload that is declared are called by."""
         return overview.require(name, self._layout).record.named(name)
 
+    def _workload(self, name: str) -> Workload:
+        """Return what is declared of a workload."""
+        stored = overview.require(name, self._layout)
+        known = parse_host(stored.declaration, f"generation {stored.record.number}").workloads
+        return known[Name(name_of(name))]
+
     def _declared(self, name: str) -> list[str]:
         """Return the units of a workload that is declared."""
         return [workload_unit(key) for key in self._keys(name)]
@@ -67,11 +74,22 @@ class WorkloadControl:
         )
 
     def start(self, call: Call) -> str:
-        """Start a workload, and what starts it in its own time, a schedule or sockets."""
+        """Start a workload, and what starts it in its own time, a schedule or sockets.
+
+        The end of a job is not waited for; one that was completed is run again.
+        """
         name = self._called(call)
-        units = self._declared(name)
-        self._machine.units("start", [*self._machine.states(starter_units(name)), *units])
-        return _done(name, "start")
+        units, starters = self._declared(name), list(self._machine.states(starter_units(name)))
+        if self._workload(name).type != "job":
+            self._machine.units("start", [*starters, *units])
+            return _done(name, "start")
+        if starters:
+            self._machine.units("start", starters)
+        for unit, state in self._machine.states(units).items():
+            if state.is_active and not state.main_pid:
+                unit_control.forget_completion(unit)
+        self._machine.units("start", units, block=False)
+        return json.dumps({"workload": name, "done": "start", "waits": False})
 
     def _thaw(self, units: Sequence[str]) -> None:
         """Let paused units run, because frozen they could not answer the request to end."""
@@ -189,9 +207,7 @@ class WorkloadControl:
     def reset_limits(self, call: Call) -> str:
         """Let the declared limits of a workload hold again."""
         name = self._called(call)
-        stored = overview.require(name, self._layout)
-        known = parse_host(stored.declaration, f"generation {stored.record.number}").workloads
-        limits.reset(self._declared(name), known[Name(name_of(name))], self._layout.root)
+        limits.reset(self._declared(name), self._workload(name), self._layout.root)
         return _done(name, "reset")
 
     def methods(self) -> tuple[Method, ...]:

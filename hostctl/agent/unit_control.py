@@ -19,6 +19,7 @@ from hostctl.run import CommandError, CommandTimeoutError, run
 
 SHORT = 30.0  # seconds for a call that waits for no job
 SETTLE = 10.0  # seconds that systemd may need to notice an end that the kernel has told of
+LOOK = 0.1  # seconds between two looks at a start that is waited for
 LAST_SIGNAL = 64
 
 
@@ -86,6 +87,11 @@ def thaw(unit: str) -> None:
     run(["systemctl", "thaw", "--", unit], timeout=START_TIMEOUT)
 
 
+def forget_completion(unit: str) -> None:
+    """Let a job that has been completed be one that was not run, whereby nothing that waited for it is stopped."""
+    run(["systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit], timeout=START_TIMEOUT)
+
+
 def stop_within(verb: str, unit: str, seconds: float) -> None:
     """Stop or restart a unit; its first process is killed if it runs on after ``seconds``, and with it all others.
 
@@ -125,6 +131,22 @@ def _first_process(unit: str) -> Iterator[int | None]:
             os.close(descriptor)
 
 
+def _begun(unit: str, properties: Sequence[str], timeout: float | None) -> Mapping[str, str]:
+    """Return properties of a unit; if systemd has yet to start it, because it was just asked to, once that has begun.
+
+    Raises:
+        StillRunningError: it is not started within ``timeout`` seconds.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        found = show([unit], [*properties, "Job"])[0]
+        if int(found.get("MainPID") or 0) or not int(found.get("Job") or 0):
+            return found
+        if end is not None and time.monotonic() > end:
+            raise StillRunningError(f"{unit} was not started within {timeout:g} s")
+        time.sleep(LOOK)
+
+
 def await_end(unit: str, timeout: float | None = None) -> int:
     """Return the exit status of a unit's first process, once that has ended; of the last one if none runs.
 
@@ -138,7 +160,7 @@ def await_end(unit: str, timeout: float | None = None) -> int:
         StillRunningError: it runs on.
     """
     wanted = ["MainPID", "ExecMainPID", "ExecMainCode", "ExecMainStatus"]
-    before = show([unit], wanted)[0]
+    before = _begun(unit, wanted, timeout)
     pid = int(before.get("MainPID") or 0)
     if not pid:
         return exit_status(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from hostctl.agent import client
 from hostctl.cli import many
@@ -17,7 +18,8 @@ EXAMPLES = """examples:
   hostctl unpause site
 
 Several are handled at once, and one that fails stops no other. A workload that is killed is started again when its
-declaration says so (`restart:`); `hostctl stop` keeps it down.
+declaration says so (`restart:`); `hostctl stop` keeps it down. The end of a job is not waited for, and a job that was
+completed runs again.
 """
 
 
@@ -43,6 +45,9 @@ def rest_of(arguments: argparse.Namespace) -> tuple[str, ...]:
 def run(arguments: argparse.Namespace) -> int:
     """Let the agent do it."""
     rest = rest_of(arguments)
-    return many.each(
-        arguments.workload, lambda name: client.control(arguments.verb, name, *rest), as_json=arguments.json
-    )
+
+    def deed(name: str) -> None:
+        if not client.control(arguments.verb, name, *rest):
+            print(f"note: job {name} was started; `hostctl wait {name}` waits for its end", file=sys.stderr)
+
+    return many.each(arguments.workload, deed, as_json=arguments.json)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from hostctl.agent import control, event_log, overview, unit_control
 from hostctl.agent.bus import Call
 from hostctl.agent.control import TimeLimitError, WorkloadControl
-from hostctl.agent.machine import SystemdMachine, UnitState, exit_status, parse_states
+from hostctl.agent.machine import SystemdMachine, UnitState, Verb, exit_status, parse_states
 from hostctl.agent.overview import NotRunningError, UnknownWorkloadError
 from hostctl.agent.unit_control import SignalError
 from hostctl.errors import HostctlError
@@ -71,6 +71,69 @@ def test_only_declared_workloads_that_run_are_signalled_and_paused(layout: HostL
         methods["Kill"].handler(call("web", "TERM; reboot"))
     with pytest.raises(TimeLimitError):
         methods["Stop"].handler(call("web", "-1"))
+
+
+class Jobs(SystemdMachine):
+    """A machine with one job, whose units are asked for things."""
+
+    def __init__(self, layout: HostLayout, main_pid: int, active: str) -> None:
+        super().__init__(layout)
+        self.main_pid, self.active = main_pid, active
+        self.asked: list[tuple[str, tuple[str, ...], bool]] = []
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        """Know of the service."""
+        fields = {"sub": "", "result": "", "restarts": 0, "active_for": 0.0}
+        made = {name: UnitState(name=name, active=self.active, main_pid=self.main_pid, **fields) for name in names}  # type: ignore[arg-type]
+        return {name: state for name, state in made.items() if name.endswith(".service")}
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        """Note it."""
+        self.asked.append((verb, tuple(names), block))
+
+
+@pytest.mark.parametrize(
+    ("kind", "active", "main_pid", "block", "anew"),
+    [
+        ("job", "inactive", 0, False, False),
+        ("job", "activating", 7, False, False),
+        ("job", "active", 0, False, True),  # it was completed
+        ("service", "active", 0, True, False),
+    ],
+)
+def test_a_job_is_started_without_waiting_and_again_when_it_was_completed(
+    layout: HostLayout,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    active: str,
+    main_pid: int,
+    *,
+    block: bool,
+    anew: bool,
+) -> None:
+    host = f"version: 1\nhostname: a\nworkloads: {{web: {{image: 'r.example/web:1', type: {kind}}}}}\n"
+    (layout.current / "host.yaml").write_text(host)
+    forgotten: list[str] = []
+    monkeypatch.setattr(unit_control, "forget_completion", forgotten.append, raising=False)
+    machine = Jobs(layout, main_pid, active)
+    WorkloadControl(layout, machine).start(call("web"))
+    unit = "workload-web.service"
+    assert machine.asked == [("start", (unit,), block)]
+    assert forgotten == ([unit] if anew else [])
+
+
+def test_the_end_of_what_was_just_asked_to_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+    before = {"MainPID": "0", "ExecMainPID": "1", "ExecMainCode": "1", "ExecMainStatus": "3", "Job": "12"}
+    running = {"MainPID": str(child.pid), "ExecMainPID": str(child.pid), "ExecMainCode": "0", "Job": "12"}
+    ended = {"MainPID": "0", "ExecMainPID": str(child.pid), "ExecMainCode": "1", "ExecMainStatus": "7", "Job": ""}
+    said = iter([before, before, running, ended])
+    monkeypatch.setattr(unit_control, "show", lambda units, properties: [next(said)])
+    assert unit_control.await_end("workload-web.service") == 7
+    child.wait()
+    monkeypatch.setattr(unit_control, "show", lambda units, properties: [before])
+    with pytest.raises(HostctlError, match="was not started within"):
+        unit_control.await_end("workload-web.service", 0.05)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +200,11 @@ def test_systemds_messages_are_events() -> None:
         ("7d4958e842da4a758f6c1cdc7b36dcc5", "Starting workload-web.service - Job web...", "start"),
         ("39f53479d3a045ac8e11786248231fbf", "Finished workload-web.service - Job web.", "die"),
         ("7d4958e842da4a758f6c1cdc7b36dcc5", "Starting workload-web.service - Scheduled job web...", "start"),
-        ("39f53479d3a045ac8e11786248231fbf", "Finished workload-web.service - Scheduled job web.", None),  # the first one comes too
+        (
+            "39f53479d3a045ac8e11786248231fbf",
+            "Finished workload-web.service - Scheduled job web.",
+            None,
+        ),  # the first one comes too
         ("9d1aaa27d60140bd96365438aad20286", "Stopped workload-web.service - Job web.", "stop"),
     ],
 )

@@ -117,6 +117,7 @@ def test_a_part_that_is_killed_comes_back(host: Host, part: str) -> None:
 
 def test_the_nightly_job_counts_the_notes(host: Host) -> None:
     host.text("hostctl", "start", "nightly", seconds=300)
+    assert host.text("hostctl", "wait", "nightly", seconds=BACK_SECONDS) == "0"
     host.wait_for("the job has ended", lambda: "2 notes" in host.text("hostctl", "logs", "nightly"), BACK_SECONDS)
     assert host.text("cat", "/var/lib/hostctl/volumes/reports/notes.txt").split()[1] == "2"
 

@@ -133,6 +133,14 @@ def test_a_restarted_dependency_leaves_what_needed_it_running(host: Host) -> Non
     assert before["ActiveState"] == "active"
 
 
+def test_a_completed_job_runs_again_and_what_waited_for_it_runs_on(host: Host) -> None:
+    before = show(host, "workload-web.service", "InvocationID")
+    assert "hostctl wait migrate" in host.run("hostctl", "start", "migrate").stderr.decode()
+    assert host.text("hostctl", "wait", "migrate") == "0"
+    assert logs(host, "migrate").count("migrated") == 2
+    assert show(host, "workload-web.service", "InvocationID") == before
+
+
 def test_a_job_that_is_changed_or_run_again_leaves_what_waited_for_it_running(host: Host, wanted: str) -> None:
     """The web server runs on while the job that it once waited for is another one; also when that one fails."""
     before = show(host, "workload-web.service", "InvocationID", "ActiveState")
