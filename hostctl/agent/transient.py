@@ -2,14 +2,15 @@
 
 One is added to the declaration in force, which makes a generation as any change does, so it has the same checks, limits
 and confinement as a declared one. Its name begins with ``run-``, which no declaration may be changed by otherwise. It
-is there until it is removed or a host.yaml is applied, which knows nothing of it.
+is there until it is removed or a host.yaml is applied, which knows nothing of it. Volumes that somebody made and that
+it mounts are declared with it, and as long as it; a label of the workload says which.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from hostctl.config.dump import Plain, plain, to_yaml
 from hostctl.config.host import HostDeclaration
@@ -20,9 +21,12 @@ from hostctl.workload.instance import RUN as PREFIX
 SETTINGS = frozenset(
     {
         *("image", "command", "args", "env", "ports", "volumes", "memory", "cpus", "pids", "restart", "read_only"),
-        *("user", "network", "pull_policy"),
+        *("user", "network", "networks", "working_dir", "tmpfs", "labels", "hostname", "capabilities", "cap_drop"),
+        "pull_policy",
     }
 )
+TOO_MUCH = "SYS_ADMIN"  # a capability that only host.yaml gives, and builds have
+VOLUMES = "hostctl.volumes"  # the label with the volumes that are declared because it mounts them
 
 
 class RunNotAllowedError(HostctlError):
@@ -49,7 +53,7 @@ def transients(declaration: HostDeclaration) -> tuple[str, ...]:
     return tuple(str(name) for name in declaration.workloads if str(name).startswith(PREFIX))
 
 
-def add(text: str, name: str, request: str, *, by_hand: bool = False) -> str:
+def add(text: str, name: str, request: str, *, by_hand: bool = False, volumes: Collection[str] = ()) -> str:
     """Return the declaration with one workload more.
 
     Args:
@@ -57,10 +61,11 @@ def add(text: str, name: str, request: str, *, by_hand: bool = False) -> str:
         name: of the workload, with the prefix.
         request: a JSON object with settings of a workload, of which only those in :data:`SETTINGS` may be set.
         by_hand: it waits for its start.
+        volumes: those that are there, declared or not.
 
     Raises:
         RunNotAllowedError: ``allow_run`` is not set.
-        RunRequestError: there is such a workload, or the request is none.
+        RunRequestError: there is such a workload, a volume that it mounts is not there, or the request is none.
         DeclarationError: a setting is wrong.
     """
     declaration = parse_host(text, "host.yaml")
@@ -77,11 +82,46 @@ def add(text: str, name: str, request: str, *, by_hand: bool = False) -> str:
         raise RunRequestError(f"{', '.join(unknown) or 'no image'}: not for a workload that is run")
     if name in declaration.workloads:
         raise RunRequestError(f"there is a workload {name} already", hint=f"hostctl rm {name}")
+    added = wanted.get("capabilities")
+    if isinstance(added, list) and TOO_MUCH in {str(each).upper().removeprefix("CAP_") for each in added}:
+        raise RunRequestError(f"CAP_{TOO_MUCH}: not for a workload that is run", hint="declare it in host.yaml")
     # As Docker, a boot starts again what is restarted when it ends; what ran once has had its run.
     once = by_hand or wanted.get("restart") == "no"
-    changed = rewritten(declaration, {name: {**wanted, **({"autostart": False} if once else {})}})
+    settings = {**wanted, **({"autostart": False} if once else {})}
+    own = _own_volumes(declaration, wanted, volumes)
+    labels = wanted.get("labels")
+    if labels is None or isinstance(labels, Mapping):
+        given = {key: value for key, value in (labels or {}).items() if key != VOLUMES}
+        settings["labels"] = {**given, **({VOLUMES: " ".join(own)} if own else {})}
+    changed = rewritten(declaration, {name: settings}, volumes=[*map(str, declaration.volumes), *own])
     parse_host(changed, "the workload to run")
     return changed
+
+
+def _own_volumes(declaration: HostDeclaration, wanted: Mapping[str, object], there: Collection[str]) -> Sequence[str]:
+    """Return the volumes that are declared because this one, or another that was run, mounts them.
+
+    Raises:
+        RunRequestError: one is not there.
+    """
+    mounted = _sources(wanted)
+    missing = [each for each in mounted if each not in declaration.volumes and each not in there]
+    if missing:
+        raise RunRequestError(f"there is no volume {missing[0]!r}", hint=f"hostctl volume create {missing[0]}")
+    others = [workload for each, workload in declaration.workloads.items() if each.startswith(PREFIX)]
+    of_others = {each for workload in others for each in _declared_for(workload.labels)}
+    return [each for each in mounted if each not in declaration.volumes or each in of_others]
+
+
+def _sources(wanted: Mapping[str, object]) -> Sequence[str]:
+    """Return the volumes that a request mounts; what is wrong with it otherwise is for the declaration to say."""
+    mounts = wanted.get("volumes")
+    names = [str(each).partition(":")[0] for each in mounts] if isinstance(mounts, list) else []
+    return [name for name in dict.fromkeys(names) if not name.startswith("/")]
+
+
+def _declared_for(labels: Mapping[str, str]) -> Sequence[str]:
+    return labels.get(VOLUMES, "").split()
 
 
 def remove(text: str, name: str) -> str:
@@ -96,7 +136,12 @@ def remove(text: str, name: str) -> str:
     """
     declaration = parse_host(text, "host.yaml")
     full = require(declaration, name, hint="take it out of host.yaml, and apply that")
-    return rewritten(declaration, {}, without=full)
+    removed = next(workload for each, workload in declaration.workloads.items() if each == full)
+    others = [workload for each, workload in declaration.workloads.items() if each != full]
+    used = {str(mount.volume) for workload in others for mount in workload.volumes if not mount.of_host}
+    gone = {each for each in _declared_for(removed.labels) if each not in used}
+    kept = [str(each) for each in declaration.volumes if each not in gone]
+    return rewritten(declaration, {}, without=full, volumes=kept)
 
 
 def rename(text: str, old: str, new: str, *, image: str | None = None) -> str:
@@ -158,9 +203,19 @@ def _workloads(declaration: HostDeclaration) -> dict[str, Plain]:
     return former
 
 
-def rewritten(declaration: HostDeclaration, more: Mapping[str, object], *, without: str = "") -> str:
-    """Return the declaration with further workloads, by name, and without one."""
+def rewritten(
+    declaration: HostDeclaration,
+    more: Mapping[str, object],
+    *,
+    without: str = "",
+    volumes: Sequence[str] | None = None,
+) -> str:
+    """Return the declaration with further workloads, by name, without one, and if wanted with other volumes."""
     tree = plain(declaration)
     assert isinstance(tree, dict)  # noqa: S101 - a declaration is a mapping
     workloads = {name: each for name, each in _workloads(declaration).items() if name != without}
+    if volumes is not None:
+        former = tree.get("volumes") or {}
+        assert isinstance(former, dict)  # noqa: S101 - as above
+        tree["volumes"] = {name: former.get(name, {}) for name in volumes}
     return to_yaml({**tree, "workloads": {**workloads, **more}})

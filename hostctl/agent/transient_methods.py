@@ -48,7 +48,9 @@ class TransientService:
     def _add(self, call: Call, action: str, *, by_hand: bool) -> str:
         name, request = call.arguments
         full = transient.full_name(name)
-        text = transient.add(self._current().declaration, full, request, by_hand=by_hand)
+        folder = self._layout.volumes
+        volumes = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        text = transient.add(self._current().declaration, full, request, by_hand=by_hand, volumes=volumes)
         outcome = self._apply(text, full, call.notify, starts={full: not by_hand}, looked_up={full})
         event_log.write(action, full, generation=str(outcome.generation))
         state = self._machine.states([workload_unit(full)]).get(workload_unit(full))

@@ -7,7 +7,7 @@ import json
 import sys
 
 from hostctl.agent import client
-from hostctl.cli import run as run_verb
+from hostctl.cli import run_options
 from hostctl.progress import Progress
 
 EXAMPLES = """examples:
@@ -24,12 +24,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("-q", "--quiet", action="store_true", help="do not tell of pulling")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
-    run_verb.describe(parser)
+    run_options.describe(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Let the agent make it, and print its name."""
-    wanted = json.dumps(run_verb.settings(arguments))
+    wanted = json.dumps(run_options.settings(arguments))
     progress = Progress(quiet=arguments.quiet or arguments.json)
     made = client.ask("Create", arguments.name, wanted, on_progress=progress.line)
     if arguments.json:

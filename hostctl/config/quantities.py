@@ -8,17 +8,17 @@ from typing import ClassVar, Self
 
 from hostctl.config.text import quoted
 
-_BYTE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_BYTE_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _LONGEST = 366 * 86_400_000
 _LARGEST = 1 << 60
 
 
 class ByteSize(int):
-    """A number of bytes, as in 512K, 64M, 1.5G: powers of 1024, as in systemd. ``int()`` is in bytes."""
+    """A number of bytes, as in 512K, 64M, 64m, 1.5G: powers of 1024, as in systemd. ``int()`` is in bytes."""
 
     __slots__ = ()
-    PATTERN: ClassVar[str] = r"[0-9]{1,20}(\.[0-9]{1,6})?([KMGT](i?B)?)?"
+    PATTERN: ClassVar[str] = r"[0-9]{1,20}(\.[0-9]{1,6})?([KMGTkmgt](i?[Bb])?|[Bb])?"
     EXPECTED: ClassVar[str] = "a size, as in 64M or 1.5G"
     EXAMPLE: ClassVar[str] = "64M"
 
@@ -33,7 +33,7 @@ class ByteSize(int):
             raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
         digits = re.match(r"[0-9.]+", text)
         number = digits.group() if digits else ""
-        size = Decimal(number) * _BYTE_UNITS[text[len(number) :][:1]]
+        size = Decimal(number) * _BYTE_UNITS[text[len(number) :][:1].upper()]
         if size != int(size):
             raise ValueError(f"{quoted(text)} is not a whole number of bytes")
         if not 1 <= size <= _LARGEST:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,8 @@ from hostctl.agent.machine import SystemdMachine, UnitState
 from hostctl.agent.outcome import Outcome
 from hostctl.agent.plan import plan
 from hostctl.agent.transient import RunNotAllowedError, RunRequestError
-from hostctl.cli import run as run_verb
 from hostctl.config.load import parse_host
 from hostctl.config.problems import DeclarationError
-from hostctl.errors import UsageError
 from hostctl.layout import HostLayout
 
 HOST = """\
@@ -53,7 +50,15 @@ def test_only_where_the_declaration_allows_it() -> None:
 
 @pytest.mark.parametrize(
     "request_text",
-    ["", "[]", "null", "{}", '{"image": 1, "capabilities": ["CAP_SYS_ADMIN"]}', '{"image": "a", "required": true}'],
+    [
+        "",
+        "[]",
+        "null",
+        "{}",
+        '{"image": 1, "devices": ["/dev/kvm"]}',
+        '{"image": "a", "capabilities": ["sys_admin"]}',
+        '{"image": "a", "required": true}',
+    ],
 )
 def test_what_a_request_may_not_say_is_refused(request_text: str) -> None:
     with pytest.raises((RunRequestError, DeclarationError)):
@@ -64,7 +69,9 @@ def test_what_a_request_may_not_say_is_refused(request_text: str) -> None:
     "wanted",
     [
         {"image": "NOT AN IMAGE"},
-        {"image": "r.example/x:1", "volumes": ["undeclared:/srv"]},
+        {"image": "r.example/x:1", "volumes": ["content:srv"]},
+        {"image": "r.example/x:1", "volumes": "content:/srv"},
+        {"image": "r.example/x:1", "networks": ["undeclared"]},
         {"image": "r.example/x:1", "user": "root"},
         {"image": "r.example/x:1", "pids": "many"},
     ],
@@ -72,6 +79,31 @@ def test_what_a_request_may_not_say_is_refused(request_text: str) -> None:
 def test_mistakes_are_those_of_a_declaration(wanted: dict[str, object]) -> None:
     with pytest.raises(DeclarationError):
         transient.add(HOST, "run-x", json.dumps(wanted))
+
+
+def test_a_volume_that_somebody_made_is_declared_as_long_as_it_is_mounted() -> None:
+    def wanted(*mounts: str) -> str:
+        return json.dumps({"image": "r.example/tool:1", "volumes": list(mounts), "labels": {"a": "b"}})
+
+    there = ("content", "scratch")
+    with pytest.raises(RunRequestError, match="no volume 'nope'") as raised:
+        transient.add(HOST, "run-x", wanted("nope:/x"), volumes=there)
+    assert raised.value.hint == "hostctl volume create nope"
+    one = transient.add(HOST, "run-x", wanted("scratch:/x", "content:/y:ro"), volumes=there)
+    both = transient.add(one, "run-y", wanted("scratch:/x"), volumes=there)
+
+    def declared(text: str) -> set[str]:
+        return {str(name) for name in parse_host(text).volumes}
+
+    assert declared(both) == {"content", "scratch"}
+    workload = next(each for name, each in parse_host(both).workloads.items() if name == "run-x")
+    assert workload.labels == {"a": "b", transient.VOLUMES: "scratch"}
+    assert declared(transient.remove(both, "x")) == {"content", "scratch"}
+    assert declared(transient.remove(transient.remove(both, "x"), "y")) == {"content"}
+    forged = {"image": "r.example/tool:1", "labels": {transient.VOLUMES: "content"}}
+    assert declared(transient.remove(transient.add(HOST, "run-x", json.dumps(forged)), "x")) == {"content"}
+    renamed = transient.rename(one, "x", "z")
+    assert parse_host(transient.remove(renamed, "z")) == parse_host(HOST)
 
 
 def test_declared_ones_are_neither_replaced_nor_removed() -> None:
@@ -265,29 +297,3 @@ def test_a_workload_runs_on_while_its_networks_change_unless_it_would_find_no_na
 def test_names() -> None:
     assert transient.full_name("x") == transient.full_name("run-x") == "run-x"
     assert transient.full_name("") != transient.full_name("")
-
-
-def parsed(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    run_verb.configure(parser)
-    return parser.parse_args(words)
-
-
-def test_options_are_those_of_docker() -> None:
-    assert run_verb.settings(parsed("--pull", "always", "x"))["pull_policy"] == "always"
-    words = ("-d", "-e", "A=1", "-p", "8080:80", "-v", "content:/srv", "--memory", "64M", "r.example/x:1", "ls", "-l")
-    assert run_verb.settings(parsed(*words)) == {
-        "image": "r.example/x:1",
-        "args": ["ls", "-l"],
-        "env": {"A": "1"},
-        "ports": ["8080:80"],
-        "volumes": ["content:/srv"],
-        "memory": "64M",
-        "restart": "no",
-    }
-    assert run_verb.settings(parsed("--pids", "7", "--cpus", "0.5", "x"))["pids"] == 7
-    for wrong in (("-d", "--rm", "x"), ("--restart", "always", "x")):
-        with pytest.raises(UsageError):
-            run_verb.check(parsed(*wrong))
-    with pytest.raises(UsageError):
-        run_verb.settings(parsed("-e", "A", "x"))

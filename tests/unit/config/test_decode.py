@@ -265,7 +265,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
     found = problems(
         "version: 2\nusers:\n  root: {}\n  ops: {sudo: yes}\nnetwork:\n  lan: {match: en*, dhpc: true}\n"
         "  wan: {match: x}\n"
-        "workloads:\n  a: {image: Nginx, restart: allways}\n  b: {pids: 5, image: r.e/x:1, memory: 64m, memory: 1G}\n"
+        "workloads:\n  a: {image: Nginx, restart: allways}\n  b: {pids: 5, image: r.e/x:1, memory: 64x, memory: 1G}\n"
     )
     assert [line.partition(" ")[0] for line in found] == [
         *("1:1:", "1:10:", "3:3:", "4:15:", "6:21:", "7:3:", "9:14:", "9:30:", "10:40:", "10:45:"),

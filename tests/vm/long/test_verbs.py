@@ -118,6 +118,24 @@ def start(host: Host, name: str, image: str, *options: str) -> str:
     return host.text(*words)
 
 
+def test_what_is_run_takes_what_docker_takes(host: Host, tool: str) -> None:
+    host.text("hostctl", "volume", "create", "scratch")
+    options = (
+        "--network back -v scratch:/x -m 64m -e HOME -w /x --tmpfs /t:rw,size=1m --hostname words --cap-add NET_RAW"
+    )
+    name = start(host, "words", tool, *options.split(), "--restart", "on-failure:3")
+    said = inside(host, "words", f"pwd; echo $HOME; {BOX} hostname; echo x >/x/file; {BOX} df -k /t | {BOX} tail -n 1")
+    assert said.splitlines()[:3] == ["/x", "/root", "words"]
+    assert said.split()[4] == "1024"
+    networks = json.loads(host.text("hostctl", "inspect", "-f", "{{json .NetworkSettings.Networks}}", name))
+    assert list(networks) == ["back"]
+    assert host.shell("cat /sys/fs/cgroup/system.slice/workload-run-words.service/memory.max") == str(64 << 20)
+    assert "in use" in host.fails("hostctl", "volume", "rm", "scratch")
+    host.text("hostctl", "rm", "words")
+    host.text("hostctl", "volume", "rm", "scratch")
+    assert "hostctl volume create nope" in host.fails("hostctl", "run", "-v", "nope:/x", tool)
+
+
 def test_what_a_workload_has_become_is_an_image(host: Host, registry: Registry, tool: str) -> None:
     target = f"{registry.guest_address}/tool:2"
     name = start(host, "t", tool)
