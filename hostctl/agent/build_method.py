@@ -88,6 +88,7 @@ class BuildService:
         context, *output = call.descriptors
         name = building.new_name()
         text = building.add(self._current().declaration, name)
+        building.require_digests(parse_host(text, "host.yaml"), request)
         needed = self._needed(request, call.notify)
         self._apply(text, name, call.notify, starts={name: True})
         try:

@@ -118,6 +118,22 @@ def decode(text: str) -> Request:
     return request
 
 
+def require_digests(declaration: HostDeclaration, request: Request) -> None:
+    """Refuse a build that needs an image by a name that may come to mean another, where the declaration wants digests.
+
+    Raises:
+        BuildRequestError: it does; every such image is named.
+    """
+    named = [(each, ImageReference(each)) for each in request.needs]
+    wrong = [(each, reference.registry) for each, reference in named if declaration.wants_digest(reference)]
+    if wrong:
+        raise BuildRequestError(
+            "the Containerfile names images without their digest",
+            details="\n".join(f"{each}: images of {registry} must be named by digest" for each, registry in wrong),
+            hint="write NAME@sha256:… there; `hostctl images --digests` shows what is here",
+        )
+
+
 def new_name() -> str:
     """Return the name of a workload for one build."""
     return f"{transient.PREFIX}build-{secrets.token_hex(4)}"

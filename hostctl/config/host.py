@@ -310,10 +310,19 @@ class HostDeclaration:
         declared = self.registries.get(RegistryHost(registry))
         return self.images.signatures if declared is None or declared.signatures is None else declared.signatures
 
+    def wants_digest(self, reference: ImageReference) -> bool:
+        """Tell whether an image must be named by digest, and is not."""
+        return reference.digest is None and self.signatures(reference.registry).require == "digest"
+
     def _image_problems(self) -> Iterator[str]:
+        named = {"build.image": self.build.image} if self.build is not None else {}
         for name, workload in self.workloads.items():
-            if workload.image.digest is None and self.signatures(workload.image.registry).require == "digest":
-                yield f"workloads.{name}.image: images of {workload.image.registry} must be named by digest"
+            where = f"workloads.{name}"
+            named[f"{where}.image"] = workload.image
+            named |= {f"{where}.image_volumes.{target}": each for target, each in workload.image_volumes.items()}
+        for place, reference in named.items():
+            if self.wants_digest(reference):
+                yield f"{place}: images of {reference.registry} must be named by digest"
 
     def _profile_problems(self, where: str, config: Name) -> Iterator[str]:
         if config not in self.configs:

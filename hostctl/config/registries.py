@@ -26,8 +26,9 @@ class SignaturePolicy:
     """What an image must show before a host takes it from a registry."""
 
     require: Literal["none", "digest", "cosign"] = "none"
-    """none: nothing; digest: workloads name images by digest; cosign: a signature by `key`, made as `cosign sign
-    --recursive` does, of the image for this platform. Images that came with the release are never asked."""
+    """none: nothing; digest: workloads, their image volumes, `build` and what it builds from name images by digest;
+    cosign: a signature by `key`, made as `cosign sign --recursive` does, of the image for this platform. Images that
+    came with the release are never asked for one."""
     key: str | None = None
     """The public key of cosign, in PEM."""
 

@@ -15,7 +15,7 @@ from hostctl_lab.images import layout as make_layout
 from hostctl.agent import building, generation
 from hostctl.agent.apply import BusyError, Notify
 from hostctl.agent.build_method import BuildService, patiently
-from hostctl.agent.building import BuildFailedError, BuildNotAllowedError
+from hostctl.agent.building import BuildFailedError, BuildNotAllowedError, BuildRequestError
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError, Mode
 from hostctl.agent.execution import Target
@@ -24,8 +24,10 @@ from hostctl.agent.machine import SystemdMachine, UnitState
 from hostctl.agent.outcome import Outcome
 from hostctl.agent.request import Request as Command
 from hostctl.config.load import parse_host
+from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
 from hostctl.image.recipe import RecipeError
+from hostctl.image.refusal import PullError
 from hostctl.image.store import ImageStore
 from hostctl.layout import HostLayout
 
@@ -195,6 +197,34 @@ def test_an_image_that_is_needed_is_the_hosts_own_and_said_if_it_cannot_be_given
         builder.build(needs=["r.example/base:1"])
     assert builder.got[0] == ("/build", ["context", "base-0"])
     assert builder.workloads() == ["web"]
+
+
+def test_what_is_built_from_is_named_by_digest_where_that_is_wanted(builder: Builder) -> None:
+    digest = f"sha256:{'1' * 64}"
+    policy = f"registries: {{r.example: {{signatures: {{require: digest}}}}}}\n{HOST}".replace("web:1", f"web@{digest}")
+    builder.apply(policy, "host.yaml", lambda text: None)
+    with pytest.raises(BuildRequestError) as caught:
+        builder.build(needs=["localhost/other:1", "r.example/base:1", f"r.example/base@{digest}", "r.example/b"])
+    assert caught.value.details.splitlines() == [
+        "r.example/base:1: images of r.example must be named by digest",
+        "r.example/b: images of r.example must be named by digest",
+    ]
+    assert builder.got == []
+    assert builder.workloads() == ["web"]
+
+
+def test_what_is_built_from_is_signed_where_that_is_wanted(builder: Builder) -> None:
+    body = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYnHHJNgTIqoSiDHfCDBepA83h9n4"
+    key = json.dumps(f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    policy = f"registries: {{'127.0.0.1:1': {{signatures: {{require: cosign, key: {key}}}}}}}\n"
+    builder.apply(policy + HOST, "host.yaml", lambda text: None)
+    store = ImageStore(builder.layout.images)
+    base = store.find(ImageReference("r.example/base:1"))
+    assert base is not None
+    store.name(base, "127.0.0.1:1/base:1")
+    with pytest.raises(PullError):  # it is here, but who knows of its signature is not
+        builder.build(needs=["127.0.0.1:1/base:1"])
+    assert builder.got == []
 
 
 def test_what_does_not_stay_up_cannot_build(builder: Builder) -> None:

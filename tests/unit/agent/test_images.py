@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from hostctl.agent import images
+from hostctl.agent import building, images
 from hostctl.agent.generation import Pin
 from hostctl.config.load import parse_host
 from hostctl.config.problems import DeclarationError
@@ -156,3 +156,36 @@ def test_never_does_not_look_for_a_signature_either() -> None:
         chosen(store, {}, text)
     assert caught.value.details.endswith("is not known to be signed")
     assert store.pulled == []
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ("workloads: {{site: {{image: 'r.example/x@{old}', image_volumes: {{/models: '{name}'}}}}}}", "image_volumes"),
+        ("build: {{image: '{name}'}}", "build.image"),
+    ],
+)
+def test_digests_are_wanted_of_whatever_a_declaration_names(more: str, place: str) -> None:
+    text = "version: 1\nhostname: a\nimages: {signatures: {require: digest}}\n"
+    with pytest.raises(DeclarationError) as caught:
+        parse_host(text + more.format(name=NAME, old=OLD), "host.yaml")
+    assert place in caught.value.render()
+    assert "images of registry.example:5000 must be named by digest" in caught.value.render()
+    parse_host(text + more.format(name=f"{NAME}@{OLD}", old=OLD), "host.yaml")
+
+
+def test_a_signature_is_wanted_of_image_volumes_too() -> None:
+    text = SIGNED.replace(f"'{NAME}'", f"'{NAME}', image_volumes: {{/models: '{NAME}'}}")
+    store = Store(OLD, named=OLD)
+    for _ in range(2):
+        assert images.choose_mounted(parse_host(text, "x"), {}, store, store.pull)["site:/models"].digest == OLD
+        store.signed.add(OLD)
+    assert store.pulled == [(NAME, OLD)]
+
+
+def test_a_signature_is_wanted_of_what_builds() -> None:
+    text = SIGNED.replace(HOST, f"version: 1\nhostname: a\nbuild: {{image: '{NAME}'}}\n")
+    store = Store(OLD, named=OLD)
+    with_builder = parse_host(building.add(text, "run-build-00000000"), "x")
+    assert images.choose(with_builder, {}, store, store.pull)["run-build-00000000"].digest == OLD
+    assert store.pulled == [(NAME, OLD)]
