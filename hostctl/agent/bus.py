@@ -38,6 +38,7 @@ UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
 INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 DOCUMENTATION = "org.gtk.GDBus.DocString"
+PROGRESS = "A line on what a call is doing, to its caller only; the last comes before the answer."
 HEADER = '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
 DTD = '"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
 
@@ -112,7 +113,8 @@ def introspection(methods: Sequence[Method]) -> str:
             name = f' name="{method.takes[index]}"' if index < len(method.takes) else ""
             lines.append(f'   <arg direction="in" type="{kind}"{name}/>')
         lines += ['   <arg direction="out" type="s" name="json"/>', "  </method>"]
-    lines += ['  <signal name="Progress">', '   <arg type="s" name="text"/>', "  </signal>", " </interface>"]
+    lines += ['  <signal name="Progress">', f'   <annotation name="{DOCUMENTATION}" value="{PROGRESS}"/>']
+    lines += ['   <arg type="s" name="text"/>', "  </signal>", " </interface>"]
     return HEADER + DTD + "\n".join([*lines, "</node>"]) + "\n"
 
 

@@ -22,6 +22,7 @@ from hostctl.image.store import ImageStore, StoredImage
 from hostctl.layout import HostLayout
 
 SEARCHED = ("term", "registry", "limit")
+LOGGED_IN = ("registry", "user", "password")
 
 
 class ImageInUseError(ImageStoreError):
@@ -217,15 +218,16 @@ class ImageService:
 
     def methods(self) -> tuple[Method, ...]:
         """Return this part of the interface."""
+        named, saved = ("reference",), ("images", "archive")
         return (
-            Method(name="PullImage", handler=self.pull, strings=1, root_only=True),
+            Method(name="PullImage", handler=self.pull, strings=1, root_only=True, takes=named),
             Method(name="SearchImages", handler=self.search, strings=3, root_only=True, takes=SEARCHED),
-            Method(name="PushImage", handler=self.push, strings=1, root_only=True),
-            Method(name="SaveImages", handler=self.save, strings=1, descriptors=1, root_only=True),
-            Method(name="TagImage", handler=self.tag, strings=2, root_only=True),
-            Method(name="RemoveImage", handler=self.remove, strings=1, root_only=True),
-            Method(name="PruneImages", handler=self.prune, strings=1, root_only=True),
-            Method(name="LoadImages", handler=self.load, descriptors=1, root_only=True),
-            Method(name="Login", handler=self.login, strings=2, descriptors=1, root_only=True),
-            Method(name="Logout", handler=self.logout, strings=1, root_only=True),
+            Method(name="PushImage", handler=self.push, strings=1, root_only=True, takes=named),
+            Method(name="SaveImages", handler=self.save, strings=1, descriptors=1, root_only=True, takes=saved),
+            Method(name="TagImage", handler=self.tag, strings=2, root_only=True, takes=("image", "reference")),
+            Method(name="RemoveImage", handler=self.remove, strings=1, root_only=True, takes=("image",)),
+            Method(name="PruneImages", handler=self.prune, strings=1, root_only=True, takes=("which",)),
+            Method(name="LoadImages", handler=self.load, descriptors=1, root_only=True, takes=("archive",)),
+            Method(name="Login", handler=self.login, strings=2, descriptors=1, root_only=True, takes=LOGGED_IN),
+            Method(name="Logout", handler=self.logout, strings=1, root_only=True, takes=("registry",)),
         )

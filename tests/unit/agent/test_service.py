@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -94,19 +95,38 @@ def test_what_changes_things_says_what_is_wrong(address: str, layout: HostLayout
     assert (caught.value.id, caught.value.exit_code) == ("busy", 75)
 
 
-def test_introspection_names_every_method(layout: HostLayout) -> None:
-    xml = bus.introspection(service.HostService(layout).methods())
-    for name in (
-        "Status",
-        "Plan",
-        "Apply",
-        "ListWorkloads",
-        "Inspect",
-        "Start",
-        "Stop",
-        "Restart",
-        "Exec",
-        "Kill",
-        "Pause",
-    ):
-        assert f'<method name="{name}">' in xml
+HARMLESS = {"Status", "ListWorkloads"}
+"""What everybody may ask: it shows no settings, no files and no output of workloads."""
+GUARDED = {
+    *("Inspect", "Plan", "Apply", "AutoUpdate", "Exec", "CopyIn", "CopyOut", "Diff", "Start", "Stop", "Restart"),
+    *("Kill", "Pause", "Unpause", "SetLimits", "ResetLimits", "Run", "Create", "Rename", "Remove", "Commit", "Build"),
+    *("ConnectNetwork", "DisconnectNetwork", "ListVolumes", "InspectVolume", "CreateVolume", "RemoveVolume"),
+    *("PruneVolumes", "BackupVolume", "RestoreVolume", "PullImage", "SearchImages", "PushImage", "SaveImages"),
+    *("TagImage", "RemoveImage", "PruneImages", "LoadImages", "Login", "Logout"),
+}
+
+
+def test_what_is_not_known_to_be_harmless_is_for_root(layout: HostLayout) -> None:
+    methods = service.HostService(layout).methods()
+    assert len({method.name for method in methods}) == len(methods)
+    assert {method.name for method in methods if not method.root_only} == HARMLESS
+    assert {method.name for method in methods if method.root_only} == GUARDED
+
+
+def test_every_method_says_what_it_does_and_takes(layout: HostLayout) -> None:
+    for method in service.HostService(layout).methods():
+        assert len(method.takes) == len(method.signature), method.name
+        assert len(set(method.takes)) == len(method.takes), method.name
+        assert (method.handler.__doc__ or "").strip(), method.name
+
+
+def test_introspection_explains_everything(layout: HostLayout) -> None:
+    xml = bus.introspection(service.HostService(layout).methods()).partition('dtd">')[2]
+    tree = ElementTree.fromstring(xml)  # noqa: S314 - ours
+    members = [*tree.iter("method"), *tree.iter("signal")]
+    assert {member.attrib["name"] for member in members} == HARMLESS | GUARDED | {"Progress"}
+    for member in members:
+        (said,) = [each.attrib["value"] for each in member.iter("annotation")]
+        who = {"method": "For everybody." if member.attrib["name"] in HARMLESS else "For root and users with sudo."}
+        assert said.endswith(who.get(member.tag, ".")), member.attrib["name"]
+        assert all(each.attrib.get("name") for each in member.iter("arg")), member.attrib["name"]
