@@ -6,13 +6,21 @@ Reads what is there and no more: what a network may be is decided by :mod:`hostc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hostctl.agent.generation import Stored
 from hostctl.config.networks import DEFAULT
+from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.workload.instance import labels
+
+
+class UnknownNetworkError(HostctlError):
+    """There is no network of this name."""
+
+    id = "unknown-network"
+    exit_code = EXIT_USAGE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,3 +102,30 @@ def read(stored: Stored | None) -> tuple[NetworkView, ...]:
         return networks(json.loads((stored.path / "network.json").read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()
+
+
+def named(found: Sequence[NetworkView], name: str) -> NetworkView:
+    """Return the network of a name.
+
+    Raises:
+        UnknownNetworkError: there is none.
+    """
+    known = {each.name: each for each in found}
+    if name not in known:
+        raise UnknownNetworkError(f"there is no network {name!r}", hint=f"there is {', '.join(known) or 'none'}")
+    return known[name]
+
+
+def docker(network: NetworkView) -> dict[str, object]:
+    """Return a network with Docker's keys, and ours beside them."""
+    return {
+        "Name": network.name,
+        "Driver": network.driver,
+        "Internal": network.internal,
+        "IPAM": {"Config": {"Subnet": network.subnet, "Gateway": network.gateway, "Subnet6": network.subnet6}},
+        "Containers": {
+            name: {"Name": name, "IPv4Address": place.address, "IPv6Address": place.address6}
+            for name, place in network.workloads.items()
+        },
+        **asdict(network),
+    }

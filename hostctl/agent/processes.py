@@ -7,6 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostctl.agent import cgroups, overview
+from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.overview import NotRunningError
+from hostctl.layout import HostLayout
+from hostctl.workload.identity import range_start
+
 LINE = 4096  # bytes of a command line that are read
 
 
@@ -85,3 +91,20 @@ def read(pids: Sequence[int], first_id: int, proc: Path = Path("/proc")) -> tupl
             continue
         found.append(process)
     return tuple(found)
+
+
+def of_workload(name: str, layout: HostLayout, machine: Machine) -> tuple[Process, ...]:
+    """Return the processes of a workload.
+
+    Raises:
+        UnknownWorkloadError: it is not declared.
+        NotRunningError: it does not run.
+    """
+    stored = overview.require(name, layout)
+    key = stored.record.key(name)
+    unit = workload_unit(key)
+    state = machine.states([unit]).get(unit)
+    if state is None or not state.main_pid:
+        raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
+    pids = cgroups.processes(cgroups.cgroup_of(state.main_pid))
+    return read(pids, range_start(stored.record.range_of(key)))

@@ -8,9 +8,14 @@ nothing here decrypts. systemd-creds encrypts it with the host's key, and with i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
+from hostctl.agent import generation
+from hostctl.agent.machine import secrets_unit, workload_unit
+from hostctl.config.host import HostDeclaration
+from hostctl.config.load import parse_host
 from hostctl.config.values import Name
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
@@ -19,6 +24,7 @@ from hostctl.run import run
 MAX_BYTES = 512 << 10
 """Of one secret; systemd takes credentials up to 1 MiB, encoded."""
 TIMEOUT = 60.0  # seconds; a TPM is slow
+RESTART_SECONDS = 300.0
 
 
 class SecretError(HostctlError):
@@ -40,6 +46,16 @@ class StoredSecret:
 
     name: str
     changed: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SecretRow:
+    """A secret that is declared, or has a value. ``changed`` is UTC, ISO 8601, and empty when it has no value."""
+
+    name: str
+    changed: str
+    declared: bool
+    workloads: tuple[str, ...]
 
 
 def _path(layout: HostLayout, name: str) -> Path:
@@ -94,3 +110,43 @@ def stored(layout: HostLayout) -> tuple[StoredSecret, ...]:
         return ()
     files = sorted(path for path in layout.secrets.iterdir() if not path.name.startswith("."))
     return tuple(StoredSecret(name=path.name, changed=path.stat().st_mtime) for path in files)
+
+
+def users(declaration: HostDeclaration, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the workloads that see a secret as a file only, and those that have it in their environment."""
+    in_environment = tuple(
+        str(each) for each, workload in declaration.workloads.items() if name in workload.env_secrets.values()
+    )
+    as_file = tuple(str(each) for each, workload in declaration.workloads.items() if name in workload.secrets)
+    return tuple(each for each in as_file if each not in in_environment), in_environment
+
+
+def _declaration(layout: HostLayout) -> HostDeclaration | None:
+    found = generation.current(layout)
+    return parse_host(found.declaration, "host.yaml") if found else None
+
+
+def listed(layout: HostLayout) -> tuple[SecretRow, ...]:
+    """Return the secrets that are declared or have a value, by name."""
+    declaration = _declaration(layout)
+    declared = {str(name) for name in declaration.secrets} if declaration else set()
+    changed = {each.name: each.changed for each in stored(layout)}
+    rows = []
+    for name in sorted(declared | set(changed)):
+        time = datetime.fromtimestamp(changed[name], UTC).isoformat(timespec="seconds") if name in changed else ""
+        used = {each for way in users(declaration, name) for each in way} if declaration else set()
+        rows.append(SecretRow(name=name, changed=time, declared=name in declared, workloads=tuple(sorted(used))))
+    return tuple(rows)
+
+
+def restart_users(layout: HostLayout, name: str) -> tuple[str, ...]:
+    """Restart the running workloads that see a secret, and return all that do."""
+    declaration = _declaration(layout)
+    as_file, in_environment = users(declaration, name) if declaration else ((), ())
+    # What is in an environment was put there by a service, which the workload requires.
+    found = generation.current(layout)
+    units = [workload_unit(key) for each in as_file if found for key in found.record.keys(each)]
+    units += [secrets_unit(key) for each in in_environment if found for key in found.record.keys(each)]
+    if units:
+        run(["systemctl", "try-restart", "--", *units], timeout=RESTART_SECONDS)
+    return (*as_file, *in_environment)

@@ -27,7 +27,9 @@ from hostctl.agent import (
     overview,
     pausing,
     reach,
+    secret_methods,
     transient_methods,
+    view_methods,
     volume_methods,
 )
 from hostctl.agent.apply import Context, Notify
@@ -200,6 +202,8 @@ class HostService:
             *self._builds().methods(),
             *volume_methods.VolumeService(self._layout, self._machine).methods(),
             *ImageService(self._layout).methods(),
+            *secret_methods.SecretService(self._layout).methods(),
+            *view_methods.ViewService(self._layout, self._machine).methods(),
         )
 
 

@@ -49,22 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(store: ImageStore, names: Sequence[str]) -> int:
-    found = []
-    for image in [lookup.find(store, name) for name in names]:
-        known = details.details(store, image)
-        config = {key: value for key, value in asdict(image.config).items() if key != "diff_ids"}
-        found.append(
-            {
-                "id": image.id,
-                "digest": image.digest,
-                "references": [name for name, digest in store.names().items() if digest == image.digest],
-                "bytes": image.bytes,
-                "baked": store.is_baked(image.digest),
-                **{key: value for key, value in asdict(known).items() if key != "history"},
-                "config": config,
-                "layers": list(image.config.diff_ids),
-            }
-        )
+    found = [details.described(store, lookup.find(store, name)) for name in names]
     print(json.dumps(found, indent=1))
     return 0
 

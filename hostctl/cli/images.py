@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 
 from hostctl.cli.tables import table
-from hostctl.image.details import details
+from hostctl.image.details import details, listed
 from hostctl.image.lookup import find
 from hostctl.image.store import ImageStore, StoredImage
 from hostctl.layout import HostLayout
@@ -76,17 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         wanted = find(store, arguments.image)
         images = tuple(image for image in images if image.digest == wanted.digest)
     if arguments.json:
-        entries = [
-            {
-                "reference": i.reference,
-                "digest": i.digest,
-                "id": i.id,
-                "bytes": i.bytes,
-                "created": details(store, i).created,
-            }
-            for i in images
-        ]
-        print(json.dumps({"images": entries}))
+        print(json.dumps({"images": listed(store, images)}))
     elif arguments.quiet:
         for each in dict.fromkeys(image.id for image in images):
             print(each if arguments.no_trunc else each.removeprefix("sha256:")[:SHORT])

@@ -15,7 +15,6 @@ from hostctl.agent import generation, network_view
 from hostctl.agent.network_view import NetworkView
 from hostctl.cli import formats
 from hostctl.cli.tables import table
-from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 
 EXAMPLES = """examples:
@@ -28,13 +27,6 @@ EXAMPLES = """examples:
 Workloads that were run are connected and disconnected while they run, and keep the interfaces that they have. Those
 that host.yaml declares are on the networks that it says; the error names the line to write there.
 """
-
-
-class UnknownNetworkError(HostctlError):
-    """There is no network of this name."""
-
-    id = "unknown-network"
-    exit_code = EXIT_USAGE
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,21 +66,6 @@ def text(found: Sequence[NetworkView]) -> str:
     return table(("NAME", "DRIVER", "SUBNET", "SUBNET6", "INTERNAL", "WORKLOADS"), rows)
 
 
-def docker(network: NetworkView) -> dict[str, object]:
-    """Return a network with Docker's keys, and ours beside them."""
-    return {
-        "Name": network.name,
-        "Driver": network.driver,
-        "Internal": network.internal,
-        "IPAM": {"Config": {"Subnet": network.subnet, "Gateway": network.gateway, "Subnet6": network.subnet6}},
-        "Containers": {
-            name: {"Name": name, "IPv4Address": place.address, "IPv6Address": place.address6}
-            for name, place in network.workloads.items()
-        },
-        **asdict(network),
-    }
-
-
 def _change(arguments: argparse.Namespace) -> int:
     from hostctl.agent import client  # noqa: PLC0415 - only for these two, listing needs no bus
 
@@ -115,11 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         listing = json.dumps([asdict(each) for each in found], indent=1) if arguments.json else text(found)
         print(names if arguments.quiet else f"{listing}\n", end="")
         return 0
-    known = {each.name: each for each in found}
-    for name in arguments.network:
-        if name not in known:
-            raise UnknownNetworkError(f"there is no network {name!r}", hint=f"there is {', '.join(known) or 'none'}")
-    documents = [docker(known[name]) for name in arguments.network]
+    documents = [network_view.docker(network_view.named(found, name)) for name in arguments.network]
     if arguments.format is not None:
         print(formats.render(arguments.format, documents))
     else:

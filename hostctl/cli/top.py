@@ -6,12 +6,10 @@ import argparse
 import json
 from dataclasses import asdict
 
-from hostctl.agent import cgroups, overview, processes
-from hostctl.agent.machine import SystemdMachine, workload_unit
-from hostctl.agent.overview import NotRunningError
+from hostctl.agent import processes
+from hostctl.agent.machine import SystemdMachine
 from hostctl.cli.tables import duration, table
 from hostctl.layout import HostLayout
-from hostctl.workload.identity import range_start
 
 EXAMPLES = """examples:
   hostctl top site
@@ -26,22 +24,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("workload", help="its name")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
-
-
-def listing(name: str, layout: HostLayout) -> tuple[processes.Process, ...]:
-    """Return the processes of a workload.
-
-    Raises:
-        NotRunningError: it does not run.
-    """
-    stored = overview.require(name, layout)
-    key = stored.record.key(name)
-    unit = workload_unit(key)
-    state = SystemdMachine(layout).states([unit]).get(unit)
-    if state is None or not state.main_pid:
-        raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
-    pids = cgroups.processes(cgroups.cgroup_of(state.main_pid))
-    return processes.read(pids, range_start(stored.record.range_of(key)))
 
 
 def text(found: tuple[processes.Process, ...]) -> str:
@@ -65,6 +47,7 @@ def text(found: tuple[processes.Process, ...]) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the processes."""
-    found = listing(arguments.workload, HostLayout())
+    layout = HostLayout()
+    found = processes.of_workload(arguments.workload, layout, SystemdMachine(layout))
     print(json.dumps([asdict(one) for one in found], indent=1) if arguments.json else text(found))
     return 0

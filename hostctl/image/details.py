@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from hostctl.image.store import ImageStore, StoredImage
 
@@ -58,6 +58,36 @@ def details(store: ImageStore, image: StoredImage) -> Details:
         labels={_text(name): _text(value) for name, value in labels.items()},
         history=_history(document.get("history"), [path.stat().st_size for path in image.layers]),
     )
+
+
+def listed(store: ImageStore, images: Sequence[StoredImage]) -> list[dict[str, object]]:
+    """Return images as a program reads a list of them."""
+    return [
+        {
+            "reference": image.reference,
+            "digest": image.digest,
+            "id": image.id,
+            "bytes": image.bytes,
+            "created": details(store, image).created,
+        }
+        for image in images
+    ]
+
+
+def described(store: ImageStore, image: StoredImage) -> dict[str, object]:
+    """Return everything known of an image, but for its history."""
+    known = asdict(details(store, image))
+    config = {key: value for key, value in asdict(image.config).items() if key != "diff_ids"}
+    return {
+        "id": image.id,
+        "digest": image.digest,
+        "references": [name for name, digest in store.names().items() if digest == image.digest],
+        "bytes": image.bytes,
+        "baked": store.is_baked(image.digest),
+        **{key: value for key, value in known.items() if key != "history"},
+        "config": config,
+        "layers": list(image.config.diff_ids),
+    }
 
 
 def _history(value: object, sizes: Sequence[int]) -> tuple[Step, ...]:

@@ -95,7 +95,7 @@ def test_what_changes_things_says_what_is_wrong(address: str, layout: HostLayout
     assert (caught.value.id, caught.value.exit_code) == ("busy", 75)
 
 
-HARMLESS = {"Status", "ListWorkloads"}
+HARMLESS = {"Status", "ListWorkloads", "Info", "Version"}
 """What everybody may ask: it shows no settings, no files and no output of workloads."""
 GUARDED = {
     *("Inspect", "Plan", "Apply", "AutoUpdate", "Exec", "CopyIn", "CopyOut", "Diff", "Start", "Stop", "Restart"),
@@ -103,6 +103,8 @@ GUARDED = {
     *("ConnectNetwork", "DisconnectNetwork", "ListVolumes", "InspectVolume", "CreateVolume", "RemoveVolume"),
     *("PruneVolumes", "BackupVolume", "RestoreVolume", "PullImage", "SearchImages", "PushImage", "SaveImages"),
     *("TagImage", "RemoveImage", "PruneImages", "LoadImages", "Login", "Logout"),
+    *("ListImages", "InspectImage", "ImageHistory", "VerifyImages", "ListNetworks", "InspectNetwork"),
+    *("Stats", "Top", "Ports", "GetLimits", "ListSecrets", "SetSecret", "RemoveSecret"),
 }
 
 
