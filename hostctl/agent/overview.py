@@ -13,7 +13,7 @@ from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, UnitState, release_version, starter_units, workload_unit
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
-from hostctl.workload.instance import name_of
+from hostctl.workload.instance import LABEL, name_of
 
 
 class UnknownWorkloadError(HostctlError):
@@ -132,6 +132,21 @@ def published(stored: Stored) -> Mapping[str, tuple[str, ...]]:
         }
     except (OSError, ValueError, AttributeError):
         return {}
+
+
+def labels(name: str, layout: HostLayout) -> Mapping[str, str]:
+    """Return the declared labels of a workload, as its bundle has them; none of one that is gone or cannot be read."""
+    stored = generation.current(layout)
+    if stored is None or not stored.record.named(name):
+        return {}
+    try:
+        found = json.loads((stored.path / "bundles" / stored.record.key(name) / "config.json").read_bytes())
+        annotations = dict(found.get("annotations") or {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+    return {
+        str(each).removeprefix(LABEL): str(value) for each, value in annotations.items() if str(each).startswith(LABEL)
+    }
 
 
 def list_workloads(layout: HostLayout, machine: Machine) -> tuple[WorkloadStatus, ...]:

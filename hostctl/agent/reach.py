@@ -51,7 +51,7 @@ class WorkloadReach:
         return json.dumps({"status": status})
 
     def copy_out(self, call: Call) -> str:
-        """Write a path of a workload to a file as a tar stream; options are space separated: whole."""
+        """Write a path of a workload to a file as a tar stream; options are space separated: whole, follow."""
         name, path, options = call.arguments
         pid = self._target(name).pid
         return json.dumps(asdict(copying.copy("pack", pid, path, call.descriptors[0], options.split())))

@@ -42,6 +42,12 @@ class RunRequestError(HostctlError):
     exit_code = EXIT_USAGE
 
 
+class UnknownRunError(RunRequestError):
+    """There is no such workload that was run."""
+
+    id = "run-unknown"
+
+
 def full_name(name: str) -> str:
     """Return the name of the workload: with the prefix, made up if there is none."""
     name = name or secrets.token_hex(4)
@@ -185,14 +191,15 @@ def require(declaration: HostDeclaration, name: str, *, hint: str) -> str:
         hint: what to do with one that host.yaml declares.
 
     Raises:
-        RunRequestError: it is declared by host.yaml, or there is none.
+        RunRequestError: it is declared by host.yaml.
+        UnknownRunError: there is none.
     """
     full = full_name(name)
     if full in declaration.workloads:
         return full
     if name in declaration.workloads:
         raise RunRequestError(f"workload {name} is declared", hint=hint)
-    raise RunRequestError(f"there is no workload {full!r}")
+    raise UnknownRunError(f"there is no workload {full!r}")
 
 
 def _workloads(declaration: HostDeclaration) -> dict[str, Plain]:

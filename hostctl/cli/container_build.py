@@ -25,6 +25,7 @@ NAMES = ("Containerfile", "Dockerfile")
 EXAMPLES = """examples:
   hostctl build -t site:2 .
   hostctl build -t registry.example/site:2 -f site/Containerfile --build-arg VERSION=2 site
+  hostctl build --pull -t site:2 .       with what the tags of its FROM stand for now
   id=$(hostctl build -q --target test .)
 
 host.yaml must say what images are built with, as in `build: {image: localhost/buildah:1}`. The context is sent as a
@@ -41,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--tag", action="append", default=[], metavar="NAME:TAG", help="a name for the image")
     parser.add_argument("--target", default="", metavar="STAGE", help="build up to this stage")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME[=VALUE]", help="a value for an ARG")
+    parser.add_argument("--pull", action="store_true", help="ask registries first what the images' tags stand for now")
+    parser.add_argument("--no-cache", action="store_true", help="build every step, as is the default")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but the image's id")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
     parser.add_argument("context", type=Path, metavar="CONTEXT", help="a folder")
@@ -151,7 +154,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Let the agent build, and print the image's id."""
     text = read(arguments)
     wanted = request(arguments, text)
-    text = containerfile.renamed(text, containerfile.needed(text, variables(arguments.build_arg, os.environ)))
+    needs = containerfile.needed(text, variables(arguments.build_arg, os.environ))
+    if arguments.pull:
+        progress = Progress(quiet=arguments.quiet or arguments.json)
+        for reference in references([*needs]):
+            client.ask("PullImage", str(reference), on_progress=progress.line)
+    text = containerfile.renamed(text, needs)
     try:
         built, skipped = _built(wanted, text, arguments)
     except (TransferError, OSError) as error:

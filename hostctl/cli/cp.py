@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   hostctl cp site:/etc/nginx/nginx.conf .
   hostctl cp index.html site:/srv/
   hostctl cp site:/var/log/. logs      what is in the folder, without the folder
+  hostctl cp -L site:/etc/localtime .  what the link leads to, inside the workload
   hostctl cp site:/srv - | tar t       a tar archive to standard output, or from standard input
 
 Names are as with cp: into a folder that exists, else under the last name of the target. What is copied in belongs to
@@ -39,6 +40,7 @@ Right = TypeVar("Right")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("-a", "--archive", action="store_true", help="keep owners")
+    parser.add_argument("-L", "--follow-link", action="store_true", help="copy what SOURCE leads to if it is a link")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of what was left out")
     parser.add_argument("source", metavar="SOURCE", help="WORKLOAD:PATH, a path here, or -")
     parser.add_argument("target", metavar="TARGET", help="a path here, WORKLOAD:PATH, or -")
@@ -91,17 +93,19 @@ def piped(left: Callable[[int], Left], right: Callable[[int], Right]) -> tuple[L
         return writing.result(), found
 
 
-def copy_out(workload: str, path: str, target: str, *, archive: bool) -> Copied:
+def copy_out(workload: str, path: str, target: str, *, archive: bool, follow: bool = False) -> Copied:
     """Copy out of a workload to a path here."""
     folder, rename = _local_place(target, contents=path.endswith("/."))
     unpacker = Unpacker(folder, owner=_owner(keep=archive), rename=rename, harmless=True)
+
+    options = "follow" if follow else ""
 
     def read(descriptor: int) -> None:
         with os.fdopen(os.dup(descriptor), "rb") as stream:
             unpacker.unpack(stream)
 
     try:
-        return piped(lambda descriptor: client.copy("CopyOut", workload, path, "", descriptor), read)[0]
+        return piped(lambda descriptor: client.copy("CopyOut", workload, path, options, descriptor), read)[0]
     finally:
         os.close(folder)
 
@@ -119,7 +123,7 @@ def _local_place(target: str, *, contents: bool) -> tuple[int, str | None]:
         os.close(here)
 
 
-def copy_in(source: str, workload: str, path: str, *, archive: bool) -> Copied:
+def copy_in(source: str, workload: str, path: str, *, archive: bool, follow: bool = False) -> Copied:
     """Copy a path here into a workload."""
     contents = source.endswith("/.") or Path(source).name == ""
     if contents and not Path(source).is_dir():
@@ -127,18 +131,18 @@ def copy_in(source: str, workload: str, path: str, *, archive: bool) -> Copied:
 
     def write(descriptor: int) -> None:
         with os.fdopen(os.dup(descriptor), "wb") as stream:
-            _pack(source, stream, contents=contents)
+            _pack(source, stream, contents=contents, follow=follow)
 
     options = "keep-owner" if archive else ""
     return piped(write, lambda descriptor: client.copy("CopyIn", workload, path, options, descriptor))[1]
 
 
-def _pack(source: str, stream: BinaryIO, *, contents: bool) -> None:
+def _pack(source: str, stream: BinaryIO, *, contents: bool, follow: bool) -> None:
     absolute = Path(os.path.abspath(source))  # noqa: PTH100 - resolve() would follow the last link
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
         packer = Packer(stream)
-        packer.add(root, str(absolute), "." if contents else absolute.name)
+        packer.add(root, str(absolute), "." if contents else absolute.name, follow=follow)
         packer.close()
     finally:
         os.close(root)
@@ -147,20 +151,21 @@ def _pack(source: str, stream: BinaryIO, *, contents: bool) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Copy."""
     source, target = side(arguments.source), side(arguments.target)
+    archive, follow = arguments.archive, arguments.follow_link
     if bool(source.workload) == bool(target.workload):
         raise UsageError("one of source and target is WORKLOAD:PATH, the other is not")
     try:
         if source.workload:
             if target.path == "-":
                 sys.stdout.flush()
-                copied = client.copy("CopyOut", source.workload, source.path, "", 1)
+                copied = client.copy("CopyOut", source.workload, source.path, "follow" if follow else "", 1)
             else:
-                copied = copy_out(source.workload, source.path, target.path, archive=arguments.archive)
+                copied = copy_out(source.workload, source.path, target.path, archive=archive, follow=follow)
         elif source.path == "-":
-            options = "keep-owner" if arguments.archive else ""
+            options = "keep-owner" if archive else ""
             copied = client.copy("CopyIn", target.workload, target.path, options, 0)
         else:
-            copied = copy_in(source.path, target.workload, target.path, archive=arguments.archive)
+            copied = copy_in(source.path, target.workload, target.path, archive=archive, follow=follow)
     except TransferError as error:
         raise CopyError(str(error)) from error
     except OSError as error:

@@ -22,9 +22,11 @@ EXAMPLES = """examples:
 One JSON object a line: time, type (workload, generation, volume, image, secret), action, name, attributes. systemd
 tells of start, stop, die, restart, failed, oom; checks of health_status; the agent of kill, pause, pull, tag, apply and
 others. What died of a failure has exit_code and exit_status, what ended well the result success. Of one kind of filter
-(type, action, name) any may hold, of different kinds all must.
+(type, action or event, name, workload or container, volume, image) any may hold, of different kinds all must.
 """
 FILTERS = ("type", "action", "name")
+KINDS = ("workload", "volume", "image")  # of which a filter asks for the name: of an event of that type
+DOCKERS = {"event": "action", "container": "workload"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +48,10 @@ def filters(texts: Sequence[str]) -> dict[str, set[str]]:
     wanted: dict[str, set[str]] = {}
     for text in texts:
         kind, equals, value = text.partition("=")
-        if not equals or kind not in FILTERS:
-            raise UsageError(f"--filter {text}: no such filter", hint=f"KIND=VALUE with {', '.join(FILTERS)}")
+        kind = DOCKERS.get(kind, kind)
+        if not equals or kind not in (*FILTERS, *KINDS):
+            known = ", ".join((*FILTERS, *KINDS, *DOCKERS))
+            raise UsageError(f"--filter {text}: no such filter", hint=f"KIND=VALUE with {known}")
         wanted.setdefault(kind, set()).add(value)
     return wanted
 
@@ -65,7 +69,8 @@ def command(since: str | None, until: str | None) -> list[str]:
 
 def shows(event: Event, wanted: dict[str, set[str]]) -> bool:
     """Tell whether an event passes all filters."""
-    return all(getattr(event, kind) in values for kind, values in wanted.items())
+    known = {"type": event.type, "action": event.action, "name": event.name, event.type: event.name}
+    return all(known.get(kind) in values for kind, values in wanted.items())
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """``--format`` of verbs that print rows: the part of Docker's templates that scripts use.
 
 ``{{.Field}}``, ``{{.Outer.Inner}}``, ``{{json .Field}}`` and ``{{json .}}``; ``\\t`` and ``\\n``; ``table`` in front
-aligns columns under their names. Anything else of Go's templates is refused, not guessed.
+aligns columns under their names; ``json`` alone is one object a line. Anything else of Go's templates is refused, not
+guessed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def render(template: str, rows: Sequence[Mapping[str, object]]) -> str:
     Raises:
         UsageError: it names what a row does not have, or is more than this understands.
     """
+    if template == "json":
+        return "\n".join(json.dumps(row) for row in rows)
     aligned = template.startswith("table ")
     text = template.removeprefix("table ").replace("\\t", "\t").replace("\\n", "\n")
     if "{{" in _PLACE.sub("", text):

@@ -6,11 +6,11 @@ import argparse
 import importlib
 import importlib.util
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from hostctl.agent import client
-from hostctl.cli.images import age, open_store, size
+from hostctl.cli import formats, images, rmi
+from hostctl.cli.images import age, size
 from hostctl.cli.tables import table
 from hostctl.errors import EXIT_FAILED
 from hostctl.image import details, lookup
@@ -21,6 +21,7 @@ BUILDER = "hostctl.cli.image_build"
 """The words that only a builder has."""
 
 EXAMPLES = """examples:
+  hostctl image ls
   hostctl image inspect nginx:1           everything known of it, as JSON
   hostctl image history nginx:1           the steps that it was made by
   hostctl image prune                     remove what has no name and is not needed
@@ -33,13 +34,17 @@ if importlib.util.find_spec(BUILDER) is not None:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    images.configure(verbs.add_parser("ls", help="list images, as `hostctl images`"))
+    rmi.configure(verbs.add_parser("rm", help="take images away, as `hostctl rmi`"))
     inspect = verbs.add_parser("inspect", help="print everything known of images as JSON")
+    inspect.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it, by its path")
     inspect.add_argument("image", nargs="+", help="names or ids")
     history = verbs.add_parser("history", help="print the steps that an image was made by")
     history.add_argument("image", help="a name or id")
     history.add_argument("--no-trunc", action="store_true", help="do not shorten the commands")
     prune = verbs.add_parser("prune", help="remove images that nothing needs")
     prune.add_argument("-a", "--all", action="store_true", help="those that have a name as well")
+    prune.add_argument("-f", "--force", action="store_true", help="without asking, as is the default")
     verify = verbs.add_parser("verify", help="compare layers with what was pulled; exit code 1 if any differs")
     verify.add_argument("image", nargs="*", help="names or ids; all by default")
     for each in (inspect, history, prune, verify):
@@ -48,9 +53,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         importlib.import_module(BUILDER).configure(verbs)
 
 
-def _inspect(store: ImageStore, names: Sequence[str]) -> int:
-    found = [details.described(store, lookup.find(store, name)) for name in names]
-    print(json.dumps(found, indent=1))
+def _docker(known: dict[str, object]) -> dict[str, object]:
+    """Return an image with Docker's keys, and ours beside them."""
+    keys = {"Id": "id", "RepoTags": "references", "Created": "created", "Author": "author", "Os": "os"}
+    keys |= {"Architecture": "architecture", "Size": "bytes"}
+    return {**{theirs: known[ours] for theirs, ours in keys.items()}, **known}
+
+
+def _inspect(store: ImageStore, arguments: argparse.Namespace) -> int:
+    found = [details.described(store, lookup.find(store, name)) for name in arguments.image]
+    if arguments.format is not None:
+        print(formats.render(arguments.format, [_docker(each) for each in found]))
+    else:
+        print(json.dumps(found, indent=1))
     return 0
 
 
@@ -77,12 +92,12 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 
 def _verify(store: ImageStore, arguments: argparse.Namespace) -> int:
-    images: list[StoredImage] = [lookup.find(store, name) for name in arguments.image] or list(store.list())
-    wrong = {image.digest: details.damage(store, image) for image in images}
+    wanted: list[StoredImage] = [lookup.find(store, name) for name in arguments.image] or list(store.list())
+    wrong = {image.digest: details.damage(store, image) for image in wanted}
     if arguments.json:
         print(json.dumps([{"digest": digest, "problems": list(found)} for digest, found in wrong.items()]))
     else:
-        names = {image.digest: image.reference or image.digest for image in images}
+        names = {image.digest: image.reference or image.digest for image in wanted}
         for digest, found in wrong.items():
             print(f"{names[digest]}: {'well' if not found else ''}{'; '.join(found)}")
     return EXIT_FAILED if any(wrong.values()) else 0
@@ -94,9 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
         code: int = importlib.import_module(BUILDER).run(arguments)
         return code
     identity()
-    if arguments.what == "prune":
-        return _prune(arguments)
-    store = open_store()
-    if arguments.what == "inspect":
-        return _inspect(store, arguments.image)
-    return _history(store, arguments) if arguments.what == "history" else _verify(store, arguments)
+    whole = {"ls": images.run, "rm": rmi.run, "prune": _prune}.get(arguments.what)
+    if whole is not None:
+        return whole(arguments)
+    looks = {"inspect": _inspect, "history": _history, "verify": _verify}
+    return looks[arguments.what](images.open_store(), arguments)

@@ -9,17 +9,23 @@ from dataclasses import asdict
 from hostctl.agent import facts
 from hostctl.agent.facts import Info
 from hostctl.agent.machine import SystemdMachine
+from hostctl.cli import formats
 from hostctl.cli.stats import size
 from hostctl.layout import HostLayout
 
 EXAMPLES = """examples:
   hostctl info
   hostctl info --json | jq .counts.running
+  hostctl info --format '{{.ContainersRunning}} of {{.Containers}}'
+
+fields of --format: those of --json, and .Name .ServerVersion .Containers .ContainersRunning .ContainersPaused
+.ContainersStopped .Images .NCPU .MemTotal .KernelVersion .Architecture .OperatingSystem .OSType .CgroupVersion
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
+    parser.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it; see below")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
@@ -51,9 +57,34 @@ def text(info: Info) -> str:
     return "\n".join(f"{name}: {value}" for name, value in lines)
 
 
+def docker(info: Info) -> dict[str, object]:
+    """Return the host with Docker's keys, and ours beside them."""
+    counts, versions = info.counts, info.versions
+    return {
+        "Name": info.hostname,
+        "ServerVersion": versions.hostctl,
+        "Containers": counts.workloads,
+        "ContainersRunning": counts.running,
+        "ContainersPaused": counts.paused,
+        "ContainersStopped": counts.stopped,
+        "Images": info.images,
+        "NCPU": info.processors,
+        "MemTotal": info.memory,
+        "KernelVersion": versions.kernel,
+        "Architecture": info.architecture,
+        "OperatingSystem": versions.release,
+        "OSType": "linux",
+        "CgroupVersion": "2",
+        **asdict(info),
+    }
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print it."""
     layout = HostLayout()
     info = facts.info(layout, SystemdMachine(layout))
+    if arguments.format is not None and not arguments.json:
+        print(formats.render(arguments.format, [docker(info)]))
+        return 0
     print(json.dumps(asdict(info), indent=1) if arguments.json else text(info))
     return 0

@@ -96,7 +96,8 @@ VERBS: tuple[Verb, ...] = (
 )
 
 
-def _verb_parser(verb: Verb) -> argparse.ArgumentParser:
+def parser_of(verb: Verb) -> argparse.ArgumentParser:
+    """Return what understands the words after a verb."""
     module = importlib.import_module(verb.module)
     parser = argparse.ArgumentParser(
         prog=f"hostctl {verb.name}",
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(verb: Verb, words: Sequence[str]) -> int:
-    parsed = _verb_parser(verb).parse_args(words)
+    parsed = parser_of(verb).parse_args(words)
     try:
         if verb.on_host:
             identity()

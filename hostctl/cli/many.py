@@ -4,43 +4,72 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from hostctl.errors import HostctlError
 
 AT_ONCE = 8
+Result = TypeVar("Result")
 
 
-def each(names: Sequence[str], deed: Callable[[str], object], *, as_json: bool = False) -> int:
+def tried(
+    names: Sequence[str], deed: Callable[[str], Result], *, at_once: int = AT_ONCE
+) -> Iterator[tuple[str, Result | HostctlError]]:
+    """Do something to each, and yield each with what was returned or the failure, in their order.
+
+    Args:
+        names: workloads, images or others; one that occurs twice counts once.
+        deed: does it to one.
+        at_once: how many at the same time; 1 is one after the other.
+    """
+    wanted = list(dict.fromkeys(names))
+    with ThreadPoolExecutor(max_workers=min(at_once, len(wanted))) as pool:
+        for name, one in zip(wanted, [pool.submit(deed, name) for name in wanted], strict=True):
+            try:
+                yield name, one.result()
+            except HostctlError as error:
+                yield name, error
+
+
+def failure(name: str, error: HostctlError) -> dict[str, object]:
+    """Return what a document says of one that it could not be done to."""
+    return {"name": name, "done": False, "error": error.id, "brief": error.brief}
+
+
+def each(
+    names: Sequence[str],
+    deed: Callable[[str], object],
+    *,
+    as_json: bool = False,
+    at_once: int = AT_ONCE,
+    missing: Collection[str] = (),
+) -> int:
     """Do something to each, and print the names of those it was done to, in their order, or what was returned.
 
     Args:
         names: workloads, volumes or others; one that occurs twice counts once.
         deed: does it to one, and may return a text to print instead of the name.
         as_json: print one list of objects.
+        at_once: as in :func:`tried`.
+        missing: ids of errors that say that there is no such thing, where that is no failure.
 
     Returns:
         0, or the exit code of the first failure; failures go to standard error.
     """
-    wanted = list(dict.fromkeys(names))
-    with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(wanted))) as pool:
-        pending = [pool.submit(deed, name) for name in wanted]
-    code, results = 0, []
-    for name, one in zip(wanted, pending, strict=True):
-        error = one.exception()
-        if error is None:
-            said = one.result()
+    code = 0
+    results: list[dict[str, object]] = []
+    for name, said in tried(names, deed, at_once=at_once):
+        if isinstance(said, HostctlError):
+            code = code or (0 if said.id in missing else said.exit_code)
+            results.append(failure(name, said))
+            if not as_json:
+                print(said.render(), file=sys.stderr)
+        else:
             results.append({"name": name, "done": True, **({} if said is None else {"result": said})})
             if not as_json:
                 print(name if said is None else said, flush=True)
-        elif isinstance(error, HostctlError):
-            code = code or error.exit_code
-            results.append({"name": name, "done": False, "error": error.id, "brief": error.brief})
-            if not as_json:
-                print(error.render(), file=sys.stderr)
-        else:
-            raise error
     if as_json:
         print(json.dumps(results))
     return code

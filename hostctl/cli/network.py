@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from hostctl.agent import generation, network_view
 from hostctl.agent.network_view import NetworkView
-from hostctl.cli import formats
+from hostctl.cli import filters, formats
 from hostctl.cli.tables import table
 from hostctl.layout import HostLayout
 
@@ -27,6 +27,11 @@ EXAMPLES = """examples:
 Workloads that were run are connected and disconnected while they run, and keep the interfaces that they have. Those
 that host.yaml declares are on the networks that it says; the error names the line to write there.
 """
+FILTERS: Mapping[str, Callable[[NetworkView, str], bool]] = {
+    "name": lambda row, wanted: filters.matches(row.name, wanted),
+    "driver": lambda row, wanted: row.driver == wanted,
+    "dangling": lambda row, wanted: filters.truth(wanted) != bool(row.workloads),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("ls", help="list networks")
     listing.add_argument("-q", "--quiet", action="store_true", help="names only")
+    listing.add_argument("--no-trunc", action="store_true", help="shorten nothing, as is the default")
+    listing.add_argument("--format", metavar="TEMPLATE", help="print each by a template, as in `hostctl ps`")
+    filters.configure(listing, FILTERS)
     looking = actions.add_parser("inspect", help="everything known of networks")
     looking.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it")
     looking.add_argument("network", nargs="+", help="names")
@@ -82,16 +90,25 @@ def _change(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _list(found: Sequence[NetworkView], arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print(json.dumps([asdict(each) for each in found], indent=1))
+    elif arguments.format is not None:
+        print(formats.render(arguments.format, [network_view.docker(each) for each in found]))
+    elif arguments.quiet:
+        print("".join(f"{each.name}\n" for each in found), end="")
+    else:
+        print(text(found))
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print networks, or change who is on them."""
     if arguments.action in ("connect", "disconnect"):
         return _change(arguments)
     found = network_view.read(generation.current(HostLayout()))
     if arguments.action == "ls":
-        names = "".join(f"{each.name}\n" for each in found)
-        listing = json.dumps([asdict(each) for each in found], indent=1) if arguments.json else text(found)
-        print(names if arguments.quiet else f"{listing}\n", end="")
-        return 0
+        return _list(filters.chosen(found, arguments.filter, FILTERS), arguments)
     documents = [network_view.docker(network_view.named(found, name)) for name in arguments.network]
     if arguments.format is not None:
         print(formats.render(arguments.format, documents))

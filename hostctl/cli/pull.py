@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from typing import Any
 
 from hostctl.agent import client
+from hostctl.cli import many
 from hostctl.config.values import ImageReference
-from hostctl.errors import UsageError
+from hostctl.errors import HostctlError, UsageError
 from hostctl.progress import Progress
 
 EXAMPLES = """examples:
@@ -40,16 +43,23 @@ def references(names: list[str]) -> list[ImageReference]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Let the agent pull, one image after the other."""
+    """Let the agent pull, one image after the other; one that fails stops no other."""
     progress = Progress(quiet=arguments.quiet or arguments.json)
-    pulled = [
-        client.ask("PullImage", str(reference), on_progress=progress.line) for reference in references(arguments.image)
-    ]
+    pulled: list[Any] = []
+    code = 0
+    wanted = [str(reference) for reference in references(arguments.image)]
+    for name, image in many.tried(
+        wanted, lambda name: client.ask("PullImage", name, on_progress=progress.line), at_once=1
+    ):
+        if isinstance(image, HostctlError):
+            code = code or image.exit_code
+            pulled.append(many.failure(name, image))
+            if not arguments.json:
+                print(image.render(), file=sys.stderr)
+            continue
+        pulled.append(image)
+        if not arguments.json:
+            print(image["reference"] if arguments.quiet else f"Digest: {image['digest']}\n{image['reference']}")
     if arguments.json:
         print(json.dumps(pulled))
-        return 0
-    for image in pulled:
-        if not arguments.quiet:
-            print(f"Digest: {image['digest']}")
-        print(image["reference"])
-    return 0
+    return code

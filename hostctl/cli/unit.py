@@ -7,6 +7,7 @@ import sys
 
 from hostctl.agent import client
 from hostctl.cli import many
+from hostctl.errors import UsageError
 
 EXAMPLES = """examples:
   hostctl start web app
@@ -28,7 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verb = parser.prog.rpartition(" ")[2]
     if verb in ("stop", "restart"):
         text = "then it is killed; what is declared is the most, and the default"
-        parser.add_argument("-t", "--time", type=float, metavar="SECONDS", help=text)
+        parser.add_argument("-t", "--time", "--timeout", type=float, metavar="SECONDS", help=text)
+        parser.add_argument(
+            "-s", "--signal", metavar="SIGNAL", help="KILL kills at once; others are declared, stop_signal"
+        )
     if verb == "kill":
         parser.add_argument("-s", "--signal", default="KILL", metavar="SIGNAL", help="name or number (default: KILL)")
     parser.add_argument("workload", nargs="+", help="names")
@@ -38,7 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def rest_of(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Return what the agent's method takes after the name."""
     if arguments.verb in ("stop", "restart"):
-        return ("" if arguments.time is None else str(arguments.time),)
+        if arguments.signal is not None and arguments.signal.upper().removeprefix("SIG") not in ("KILL", "9"):
+            hint = f"`stop_signal` in host.yaml says it; `hostctl kill -s {arguments.signal} NAME` sends one"
+            raise UsageError(f"--signal {arguments.signal}: a workload is stopped by the signal it declares", hint=hint)
+        within = 0.0 if arguments.signal is not None else arguments.time
+        return ("" if within is None else str(within),)
     return (arguments.signal,) if arguments.verb == "kill" else ()
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from hostctl.agent import bus
 from hostctl.agent.copying import CopyError
-from hostctl.cli import formats, many
+from hostctl.cli import filters, formats, many
 from hostctl.cli.output import output
 from hostctl.cli.stats import size
 from hostctl.cli.tables import table
@@ -33,6 +35,12 @@ the volume runs: with --live a backup takes files as they are, and a restore sto
 rm and prune never remove a volume that is declared or mounted.
 """
 CHUNK = 1 << 20
+MISSING = "unknown-volume"
+FILTERS: Mapping[str, Callable[[dict[str, object], str], bool]] = {
+    "name": lambda row, wanted: filters.matches(str(row["name"]), wanted),
+    "dangling": lambda row, wanted: filters.truth(wanted) != bool(row["declared"] or row["workloads"]),
+    "driver": lambda row, wanted: wanted == "local",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("-q", "--quiet", action="store_true", help="names only")
     listing.add_argument("--size", action="store_true", help="with what they take on the disk, which takes time")
     listing.add_argument("--format", metavar="TEMPLATE", help="print each by a template, as in `hostctl ps`")
+    filters.configure(listing, FILTERS)
     looking = actions.add_parser("inspect", help="everything known of volumes")
     looking.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it")
     making = actions.add_parser("create", help="make empty volumes")
@@ -49,7 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for action in (looking, making, removing):
         action.add_argument("volume", nargs="+", help="names")
     pruning = actions.add_parser("prune", help="remove all volumes that nobody declares or mounts")
+    removing.add_argument("-f", "--force", action="store_true", help="end with 0 although one is not there")
     pruning.add_argument("-f", "--force", action="store_true", help="without asking")
+    pruning.add_argument("-a", "--all", action="store_true", help="those with a name too, which all have")
     saving = actions.add_parser("backup", help="write a volume to a file")
     saving.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here (default: standard output)")
     restoring = actions.add_parser("restore", help="make a volume what a backup says")
@@ -62,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", help="print a JSON document")
 
 
-def text(rows: list[dict[str, object]]) -> str:
+def text(rows: Sequence[dict[str, object]]) -> str:
     """Return what a terminal shows of volumes."""
     cells = []
     for row in rows:
@@ -160,15 +171,16 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    rows = json.loads(bus.call("ListVolumes", "sizes" if arguments.size else ""))
+    listed = json.loads(bus.call("ListVolumes", "sizes" if arguments.size else ""))
+    found = filters.chosen(listed, arguments.filter, FILTERS)
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(found, indent=1))
     elif arguments.format is not None:
-        print(formats.render(arguments.format, [docker(row) for row in rows]))
+        print(formats.render(arguments.format, [docker(row) for row in found]))
     elif arguments.quiet:
-        print("".join(f"{row['name']}\n" for row in rows), end="")
+        print("".join(f"{row['name']}\n" for row in found), end="")
     else:
-        print(text(rows))
+        print(text(found))
     return 0
 
 
@@ -190,7 +202,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what was asked."""
     if arguments.action in ("create", "rm"):
         member = "CreateVolume" if arguments.action == "create" else "RemoveVolume"
-        return many.each(arguments.volume, lambda name: _silently(member, name), as_json=arguments.json)
+        missing = (MISSING,) if arguments.action == "rm" and arguments.force else ()
+        deed = functools.partial(_silently, member)
+        return many.each(arguments.volume, deed, as_json=arguments.json, missing=missing)
     if arguments.action in ("backup", "restore"):
         return _stream(arguments)
     return {"ls": _list, "inspect": _inspect, "prune": _prune}[arguments.action](arguments)

@@ -12,9 +12,15 @@ _HEX = re.compile(r"(sha256:)?([0-9a-f]{4,64})")
 
 
 class UnknownImageError(ImageStoreError):
-    """There is no such image on this host, or there are several."""
+    """There is no such image on this host."""
 
     id = "image-unknown"
+
+
+class AmbiguousImageError(UnknownImageError):
+    """There are several images that may be meant."""
+
+    id = "image-ambiguous"
 
 
 def reference(text: str) -> ImageReference:
@@ -33,7 +39,8 @@ def find(store: ImageStore, text: str) -> StoredImage:
     """Return the image that ``text`` means; a name goes before an id.
 
     Raises:
-        UnknownImageError: none or several are meant.
+        UnknownImageError: none is meant.
+        AmbiguousImageError: several are.
     """
     named = next((image for image in store.list() if is_named(image, text)), None)
     if named is not None:
@@ -45,7 +52,7 @@ def find(store: ImageStore, text: str) -> StoredImage:
         if match and any(each.removeprefix("sha256:").startswith(match[2]) for each in (image.id, image.digest))
     }
     if len(wanted) > 1:
-        raise UnknownImageError(f"{text} is the beginning of several ids", details="\n".join(sorted(wanted)))
+        raise AmbiguousImageError(f"{text} is the beginning of several ids", details="\n".join(sorted(wanted)))
     if not wanted:
         raise UnknownImageError(f"there is no image {text}", hint="`hostctl images` lists them")
     return next(iter(wanted.values()))

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from hostctl.config.contents import parse_environment
 from hostctl.run import PATH
 from hostctl.workload import root, root_plan
+from hostctl.workload.instance import LABEL
 from hostctl.workload.mounts import INIT_INSIDE, NOTIFY_INSIDE, config_file, mounts
 from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
@@ -51,7 +52,6 @@ MASKED = (  # what Podman masks by default, pkg/specgen
 )
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 SERVE, HEALTH = "serve.json", "health.check"
-LABEL = "org.hostctl.label."  # so that no label is an annotation that crun acts on
 
 
 def granted(spec: WorkloadSpec) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 RUN = "run-"  # what the names of workloads begin with that were run without being declared
 FIRST = "a"
 INSTANCES = ("a", "b")
+LABEL = "org.hostctl.label."  # before a label's name in a bundle, so that none is an annotation that crun acts on
 _REPLICA = re.compile(r"[2-9]|[1-9][0-9]{1,2}")
 
 

@@ -96,8 +96,8 @@ class Packer:
         self.files = 0
         self.skipped: list[str] = []
 
-    def add(self, root: int, path: str, name: str) -> None:
-        """Add the tree at ``path`` below ``root`` as ``name``; a link there is added as a link.
+    def add(self, root: int, path: str, name: str, *, follow: bool = False) -> None:
+        """Add the tree at ``path`` below ``root`` as ``name``; a link there is added as a link, unless it is followed.
 
         Raises:
             OSError: it is not there.
@@ -106,7 +106,11 @@ class Packer:
         folder, last = split(path)
         parent = open_in(root, folder, os.O_PATH | os.O_DIRECTORY, AS_CALLER)
         try:
-            self._entry(parent, last or ".", name, os.fstat(parent).st_dev, 0)
+            device = os.fstat(parent).st_dev
+            if follow and last:
+                self._opened(open_in(root, path, os.O_PATH, AS_CALLER), name, device, 0)
+            else:
+                self._entry(parent, last or ".", name, device, 0)
         finally:
             os.close(parent)
 
@@ -115,7 +119,10 @@ class Packer:
         self._tar.close()
 
     def _entry(self, parent: int, last: str, name: str, device: int, depth: int) -> None:
-        opened = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        self._opened(os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent), name, device, depth)
+
+    def _opened(self, opened: int, name: str, device: int, depth: int) -> None:
+        """Add what is open, and close it."""
         try:
             found = os.fstat(opened)
             kind = _KINDS.get(stat.S_IFMT(found.st_mode))
@@ -396,10 +403,10 @@ def enter(pid: int) -> int:
     return root
 
 
-def _pack(root: int, path: str, *, whole: bool) -> dict[str, object]:
+def _pack(root: int, path: str, *, whole: bool, follow: bool) -> dict[str, object]:
     packer = Packer(os.fdopen(1, "wb", closefd=False), one_file_system=whole)
     contents = path.endswith("/.") or not _parts(path)
-    packer.add(root, path, "." if contents else split(path)[1])
+    packer.add(root, path, "." if contents else split(path)[1], follow=follow)
     packer.close()
     return {"files": packer.files, "skipped": packer.skipped[:100]}
 
@@ -418,13 +425,14 @@ def main(mode: str, pid: int, path: str, *options: str) -> int:
         mode: ``pack`` to standard output, ``unpack`` from standard input.
         pid: a process of the workload; 0 is none, and the root is the folder that this program runs in.
         path: below the root.
-        options: ``whole`` packs one file system only, ``keep-owner`` takes owners from the archive.
+        options: ``whole`` packs one file system only, ``follow`` what a link at the path leads to below the root,
+            ``keep-owner`` takes owners from the archive.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     try:
         root = enter(pid) if pid else os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if mode == "pack":
-            result = _pack(root, path, whole="whole" in options)
+            result = _pack(root, path, whole="whole" in options, follow="follow" in options)
         else:
             result = _unpack(root, path, keep_owner="keep-owner" in options)
     except OSError as error:

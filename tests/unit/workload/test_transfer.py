@@ -71,6 +71,29 @@ def test_a_link_is_followed_on_the_way_and_never_at_the_end(tree: Path) -> None:
         assert archive.getmember("way").issym()
 
 
+def test_a_link_at_the_end_is_followed_on_request_and_never_out_of_the_root(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("secret")
+    (tree / "up").symlink_to("../../../../../outside")
+    (tree / "absolute").symlink_to("/srv/file")
+    (tree / "outside").write_text("inside")
+
+    def packed(path: str, name: str) -> dict[str, bytes]:
+        out = io.BytesIO()
+        packer = Packer(out)
+        packer.add(opened(tree), path, name, follow=True)
+        packer.close()
+        with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
+            found = [(info.name, archive.extractfile(info) if info.isreg() else None) for info in archive]
+            return {name: file.read() if file else b"" for name, file in found}
+
+    assert packed("absolute", "absolute") == {"absolute": b"content"}
+    assert packed("up", "up") == {"up": b"inside"}
+    assert set(packed("way", "way")) >= {"way", "way/file", "way/link", "way/deep/same"}
+    assert packed("srv/file", "file") == {"file": b"content"}
+    with pytest.raises(FileNotFoundError):
+        packed("srv/link", "link")
+
+
 def test_what_only_a_host_would_grant_is_left_out(tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()

@@ -217,10 +217,14 @@ def test_files_go_in_and_out_and_never_elsewhere(host: Host) -> None:
     host.text("hostctl", "cp", "talk:/usr/bin/busybox", "/run/t/bb")
     assert host.shell("sha256sum </run/t/bb") == inside(host, "talk", "--", BOX, "sha256sum", BOX).split()[0] + "  -"
     # a workload points its paths at the host's files: what is meant is its own, or nothing
-    script(host, "talk", "ln -s /proc/1/root/etc /e; ln -s ../../../../etc/shadow /s; mkdir /d; echo x >/d/y")
+    script(host, "talk", "ln -s /proc/1/root/etc /e; ln -s ../../../../etc/shadow /s")
+    script(host, "talk", "mkdir /d; echo x >/d/y; ln -s /d/y /l")
     host.fails("hostctl", "cp", "talk:/e/os-release", "/run/t/stolen")
     host.text("hostctl", "cp", "talk:/s", "/run/t/link")
     assert host.shell("test -L /run/t/link && readlink /run/t/link") == "../../../../etc/shadow"
+    host.text("hostctl", "cp", "-L", "talk:/l", "/run/t/l")
+    assert host.shell("test ! -L /run/t/l && cat /run/t/l") == "x"
+    host.fails("hostctl", "cp", "-L", "talk:/e", "/run/t/stolen")
     host.text("hostctl", "cp", "/run/t/bb", "talk:/s")  # replaces the link, and does not follow it
     assert host.shell("head -c4 /etc/shadow || true") != "\x7fELF"
     assert host.shell("hostctl cp talk:/d - | tar t") == "d/\nd/y"
@@ -392,6 +396,8 @@ def test_what_is_not_declared_runs_only_where_that_is_allowed(host: Host, wanted
         host.text("hostctl", verb, "x")
     assert "is declared" in host.fails("hostctl", "rm", "web")
     host.text("hostctl", "rm", "x")
+    assert host.run("hostctl", "rm", "x", check=False).status == 2
+    host.text("hostctl", "rm", "-f", "x")
     assert host.run("systemctl", "cat", "workload-run-x.service", check=False).status != 0
     assert show(host, "web", "InvocationID") == before
 
