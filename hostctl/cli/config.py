@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostctl.cli import actions
 from hostctl.config.dump import plain, to_yaml
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import decode_bytes, parse_host, parse_release, read_text
@@ -31,17 +32,17 @@ _HOST_KEY = re.compile(r"""^["']?(hostname|workloads|users|volumes|registries)["
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="say what is wrong with declarations; exit code 2 if anything is")
+    words = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add(words, "check", "say what is wrong with declarations; exit code 2 if anything is", EXAMPLES)
     check.add_argument("files", nargs="+", metavar="FILE", help="a host.yaml or release.yaml, - for standard input")
-    show = actions.add_parser("show", help="print a declaration as it is understood")
+    show = actions.add(words, "show", "print a declaration as it is understood", EXAMPLES)
     show.add_argument("file", metavar="FILE", help="a host.yaml or release.yaml, - for standard input")
     show.add_argument("--full", action="store_true", help="also the settings that have their default")
     for action in (check, show):
         action.add_argument("--kind", choices=("host", "release"), help="what it is (default: seen by its contents)")
         action.add_argument("--json", action="store_true", help="print JSON")
     for name, text in (("schema", "print the JSON Schema"), ("reference", "print the reference page in Markdown")):
-        action = actions.add_parser(name, help=f"{text} of a kind of declaration")
+        action = actions.add(words, name, f"{text} of a kind of declaration", EXAMPLES)
         action.add_argument("kind", choices=("host", "release"), help="the kind of declaration")
 
 

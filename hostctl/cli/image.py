@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict
 
 from hostctl.agent import client
-from hostctl.cli import formats, images, rmi
+from hostctl.cli import actions, formats, images, rmi
 from hostctl.cli.images import age, size
 from hostctl.cli.tables import table
 from hostctl.errors import EXIT_FAILED
@@ -21,8 +21,10 @@ BUILDER = "hostctl.cli.image_build"
 """The words that only a builder has."""
 
 EXAMPLES = """examples:
-  hostctl image ls
+  hostctl image ls --filter dangling=true
+  hostctl image rm nginx:1
   hostctl image inspect nginx:1           everything known of it, as JSON
+  hostctl image inspect -f '{{.Id}} {{.Size}}' nginx:1
   hostctl image history nginx:1           the steps that it was made by
   hostctl image prune                     remove what has no name and is not needed
   hostctl image prune --all               remove whatever no generation needs
@@ -34,18 +36,22 @@ if importlib.util.find_spec(BUILDER) is not None:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    images.configure(verbs.add_parser("ls", help="list images, as `hostctl images`"))
-    rmi.configure(verbs.add_parser("rm", help="take images away, as `hostctl rmi`"))
-    inspect = verbs.add_parser("inspect", help="print everything known of images as JSON")
+    listing = actions.add(verbs, "ls", "list images, as `hostctl images`", EXAMPLES)
+    images.configure(listing)
+    listing.epilog = images.EXAMPLES.replace("hostctl images", listing.prog)
+    removing = actions.add(verbs, "rm", "take images away, as `hostctl rmi`", EXAMPLES)
+    rmi.configure(removing)
+    removing.epilog = rmi.EXAMPLES.replace("hostctl rmi", removing.prog)
+    inspect = actions.add(verbs, "inspect", "print everything known of images as JSON", EXAMPLES)
     inspect.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it, by its path")
     inspect.add_argument("image", nargs="+", help="names or ids")
-    history = verbs.add_parser("history", help="print the steps that an image was made by")
+    history = actions.add(verbs, "history", "print the steps that an image was made by", EXAMPLES)
     history.add_argument("image", help="a name or id")
     history.add_argument("--no-trunc", action="store_true", help="do not shorten the commands")
-    prune = verbs.add_parser("prune", help="remove images that nothing needs")
+    prune = actions.add(verbs, "prune", "remove images that nothing needs", EXAMPLES)
     prune.add_argument("-a", "--all", action="store_true", help="those that have a name as well")
     prune.add_argument("-f", "--force", action="store_true", help="without asking, as is the default")
-    verify = verbs.add_parser("verify", help="compare layers with what was pulled; exit code 1 if any differs")
+    verify = actions.add(verbs, "verify", "compare layers with what was pulled; exit code 1 if any differs", EXAMPLES)
     verify.add_argument("image", nargs="*", help="names or ids; all by default")
     for each in (inspect, history, prune, verify):
         each.add_argument("--json", action="store_true", help="print a JSON document")

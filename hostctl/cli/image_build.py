@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hostctl.cli import actions
 from hostctl.durable import write_file
 from hostctl.image.build import LOCK_NAME, build_image, format_lock, load_image, make_lock
 from hostctl.progress import Progress
@@ -17,10 +18,10 @@ EXAMPLES = """
 
 def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the words."""
-    build = verbs.add_parser("build", help="build an OCI archive")
+    build = actions.add(verbs, "build", "build an OCI archive", EXAMPLES)
     build.add_argument("image", type=Path, metavar="IMAGE.yaml")
     build.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the OCI archive")
-    lock = verbs.add_parser("lock", help="pin the packages")
+    lock = actions.add(verbs, "lock", "pin the packages", EXAMPLES)
     lock.add_argument("image", type=Path, metavar="IMAGE.yaml")
 
 

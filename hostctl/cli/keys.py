@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from hostctl.cli import actions
 from hostctl.compose.keys import add_channel, make_keys
 from hostctl.repository.keyring import DEFAULT_CHANNEL
 from hostctl.repository.roles import ROOT_KEYS, ROOT_THRESHOLD
@@ -21,8 +22,8 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    init = actions.add_parser("init", help="make a complete set of development keys")
+    words = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    init = actions.add(words, "init", "make a complete set of development keys", EXAMPLES)
     init.add_argument("folder", type=Path, metavar="DIR", help="new folder")
     init.add_argument(
         "--channel",
@@ -40,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many root keys must sign a change of keys (default: %(default)s)",
     )
-    channel = actions.add_parser("channel", help="make the key of another channel")
+    channel = actions.add(words, "channel", "make the key of another channel", EXAMPLES)
     channel.add_argument("folder", type=Path, metavar="DIR", help="folder of `hostctl keys init`")
     channel.add_argument("name", metavar="NAME", help="the channel's name")
     for action in (init, channel):

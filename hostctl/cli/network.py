@@ -13,16 +13,18 @@ from dataclasses import asdict
 
 from hostctl.agent import generation, network_view
 from hostctl.agent.network_view import NetworkView
-from hostctl.cli import filters, formats
+from hostctl.cli import actions, filters, formats
 from hostctl.cli.tables import table
 from hostctl.layout import HostLayout
 
 EXAMPLES = """examples:
   hostctl network ls
+  hostctl network ls --filter driver=bridge --format '{{.Name}} {{.IPAM.Config.Subnet}}'
   hostctl network inspect private
   hostctl network inspect -f '{{.IPAM.Config.Subnet}}' private
   hostctl network connect --alias sql private run-db
   hostctl network disconnect private run-db
+  hostctl network disconnect --force private run-db    although its name server is there: it is started anew
 
 Workloads that were run are connected and disconnected while they run, and keep the interfaces that they have. Those
 that host.yaml declares are on the networks that it says; the error names the line to write there.
@@ -36,20 +38,20 @@ FILTERS: Mapping[str, Callable[[NetworkView, str], bool]] = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("ls", help="list networks")
+    words = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add(words, "ls", "list networks", EXAMPLES)
     listing.add_argument("-q", "--quiet", action="store_true", help="names only")
     listing.add_argument("--no-trunc", action="store_true", help="shorten nothing, as is the default")
     listing.add_argument("--format", metavar="TEMPLATE", help="print each by a template, as in `hostctl ps`")
     filters.configure(listing, FILTERS)
-    looking = actions.add_parser("inspect", help="everything known of networks")
+    looking = actions.add(words, "inspect", "everything known of networks", EXAMPLES)
     looking.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it")
     looking.add_argument("network", nargs="+", help="names")
-    connecting = actions.add_parser("connect", help="connect a workload that was run to a network")
+    connecting = actions.add(words, "connect", "connect a workload that was run to a network", EXAMPLES)
     connecting.add_argument("--alias", action="append", default=[], metavar="NAME", help="a further name of it there")
     connecting.add_argument("--ip", default="", metavar="ADDRESS", help="a static IPv4 address")
     connecting.add_argument("--ip6", default="", metavar="ADDRESS", help="a static IPv6 address")
-    leaving = actions.add_parser("disconnect", help="take a workload that was run off a network")
+    leaving = actions.add(words, "disconnect", "take a workload that was run off a network", EXAMPLES)
     leaving.add_argument("-f", "--force", action="store_true", help="even if it has to be started anew for that")
     for action in (connecting, leaving):
         action.add_argument("network", help="its name")

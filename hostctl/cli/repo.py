@@ -185,7 +185,13 @@ examples:
   hostctl keys channel keys canary && hostctl repo init {_WHERE}
 """,
     ),
-    Action("publish", "add a built release", publish.configure, publish.run, publish.EXAMPLES),
+    Action(
+        "publish",
+        "add a built release",
+        publish.configure,
+        publish.run,
+        publish.EXAMPLES.replace("hostctl publish", "hostctl repo publish"),
+    ),
     Action(
         "promote",
         "offer a release in another channel, or on other terms",

@@ -13,6 +13,7 @@ from hostctl_qemu.ssh import Ssh
 from hostctl_qemu.state import StateError, is_running, load_state, make_config
 from hostctl_qemu.terminal import attach
 
+from hostctl.cli import actions
 from hostctl.compose.manifest import load_manifest
 from hostctl.config.load import load_host
 from hostctl.config.quantities import ByteSize
@@ -32,8 +33,8 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    start = actions.add_parser("run", help="boot a built release; again: go on with the same machine")
+    words = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    start = actions.add(words, "run", "boot a built release; again: go on with the same machine", EXAMPLES)
     start.add_argument("--config", type=Path, metavar="HOST.YAML", help="what the first boot applies")
     start.add_argument("--memory", default="1G", metavar="SIZE", help="memory (default: 1G)")
     start.add_argument("--cpus", type=int, default=2, metavar="N", help="processors (default: 2)")
@@ -42,9 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     boot.add_argument("--firmware", action="store_true", help="boot through OVMF and the boot loader (default)")
     boot.add_argument("--direct", action="store_true", help="boot the kernel of DIR at once: faster, no slots")
     start.add_argument("--detach", action="store_true", help="leave it running in the background")
-    ssh = actions.add_parser("ssh", help="log in to the machine, or run a command in it")
+    ssh = actions.add(words, "ssh", "log in to the machine, or run a command in it", EXAMPLES)
     ssh.add_argument("--user", default="root", metavar="NAME", help="log in as (default: root)")
-    stop = actions.add_parser("stop", help="shut a detached machine down")
+    stop = actions.add(words, "stop", "shut a detached machine down", EXAMPLES)
     for action in (start, ssh, stop):
         action.add_argument("dir", type=Path, metavar="DIR", help="folder of the built release")
         action.add_argument("--state", type=Path, metavar="FOLDER", help="folder of the machine (default: DIR/vm)")

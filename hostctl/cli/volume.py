@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from hostctl.agent import bus
 from hostctl.agent.copying import CopyError
-from hostctl.cli import filters, formats, many
+from hostctl.cli import actions, filters, formats, many
 from hostctl.cli.output import output
 from hostctl.cli.stats import size
 from hostctl.cli.tables import table
@@ -22,11 +22,15 @@ from hostctl.errors import UsageError
 
 EXAMPLES = """examples:
   hostctl volume ls --size
+  hostctl volume ls -q --filter dangling=true
   hostctl volume inspect content
+  hostctl volume inspect -f '{{.Mountpoint}}' content
   hostctl volume create scratch
   hostctl volume rm scratch
+  hostctl volume rm -f scratch old                     one that is not there is no failure
   hostctl volume prune
   hostctl volume backup content -o content.tar.zst
+  hostctl volume backup --live content | ssh backup 'cat >content.tar.zst'
   hostctl volume restore content -i content.tar.zst --sha256 9f86…
 
 A backup is a tar archive with the workload's own numbers as owners, one zstd frame with a checksum; its SHA-256 is
@@ -45,25 +49,25 @@ FILTERS: Mapping[str, Callable[[dict[str, object], str], bool]] = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("ls", help="list volumes")
+    words = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add(words, "ls", "list volumes", EXAMPLES)
     listing.add_argument("-q", "--quiet", action="store_true", help="names only")
     listing.add_argument("--size", action="store_true", help="with what they take on the disk, which takes time")
     listing.add_argument("--format", metavar="TEMPLATE", help="print each by a template, as in `hostctl ps`")
     filters.configure(listing, FILTERS)
-    looking = actions.add_parser("inspect", help="everything known of volumes")
+    looking = actions.add(words, "inspect", "everything known of volumes", EXAMPLES)
     looking.add_argument("-f", "--format", metavar="TEMPLATE", help="print a part of it")
-    making = actions.add_parser("create", help="make empty volumes")
-    removing = actions.add_parser("rm", help="remove volumes that nobody declares or mounts")
+    making = actions.add(words, "create", "make empty volumes", EXAMPLES)
+    removing = actions.add(words, "rm", "remove volumes that nobody declares or mounts", EXAMPLES)
     for action in (looking, making, removing):
         action.add_argument("volume", nargs="+", help="names")
-    pruning = actions.add_parser("prune", help="remove all volumes that nobody declares or mounts")
+    pruning = actions.add(words, "prune", "remove all volumes that nobody declares or mounts", EXAMPLES)
     removing.add_argument("-f", "--force", action="store_true", help="end with 0 although one is not there")
     pruning.add_argument("-f", "--force", action="store_true", help="without asking")
     pruning.add_argument("-a", "--all", action="store_true", help="those with a name too, which all have")
-    saving = actions.add_parser("backup", help="write a volume to a file")
+    saving = actions.add(words, "backup", "write a volume to a file", EXAMPLES)
     saving.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here (default: standard output)")
-    restoring = actions.add_parser("restore", help="make a volume what a backup says")
+    restoring = actions.add(words, "restore", "make a volume what a backup says", EXAMPLES)
     restoring.add_argument("-i", "--input", type=Path, metavar="FILE", help="the backup (default: standard input)")
     restoring.add_argument("--sha256", metavar="HEX", help="refuse a file with another SHA-256; needs --input")
     for action in (saving, restoring):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from hostctl.cli.main import VERBS, main
+from hostctl.cli.main import VERBS, Verb, main, parser_of
 from hostctl.compose.sources import BUILDER_MODULES
 
 
@@ -20,6 +23,23 @@ def test_help_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert f"hostctl {name}" in said.partition("examples:")[2]
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser and those of its actions, at all levels."""
+    yield parser
+    for action in parser._actions:  # argparse has no public way to them
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.name != "hostd"], ids=lambda verb: verb.module)
+def test_help_of_every_action_has_examples_of_it(verb: Verb) -> None:
+    for parser in parsers(parser_of(verb)):
+        examples = parser.format_help().partition("examples:\n")[2]
+        assert re.search(rf"^.*\b{parser.prog}( |$)", examples, re.MULTILINE), parser.prog
+        assert parser.description, parser.prog
 
 
 def test_names_are_given_once_but_for_what_hosts_and_builders_call_the_same() -> None:
