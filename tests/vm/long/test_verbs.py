@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -86,6 +87,62 @@ def state(host: Host, name: str) -> str:
 def invocation(host: Host, name: str) -> str:
     """Return what is different after each start of a workload."""
     return host.text("systemctl", "show", f"workload-{name}.service", "-P", "InvocationID")
+
+
+REFUSED = (
+    *(("start", "web"), ("unpause", "web"), ("limits", "web", "--memory", "32M"), ("auto-update",)),
+    *(("cp", "web:/etc/passwd", "-"), ("cp", "/etc/hostname", "web:/tmp/x"), ("cp", "-", "web:/tmp")),
+    *(("diff", "web"), ("export", "web"), ("commit", "web"), ("rename", "web", "x")),
+    *(("run", "-d", "localhost/box:1"), ("create", "localhost/box:1"), ("rm", "x")),
+    *(("volume", "ls"), ("volume", "inspect", "content"), ("volume", "create", "x"), ("volume", "rm", "content")),
+    *(("volume", "prune", "-f"), ("volume", "backup", "content"), ("volume", "restore", "content")),
+    *(("load",), ("save", "localhost/box:1"), ("tag", "localhost/box:1", "x:1"), ("rmi", "localhost/box:1")),
+    *(("login", "-u", "me", "--password-stdin", "r.example"), ("logout", "r.example"), ("push", "localhost/box:1")),
+)
+"""What is refused to a user without sudo, by the agent alone: everything that changes or shows what is inside."""
+
+
+def test_a_plain_user_neither_changes_nor_takes_anything(host: Host, wanted: str) -> None:
+    before, generation = invocation(host, "web"), host.status()["generation"]
+    for words in REFUSED:
+        done = host.run("hostctl", *words, user="eve", stdin="", check=False)
+        said = done.stderr.decode("utf-8", "replace")
+        assert (done.status, "root and users with sudo" in said) == (1, True), f"{words}: {said}"
+        assert done.stdout == b"", words
+    assert host.run("hostctl", "apply", "-", user="eve", stdin=wanted, check=False).status == 1
+    for words in (("ls",), ("set", "key"), ("rm", "key")):
+        done = host.run("hostctl", "secret", *words, user="eve", stdin="value", check=False)
+        assert (done.status, b"only root may look after secrets" in done.stderr) == (1, True)
+    assert invocation(host, "web") == before
+    assert host.status()["generation"] == generation
+    assert json.loads(host.text("hostctl", "volume", "ls", "--json")) == []
+    assert host.run("hostctl", "image", "inspect", "x:1", check=False).status != 0
+
+
+BUS = ("busctl", "--json=short", "call", "org.hostctl.Host1", "/org/hostctl/Host1", "org.hostctl.Host1")
+
+
+def asked(host: Host, member: str, *argument: str) -> Any:  # noqa: ANN401 - by the method's documentation
+    """Return what a method of the agent answers."""
+    words = ("s", *argument) if argument else ()
+    return json.loads(json.loads(host.text(*BUS, member, *words))["data"][0])
+
+
+def test_what_verbs_show_is_to_be_had_from_the_bus(host: Host) -> None:
+    for member, argument, verb in (
+        ("ListNetworks", (), ("network", "ls")),
+        ("ListImages", (), ("images",)),
+        ("ImageHistory", ("localhost/box:1",), ("image", "history", "localhost/box:1")),
+        ("Ports", ("web",), ("port", "web")),
+        ("GetLimits", ("web",), ("limits", "web")),
+        ("Version", (), ("version",)),
+    ):
+        assert asked(host, member, *argument) == json.loads(host.text("hostctl", *verb, "--json")), member
+    (figures,) = asked(host, "Stats", '["web"]')
+    assert figures["pids"] >= 1
+    assert 1 in [one["inside"] for one in asked(host, "Top", "web")]
+    assert host.run(*BUS, "Info", user="eve").status == 0
+    assert host.run(*BUS, "Top", "s", "web", user="eve", check=False).status == 1
 
 
 def test_what_is_created_waits_for_its_start_and_is_renamed(host: Host) -> None:
