@@ -184,7 +184,7 @@ class Workload:
     """How long it may take to end before it is killed; 4m at most."""
     ports: tuple[PortMapping, ...] = ()
     """Published ports: [ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp], at the workload's first network that
-    has a way in. Who asks from outside is seen by their own address."""
+    has a way in. Who asks from outside is seen by their own address, neighbours of its macvlan link by the host's."""
     volumes: tuple[VolumeMount, ...] = ()
     """Mounted volumes, NAME:/path[:ro], and folders of the host, /var/lib/hostctl/binds/NAME:/path[:rw]."""
     image_volumes: Mapping[MountTarget, ImageReference] = field(default_factory=dict)

@@ -164,6 +164,7 @@ def _rules(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
     yield "leaving", (_meta("oifname", names), _ip("saddr", LOOPBACK), MASQUERADE)
     for network in plan.bridges:
         yield from _leaving(network, names)
+    yield from _sidestepped(plan)
 
     yield "forwarded", (_meta("iifname", names), _state("invalid"), DROP)
     for network in plan.bridges:
@@ -201,6 +202,25 @@ def _leaving(network: Network, names: Json) -> Iterator[tuple[str, Sequence[Json
     if network.subnet6 is not None and network.subnet6.subnet_of(UNIQUE_LOCAL):
         source = _ip("saddr", _prefix(network.subnet6), protocol="ip6")
         yield "leaving", (_meta("oifname", names, "!="), source, MASQUERADE)
+
+
+def _sidestepped(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
+    """Yield what keeps answers on the way of the question, where a workload has one of its own to who asks.
+
+    Its published ports are at one of its networks. To all that is in another it answers over that, past the host and
+    from an address that nobody asked; the host itself and neighbours of a macvlan link are in one as well.
+    """
+    ways = [(way, each.attachments) for each in plan.workloads if each.ports and (way := plan.way_in(each)) is not None]
+    for network in plan.networks:
+        places = [way for way, on in ways if any(way is not each and each.network == network.name for each in on)]
+        for protocol, subnet, addresses in (
+            ("ip", network.subnet, [place.address for place in places]),
+            ("ip6", network.subnet6, [place.address6 for place in places if place.address6 is not None]),
+        ):
+            if subnet is not None and addresses:
+                at = _ip("daddr", {"set": [str(address) for address in addresses]}, protocol=protocol)
+                source = _ip("saddr", _prefix(subnet), protocol=protocol)
+                yield "leaving", (at, source, REDIRECTED, MASQUERADE)
 
 
 def _name_server(network: Network, chain: str, verdict: Json) -> Iterator[tuple[str, Sequence[Json]]]:

@@ -99,7 +99,8 @@ def test_published_ports_answer_and_show_who_asks(up: Host) -> None:
         connected = inside(up, "web", "cat /proc/net/tcp /proc/net/tcp6")
         assert re.search(r":0050 \S*0202000A:[0-9A-F]{4} 01 ", connected), connected
     fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
-    for address in ("127.0.0.1:8080", "127.0.0.1:9000", "10.90.1.1:8080"):
+    inner = addresses(up, "web")[-1].rpartition(".")[0] + ".1"  # the host's own in the network that it answers past
+    for address in ("127.0.0.1:8080", "127.0.0.1:9000", "10.90.1.1:8080", f"{inner}:8080"):
         assert PAGE in up.text("python3", "-c", fetch, f"http://{address}/")
     assert "refused" in up.fails("python3", "-c", fetch, "http://127.0.0.1:9001/")
     assert "refused" in up.fails("python3", "-c", fetch, "http://127.0.0.1:9002/")

@@ -345,6 +345,35 @@ def test_networks_are_isolated_and_internal_ones_have_no_way_out(host: Host) -> 
         assert host.ask("10.88.0.2", 80, net=db) == "nothing"
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_who_asks_by_way_of_the_host_from_another_network_of_a_workload_is_answered(host: Host, inner: bool) -> None:
+    """The workload has a way of its own there, past the host; who else is on its first network keeps their address."""
+    back = replace(BACK, internal=inner, subnet6=IPv6Network("fd00:2::/64"))
+    on_both = wanted("web", "8080:80", on=("front", "back"))
+    alone = wanted("near", "8081:80", on=("front",))
+    host.apply(allocate([on_both, alone, wanted("behind", on=("back",))], networks=[FRONT, back]))
+    web, behind = netns("web"), netns("behind")
+    with host.listen(80, net=web), host.listen(80, net=netns("near")):
+        for address in ("192.0.2.1", "10.89.1.1"):
+            assert host.ask(address, 8080, net=behind) == ("nothing" if inner else "10.89.0.1")
+            assert host.ask(address, 8081, net=behind) == ("nothing" if inner else "10.89.1.2")
+        assert host.ask("2001:db8::1", 8080, net=behind) == ("nothing" if inner else "fd00:1::1")
+        assert host.ask("10.89.1.1", 8080) == "10.89.0.1"  # the host itself, by its address there
+        assert host.ask("fd00:2::1", 8080) == "fd00:1::1"
+        assert host.ask("192.0.2.1", 8080, net=OUTSIDE) == "192.0.2.2"
+        host.run("ip", "route", "add", "192.0.2.1", "via", "10.89.1.1", net=web)
+        assert host.ask("192.0.2.1", 8080, net=web) == ("nothing" if inner else "10.89.0.1")
+
+
+def test_neighbours_in_the_network_of_a_macvlan_link_are_answered_by_way_of_the_host(host: Host) -> None:
+    subnet = IPv4Network("192.0.2.0/24")
+    lan = WantedNetwork(name="lan", driver="macvlan", parent="wan0", subnet=subnet)
+    host.apply(allocate([wanted("web", "8080:80", on=("front", "lan"))], networks=[FRONT, lan]))
+    with host.listen(80, net=netns("web")):
+        assert host.ask("192.0.2.1", 8080, net=OUTSIDE) == "10.89.0.1"
+        assert host.ask("2001:db8::1", 8080, net=OUTSIDE) == "2001:db8::2"
+
+
 def test_who_publishes_port_53_is_not_asked_instead_of_the_name_servers(host: Host) -> None:
     host.apply(several())
     with host.listen(53, "udp", net=netns("web")):
