@@ -361,19 +361,20 @@ def gateway(network: Network, subnet: IPv4Network) -> IPv4Address | None:
     return subnet[1] if network.driver == "bridge" else None
 
 
-def publishing(names: Iterator[str] | Mapping[str, object], networks: Mapping[str, Network]) -> str | None:
-    """Return which of a workload's networks its published ports lead to: its first one that has a way in."""
-    return next((n for n in names if networks[n].driver == "bridge" and not networks[n].internal), None)
-
-
 def _publishing(name: str, workload: Workload, networks: Mapping[str, Network]) -> Iterator[str]:
     on = attachments(workload)
     if not workload.ports or not set(on) <= set(networks) or not on:
         return
-    target = publishing(on, networks)
+    open_ones = [each for each in on if not networks[each].internal]
+    target = next((each for each in open_ones if networks[each].driver == "bridge"), None)
     if target is None:
         yield f"workloads.{name}.ports: none of its networks can publish ports: they are internal or macvlan"
         return
+    if open_ones[0] != target:
+        yield (
+            f"workloads.{name}.networks: {open_ones[0]!r} is macvlan and the way out, so answers to who asks the "
+            f"ports at {target!r} would not go through the host; put {target!r} before it"
+        )
     for index, port in enumerate(workload.ports):
         if port.address == "::1":
             yield (

@@ -101,6 +101,11 @@ def test_the_pool_must_not_be_where_the_host_is() -> None:
         ("networks: {back: {ipv4: 10.89.0.2}}", "ipv4: the network has no declared subnet"),
         ("networks: {back: {ipv6: 'fd00::2'}}", "ipv6: the network has no declared IPv6 network"),
         ("networks: [inner, lan], ports: ['80:80']", "ports: none of its networks can publish ports"),
+        (
+            "networks: [inner, lan, front], ports: ['80:80']",
+            "workloads.web.networks: 'lan' is macvlan and the way out, so answers to who asks the "
+            "ports at 'front' would not go through the host; put 'front' before it",
+        ),
         ("networks: [back], ports: ['[fd00::9]:80:80']", "ports[0]: an IPv6 address needs a network with IPv6"),
         ("networks: [front], ports: ['[::1]:80:80/udp']", "did you mean 127.0.0.1:80:80/udp?"),
         ("network: none, ports: ['80:80']", "ports: only network: private can publish ports"),
@@ -115,6 +120,16 @@ def test_a_workload_that_cannot_be_connected_is_refused(workload: str, said: str
     )
     found = problems(text, web=workload)
     assert any(said in line for line in found), found
+
+
+@pytest.mark.parametrize("rest", ["networks: [lan, front]", "networks: [front, lan], ports: ['80:80']"])
+def test_a_macvlan_network_may_stand_first_where_nothing_is_published_and_else_behind(rest: str) -> None:
+    assert parse("networks: {front: {}, lan: {driver: macvlan, parent: eth0, subnet: 192.168.0.0/24}}\n", web=rest)
+
+
+def test_an_internal_macvlan_network_has_no_route_that_answers_could_leave_by() -> None:
+    lan = "lan: {driver: macvlan, parent: eth0, subnet: 192.168.0.0/24, internal: true}"
+    assert parse(f"networks: {{front: {{}}, {lan}}}\n", web="networks: [lan, front], ports: ['80:80']")
 
 
 def test_an_address_is_given_once() -> None:
