@@ -197,7 +197,8 @@ class Attachment:
     """How a workload is on one network."""
 
     aliases: tuple[Name, ...] = ()
-    """Further names by which workloads of this network find it."""
+    """Further names by which workloads of this network find it. Several may share one, which then leads to any of
+    them; none is another workload's own name there."""
     ipv4: IpAddress | None = None
     """A static IPv4 address; the network must have a declared subnet."""
     ipv6: IpAddress | None = None
@@ -270,13 +271,18 @@ def problems(declaration: HostDeclaration) -> Iterator[str]:
     yield from _overlaps(declaration)
     networks = declared(declaration)
     holders: dict[tuple[str, str], str] = {}
+    on = {name: attachments(workload) for name, workload in declaration.workloads.items()}
     for name, workload in declaration.workloads.items():
-        for network, attachment in attachments(workload).items():
+        for network, attachment in on[name].items():
             where = f"workloads.{name}.networks"
             if network not in networks:
                 yield f"{where}: network {network!r} is not declared under networks"
                 continue
             yield from _static(f"{where}.{network}", network, attachment, declaration)
+            for index, alias in enumerate(attachment.aliases):
+                if alias != name and network in on.get(alias, ()):
+                    said = f"workload {alias!r} of this network has that name, so it would lead to either"
+                    yield f"{where}.{network}.aliases[{index}]: {said}; choose another alias"
             for family in ("ipv4", "ipv6"):
                 address = getattr(attachment, family)
                 other = holders.setdefault((network, str(address)), str(name)) if address else name

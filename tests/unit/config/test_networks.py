@@ -140,6 +140,27 @@ def test_an_address_is_given_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("on", "clash"), [("{back: {aliases: [sql, db]}}", True), ("{default: {aliases: [db]}, back: {}}", False)]
+)
+def test_an_alias_is_no_other_workloads_name_on_a_network_that_both_are_on(on: str, clash: bool) -> None:
+    text = "networks: {back: {}}\n"
+    workloads = {"web": f"networks: {on}", "db": "networks: [back]", "far": "pids: 5"}
+    if not clash:
+        assert parse(text, **workloads)
+        return
+    [said] = problems(text, **workloads)
+    assert said == (
+        "workloads.web.networks.back.aliases[1]: workload 'db' of this network has that name, so it would lead to "
+        "either; choose another alias"
+    )
+
+
+def test_several_workloads_may_share_an_alias_and_one_may_have_its_own_name_as_such() -> None:
+    on = "networks: {default: {aliases: [both, %s]}}"
+    assert parse(a=on % "a", b=on % "b")
+
+
+@pytest.mark.parametrize(
     ("first", "second", "clash"),
     [
         ("8000-8010:80-90", "8010:1", True),
