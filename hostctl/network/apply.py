@@ -3,6 +3,7 @@
 Run by ``hostctl-network.service`` as ``python3 -I -m hostctl.network.apply``, at boot and after every change. It reads
 ``/var/lib/hostctl/current/network.json``, compares with what is there, and does only what is missing: a second pass
 changes nothing but the packet filter, which is replaced by an equal one. What is not declared any more is removed.
+Flows of UDP that stand against a published port are decided anew, see :mod:`hostctl.network.flows`.
 While workloads change by having two instances, ``/run/hostctl/network.json`` says what is there instead.
 One workload that cannot be connected does not keep the others from it; the pass then ends with a failure.
 
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.network import balance, names, namespaces
+from hostctl.network import balance, flows, names, namespaces
 from hostctl.network.document import MAX_BYTES, decode
 from hostctl.network.model import NetworkPlan, NetworkPlanError
 from hostctl.network.nftables import adjust, ruleset
@@ -103,6 +104,10 @@ def network_pass(layout: HostLayout, plan: NetworkPlan) -> None:
     whole = frozenset(name for name in pinned if namespaces.is_whole(layout, name))
     with_macvlan = {workload.key for workload, *_ in places(plan, "macvlan")} & whole
     with closing(Links()) as links:
+        if flows.publishes(plan):
+            from hostctl.network import conntrack  # noqa: PLC0415 - most hosts do not need it
+
+            conntrack.decide_anew(plan, links.addresses())
         work = decide(
             plan,
             links.all(),

@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 from hostctl.errors import HostctlError
@@ -30,7 +31,7 @@ from hostctl.network.messages import (
     hardware_address,
     macvlan,
 )
-from hostctl.network.model import Attachment, Network, NetworkPlan, WorkloadNetwork
+from hostctl.network.model import Address, Attachment, Network, NetworkPlan, WorkloadNetwork
 from hostctl.network.rtnetlink import IPRoute, NetlinkError
 from hostctl.network.work import Link, alias, bridge_alias, host_side, inside
 
@@ -94,6 +95,11 @@ class Links:
     def all(self) -> tuple[Link, ...]:
         """Return all links of the host."""
         return _read(self.route)
+
+    def addresses(self) -> frozenset[Address]:
+        """Return all addresses of the host."""
+        own = (message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in self.route.get_addr())
+        return frozenset(ip_address(str(address)) for address in own if address)
 
     def remove(self, link: Link) -> None:
         """Remove a link, and with it its peer; one that is gone already is fine.

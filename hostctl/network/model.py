@@ -8,6 +8,7 @@ own; ranges of user ids do not overlap; a workload keeps its addresses for as lo
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
@@ -24,6 +25,7 @@ UNIQUE_LOCAL = IPv6Network("fc00::/7")  # RFC 4193
 _SHORT = 11  # characters of a network's name that fit behind the prefix into IFNAMSIZ, 16 with the final NUL
 
 Driver = Literal["bridge", "macvlan"]
+Address = IPv4Address | IPv6Address
 
 
 class NetworkPlanError(HostctlError):
@@ -147,6 +149,17 @@ class NetworkPlan:
         """Return at which of its networks a workload's published ports are: its first bridge that is not internal."""
         bridges = {each.name for each in self.networks if each.driver == "bridge" and not each.internal}
         return next((each for each in workload.attachments if each.network in bridges), None)
+
+
+_EVERYWHERE: Mapping[str | None, tuple[int, ...]] = {None: (4, 6), "0.0.0.0": (4,), "::": (6,)}  # noqa: S104 - means all
+
+
+def targets(place: Attachment, port: PortMapping) -> Iterator[tuple[Address | None, Address]]:
+    """Yield for each family at which a port is published the address that it is at, none means all, and its target."""
+    versions = _EVERYWHERE.get(port.address) or ((6,) if ":" in str(port.address) else (4,))
+    for target in (place.address, place.address6):
+        if target is not None and target.version in versions:
+            yield None if port.address in _EVERYWHERE else type(target)(str(port.address)), target
 
 
 def check_published(plan: NetworkPlan) -> None:

@@ -29,13 +29,13 @@ from typing import TypeAlias
 
 from hostctl.config.references import PortMapping
 from hostctl.network.balance import balanced, chain, common_chain
-from hostctl.network.model import UNIQUE_LOCAL, Attachment, Network, NetworkPlan, WorkloadNetwork
+from hostctl.network.model import UNIQUE_LOCAL, Attachment, Network, NetworkPlan, WorkloadNetwork, targets
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | None"
 
 FAMILY, TABLE = "inet", "hostctl"
 LOOPBACK: Json = {"prefix": {"addr": "127.0.0.0", "len": 8}}
-RESOLVED: Json = {"set": ["127.0.0.53", "127.0.0.54"]}  # where systemd-resolved answers the host, systemd-resolved(8)
+RESOLVED = ("127.0.0.53", "127.0.0.54")  # where systemd-resolved answers the host, systemd-resolved(8)
 LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}  # RFC 4291; neighbours find each other by it
 # Priorities of the hooks by their names in nft(8): raw comes before connection tracking.
 RAW, DSTNAT, FILTER, SRCNAT = -300, -100, 0, 100
@@ -152,7 +152,7 @@ def _rules(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
     # Whoever publishes port 53 does not become the name server of the host and of all workloads.
     for network in plan.bridges:
         yield from _name_server(network, "arriving", {"return": None})
-    yield "local", (_ip("daddr", RESOLVED), {"return": None})
+    yield "local", (_ip("daddr", {"set": RESOLVED}), {"return": None})
     here = _match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
     if any(network.subnet6 for network in plan.bridges):  # the kernel lets no answer to ::1 in again
         yield "local", (_ip("daddr", "::1", protocol="ip6"), {"return": None})
@@ -260,16 +260,10 @@ def _jump(target: str) -> Json:
 
 def _redirections(place: Attachment, port: PortMapping) -> Iterator[Sequence[Json]]:
     """Yield the rule for each family at which a port is published; what it does then is its last word."""
-    everywhere = {None: (4, 6), "0.0.0.0": (4,), "::": (6,)}  # noqa: S104 - means all
-    families = everywhere.get(port.address) or ((6,) if ":" in str(port.address) else (4,))
-    for version, protocol, target in ((4, "ip", place.address), (6, "ip6", place.address6)):
-        if version not in families or target is None:
-            continue
-        at: Json = (
-            _meta("nfproto", f"ipv{version}")
-            if port.address in everywhere
-            else _ip("daddr", port.address, protocol=protocol)
-        )
+    for address, target in targets(place, port):
+        protocol = "ip" if target.version == 4 else "ip6"
+        everywhere = _meta("nfproto", f"ipv{target.version}")
+        at = everywhere if address is None else _ip("daddr", str(address), protocol=protocol)
         last = port.host_port + port.count - 1
         ports: Json = port.host_port if port.count == 1 else {"range": [port.host_port, last]}
         destination: Json = {"payload": {"protocol": port.protocol, "field": "dport"}}

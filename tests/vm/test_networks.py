@@ -106,6 +106,34 @@ def test_published_ports_answer_and_show_who_asks(up: Host) -> None:
     assert "refused" in up.fails("python3", "-c", fetch, "http://127.0.0.1:9002/")
 
 
+KEEP_SENDING = """
+import socket, time
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.bind(("127.0.0.1", 5000))
+while True:
+    sender.sendto(b"a line of syslog", ("127.0.0.1", 5514))
+    time.sleep(0.5)
+"""
+RECEIVE = """
+import os, socket
+os.setns(os.open("/run/netns/workload-log", os.O_RDONLY), os.CLONE_NEWNET)
+receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+receiver.settimeout(20)
+receiver.bind(("", 5514))
+print(receiver.recv(100).decode())
+"""
+
+
+def test_who_sends_udp_since_before_a_port_was_published_reaches_it(up: Host, declaration: str) -> None:
+    up.text("systemd-run", "--unit=sender", "python3", "-c", KEEP_SENDING)
+    up.apply(declared(declaration, log="ports: ['5514:5514/udp']"))
+    try:
+        assert up.text("python3", "-c", RECEIVE) == "a line of syslog"
+    finally:
+        up.text("systemctl", "stop", "sender.service")
+        up.apply(declared(declaration))
+
+
 def test_ipv6_works_inside_and_towards_published_ports(up: Host) -> None:
     four, six = addresses(up, "web")[:2]
     assert (four.startswith("10.90.1."), six.startswith("fd")) == (True, True)

@@ -53,6 +53,7 @@ kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "icmp": 
 client = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, *kinds[sys.argv[3]])
 client.settimeout(float(sys.argv[4]))
 try:
+    client.bind(("", int(sys.argv[5])))
     client.connect((sys.argv[1], int(sys.argv[2])))
     client.send(b"\\x08\\0\\xf7\\xff\\0\\0\\0\\0")  # an echo request, to the others as good as anything
     answer = client.recv(100)
@@ -105,9 +106,9 @@ class Host:
         where = os.pathsep.join([str(Path(hostctl.__file__).parent.parent), *filter(None, sys.path)])
         self.run(sys.executable, "-I", "-c", code + "sys.exit(main(sys.argv[1:]))", where, "/run/network.json")
 
-    def ask(self, address: str, port: int, kind: str = "tcp", *, net: str | None = None) -> str:
+    def ask(self, address: str, port: int, kind: str = "tcp", *, net: str | None = None, by: int = 0) -> str:
         """Return by which address a listener sees us, or who sent the echo; ``nothing`` if no answer comes soon."""
-        return self.run(*PYTHON, ASK, address, str(port), kind, "0.4", net=net)
+        return self.run(*PYTHON, ASK, address, str(port), kind, "0.4", str(by), net=net)
 
     @contextmanager
     def listen(self, port: int, kind: str = "tcp", *, net: str | None = None) -> Iterator[None]:
@@ -381,6 +382,31 @@ def test_who_publishes_port_53_is_not_asked_instead_of_the_name_servers(host: Ho
         assert host.ask("127.0.0.1", 53, "udp") == "10.89.0.1"
         assert host.ask("127.0.0.53", 53, "udp") == "refused"
         assert host.ask("10.88.0.1", 53, "udp", net=netns("other")) == "refused"
+
+
+def test_who_sends_on_and_on_from_one_port_reaches_a_port_that_is_published_later_or_moves(host: Host) -> None:
+    def syslog(address: str = "192.0.2.1", net: str | None = OUTSIDE) -> str:
+        return host.ask(address, 514, "udp", net=net, by=5000)
+
+    host.apply(plan("c"))
+    assert [syslog(), syslog("127.0.0.1", None), syslog("2001:db8::1")] == ["refused"] * 3
+    front = replace(FRONT, name="default")
+    log = wanted("c", "514:1514/udp")
+    first = allocate([log], networks=[front])
+    host.apply(first)
+    with host.listen(1514, "udp", net=netns("c")), host.listen(514, "udp", net=OUTSIDE):
+        assert syslog() == "192.0.2.2"
+        assert syslog("2001:db8::1") == "2001:db8::2"
+        assert syslog("127.0.0.1", None) == "10.88.0.1"
+        assert syslog("192.0.2.2", netns("c")) == "192.0.2.1"
+    moved = allocate([wanted("a"), log], networks=[front])
+    assert first.workloads[0].attachments[0].address != moved.workloads[1].attachments[0].address
+    for made in (moved, moved):
+        host.apply(made)
+        with host.listen(1514, "udp", net=netns("c")):
+            assert syslog() == "192.0.2.2"
+            assert syslog("2001:db8::1") == "2001:db8::2"
+            assert syslog("127.0.0.1", None) == "10.88.0.1"
 
 
 def test_ranges_of_ports_lead_to_the_port_at_the_same_place(host: Host) -> None:
