@@ -11,7 +11,8 @@ published port is missing or a workload is less isolated.
   host's stand in for it.
 - Ports of a workload with replicas lead to a chain that asks one replica's chain after the other: first one by turns,
   then some by chance, then all of them. A chain is empty while its replica gets no connections, and whoever finds it
-  so goes on to the next. The kernel remembers for each connection where it leads, so what is there already stays.
+  so goes on to the next. The kernel remembers for each connection where it leads, so what is there already stays; what
+  no replica took it must not remember of UDP, which is dropped.
 - Workloads reach the outside behind the host's address, those of their own networks, and published ports; of the host
   itself only answers, ICMP, and the name server at the gateway's address. Nothing else reaches them, neither from
   outside nor from another network. A network that is internal lets nothing in or out but that name server.
@@ -252,6 +253,9 @@ def _published(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
             yield common_chain(name), ({"vmap": {"key": turn, "data": chosen}},)
         for each in chains:
             yield common_chain(name), (_jump(each),)
+        if any(port.protocol == "udp" for each in replicas if each.name == name for port in each.ports):
+            # Else the kernel would remember, for as long as somebody goes on sending, that this led to nobody.
+            yield common_chain(name), (_meta("l4proto", "udp"), DROP)
 
 
 def _jump(target: str) -> Json:

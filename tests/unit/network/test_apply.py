@@ -772,6 +772,17 @@ def test_new_connections_are_spread_over_the_replicas_that_serve(host: Host) -> 
         assert many(host) == {"a.3": 60}
 
 
+def test_who_sends_on_and_on_while_no_replica_serves_reaches_the_first_that_does(host: Host) -> None:
+    made = replicas()
+    host.apply(made)
+    with saying(host, *KEYS):
+        for address in ("192.0.2.1", "2001:db8::1"):
+            host.ask(address, 5300, "udp", net=OUTSIDE, by=5000)
+        serve(host, made, "a.2")
+        for address in ("192.0.2.1", "2001:db8::1"):
+            assert host.ask(address, 5300, "udp", net=OUTSIDE, by=5000) == "a.2"
+
+
 def test_a_pass_leads_to_the_replicas_that_run_and_scaling_moves_no_other(host: Host) -> None:
     first = replicas()
     host.apply(first)

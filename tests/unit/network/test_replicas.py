@@ -86,14 +86,16 @@ def test_the_name_leads_to_all_and_each_has_its_own() -> None:
 def test_published_ports_lead_to_the_chains_of_those_that_serve() -> None:
     made = rules(nftables.ruleset(plan(), ["web.2"]))
     assert [rule[-1] for rule in made["published"]] == [{"jump": {"target": "replicas-web"}}] * 2
-    guesses = [rule[0]["vmap"] for rule in made["replicas-web"][:-3]]
+    *tried, silent = made["replicas-web"]
+    guesses = [rule[0]["vmap"] for rule in tried[:-3]]
     assert [(guess["key"]["numgen"]["mode"], guess["key"]["numgen"]["mod"]) for guess in guesses] == [
         ("inc", 3),
         *[("random", 3)] * nftables.GUESSES,
     ]
     chains = [{"jump": {"target": f"replica-web.{number}"}} for number in (1, 2, 3)]
     assert all([where for _, where in guess["data"]["set"]] == chains for guess in guesses)
-    assert [rule[0] for rule in made["replicas-web"][-3:]] == chains  # at last each is tried
+    assert [rule[0] for rule in tried[-3:]] == chains  # at last each is tried
+    assert (silent[0]["match"]["right"], silent[-1]) == ("udp", {"drop": None})
     assert [rule[-1]["dnat"] for rule in made["replica-web.2"]] == [
         {"family": "ip", "addr": "10.88.0.4", "port": 80},
         {"family": "ip", "addr": "10.88.0.4", "port": 53},
