@@ -21,6 +21,7 @@ from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.image.containerfile import inside
+from hostctl.workload.instance import RUN
 
 FOLDER = "/build"  # inside, where everything is
 CONTEXT, FILE, IMAGE = "context", "Containerfile", "image"
@@ -28,7 +29,7 @@ TAG = "localhost/hostctl-build:latest"  # inside
 CAPABILITY = "CAP_SYS_ADMIN"
 WORDS = 64  # tags, or build arguments
 LETTERS = 32 << 10
-_NAME = re.compile(rf"{transient.PREFIX}build-[0-9a-f]{{8}}")
+_NAME = re.compile(rf"{RUN}build-[0-9a-f]{{8}}")
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _RUN = (  # isolation "chroot" runs a copy of buildah in a memfd, and hosts execute none (vm.memfd_noexec)
@@ -136,7 +137,7 @@ def require_digests(declaration: HostDeclaration, request: Request) -> None:
 
 def new_name() -> str:
     """Return the name of a workload for one build."""
-    return f"{transient.PREFIX}build-{secrets.token_hex(4)}"
+    return f"{RUN}build-{secrets.token_hex(4)}"
 
 
 def add(text: str, name: str) -> str:

@@ -16,7 +16,7 @@ from hostctl.config.dump import Plain, plain, to_yaml
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_USAGE, HostctlError
-from hostctl.workload.instance import RUN as PREFIX
+from hostctl.workload.instance import RUN
 
 SETTINGS = frozenset(
     {
@@ -51,12 +51,12 @@ class UnknownRunError(RunRequestError):
 def full_name(name: str) -> str:
     """Return the name of the workload: with the prefix, made up if there is none."""
     name = name or secrets.token_hex(4)
-    return name if name.startswith(PREFIX) else f"{PREFIX}{name}"
+    return name if name.startswith(RUN) else f"{RUN}{name}"
 
 
 def transients(declaration: HostDeclaration) -> tuple[str, ...]:
     """Return the names of the workloads that were run."""
-    return tuple(str(name) for name in declaration.workloads if str(name).startswith(PREFIX))
+    return tuple(str(name) for name in declaration.workloads if str(name).startswith(RUN))
 
 
 def add(text: str, name: str, request: str, *, by_hand: bool = False, volumes: Collection[str] = ()) -> str:
@@ -114,7 +114,7 @@ def _own_volumes(declaration: HostDeclaration, wanted: Mapping[str, object], the
     missing = [each for each in mounted if each not in declaration.volumes and each not in there]
     if missing:
         raise RunRequestError(f"there is no volume {missing[0]!r}", hint=f"hostctl volume create {missing[0]}")
-    others = [workload for each, workload in declaration.workloads.items() if each.startswith(PREFIX)]
+    others = [workload for each, workload in declaration.workloads.items() if each.startswith(RUN)]
     of_others = {each for workload in others for each in _declared_for(workload.labels)}
     return [each for each in mounted if each not in declaration.volumes or each in of_others]
 
