@@ -85,10 +85,9 @@ class WorkloadControl:
             return _done(name, "start")
         if starters:
             self._machine.units("start", starters)
-        for unit, state in self._machine.states(units).items():
-            if state.is_active and not state.main_pid:
-                unit_control.forget_completion(unit)
-        self._machine.units("start", units, block=False)
+        states = self._machine.states(units)
+        completed = any(state.is_active and not state.main_pid for state in states.values())
+        self._machine.units("restart" if completed else "start", units, block=False)
         return json.dumps({"workload": name, "done": "start", "waits": False})
 
     def _thaw(self, units: Sequence[str]) -> None:

@@ -87,11 +87,6 @@ def thaw(unit: str) -> None:
     run(["systemctl", "thaw", "--", unit], timeout=START_TIMEOUT)
 
 
-def forget_completion(unit: str) -> None:
-    """Let a job that has been completed be one that was not run, whereby nothing that waited for it is stopped."""
-    run(["systemctl", "stop", "--job-mode=ignore-dependencies", "--", unit], timeout=START_TIMEOUT)
-
-
 def stop_within(verb: str, unit: str, seconds: float) -> None:
     """Stop or restart a unit; its first process is killed if it runs on after ``seconds``, and with it all others.
 

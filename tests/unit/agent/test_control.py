@@ -93,33 +93,22 @@ class Jobs(SystemdMachine):
 
 
 @pytest.mark.parametrize(
-    ("kind", "active", "main_pid", "block", "anew"),
+    ("kind", "active", "main_pid", "block", "verb"),
     [
-        ("job", "inactive", 0, False, False),
-        ("job", "activating", 7, False, False),
-        ("job", "active", 0, False, True),  # it was completed
-        ("service", "active", 0, True, False),
+        ("job", "inactive", 0, False, "start"),
+        ("job", "activating", 7, False, "start"),
+        ("job", "active", 0, False, "restart"),  # it was completed
+        ("service", "active", 0, True, "start"),
     ],
 )
 def test_a_job_is_started_without_waiting_and_again_when_it_was_completed(
-    layout: HostLayout,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    active: str,
-    main_pid: int,
-    *,
-    block: bool,
-    anew: bool,
+    layout: HostLayout, kind: str, active: str, main_pid: int, *, block: bool, verb: str
 ) -> None:
     host = f"version: 1\nhostname: a\nworkloads: {{web: {{image: 'r.example/web:1', type: {kind}}}}}\n"
     (layout.current / "host.yaml").write_text(host)
-    forgotten: list[str] = []
-    monkeypatch.setattr(unit_control, "forget_completion", forgotten.append, raising=False)
     machine = Jobs(layout, main_pid, active)
     WorkloadControl(layout, machine).start(call("web"))
-    unit = "workload-web.service"
-    assert machine.asked == [("start", (unit,), block)]
-    assert forgotten == ([unit] if anew else [])
+    assert machine.asked == [(verb, ("workload-web.service",), block)]
 
 
 def test_the_end_of_what_was_just_asked_to_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
