@@ -17,6 +17,8 @@ from hostctl.errors import HostctlError
 BLOCK = 512
 CHUNK = 1 << 20
 HEADER_BYTES = 1 << 20  # of one extended header; a path has at most 4096 bytes
+RECORDS = 256  # of one extended header; they are times, names and extended attributes
+HEADERS = 8  # before one entry: GNU's two, pax, global ones
 ENTRIES = 500_000
 FILE_BYTES = 1 << 40  # beyond what a whole layer may unpack to; a header can claim up to 95 bits
 DEPTH = 100
@@ -25,6 +27,8 @@ NAME_BYTES = 255
 ID_LIMIT = 65536  # a workload's user namespace has as many ids
 UNSAFE_NAMES = frozenset({"..", ".wh.", ".wh..", ".wh..."})  # the last three would hide "", "." and ".."
 MOUNT_POINTS = frozenset({"dev", "proc", "sys"})
+_USED = {key.encode(): key for key in ("path", "linkpath", "size", "uid", "gid")}
+_NEWLINE = 10
 
 
 class LayerError(HostctlError):
@@ -66,6 +70,8 @@ def safe_path(name: str) -> str:
     Raises:
         LayerError: the name leaves the root, is too long, too deep or has a NUL in it.
     """
+    if len(name) > 2 * PATH_BYTES:  # before it is split: ``./`` a million times is a short path
+        raise LayerError(f"the layer has an entry with an overlong name {name[:200]!r}")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if "\0" in name or not UNSAFE_NAMES.isdisjoint(parts):
         raise LayerError(f"the layer has an entry with the unsafe name {name[:200]!r}")
@@ -92,22 +98,33 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _extended(body: bytes) -> dict[str, str]:
-    """Return the records ``LENGTH KEY=VALUE\\n`` of a pax header."""
+def _extended(body: bytes) -> tuple[dict[str, str], int]:
+    """Return what is used of the records ``LENGTH KEY=VALUE\\n`` of a pax header, and how many records it has."""
     found: dict[str, str] = {}
-    while body:
-        length, space, _ = body[:12].partition(b" ")
-        if not space or not length.isdigit() or not len(length) + 3 < int(length) <= len(body):
+    start = count = 0
+    while start < len(body):
+        length, space, _ = body[start : start + 12].partition(b" ")
+        if not space or not length.isdigit() or not len(length) + 3 < int(length) <= len(body) - start:
             raise LayerError("the layer has a malformed extended header")
-        record, body = body[len(length) + 1 : int(length)], body[int(length) :]
-        key, equals, value = record.partition(b"=")
-        if not equals or not value.endswith(b"\n"):
+        count += 1
+        if count > RECORDS:
+            raise LayerError(f"the layer has an extended header of more than {RECORDS} records")
+        first, start = start + len(length) + 1, start + int(length)
+        equals = body.find(b"=", first, start)
+        if equals < 0 or body[start - 1] != _NEWLINE:
             raise LayerError("the layer has a malformed extended header")
-        name = key.decode("utf-8", "surrogateescape")
-        if name.startswith("GNU.sparse"):
+        if body.startswith(b"GNU.sparse", first, equals):
             raise LayerError("the layer has a sparse file")
-        found[name] = value[:-1].decode("utf-8", "surrogateescape")
-    return found
+        key = _USED.get(body[first:equals])
+        if key is not None:
+            found[key] = body[equals + 1 : start - 1].decode("utf-8", "surrogateescape")
+    return found, count
+
+
+def _counted(count: int, limit: int, what: str) -> int:
+    if count > limit:
+        raise LayerError(f"the layer has more than {limit} {what}")
+    return count
 
 
 def _number(text: str, what: str) -> int:
@@ -118,13 +135,20 @@ def _number(text: str, what: str) -> int:
 
 @dataclass(slots=True)
 class TarReader:
-    """Reads a tar stream member by member; extended headers are bounded and applied, contents left to the caller."""
+    """Reads a tar stream member by member; extended headers are bounded and applied, contents left to the caller.
+
+    Whatever costs time is counted, also what leaves nothing behind: a layer of some kilobytes can hold millions of it.
+    """
 
     source: Source
     longer: dict[str, str] = field(default_factory=dict)
+    entries: int = 0
+    headers: int = 0
+    records: int = 0
 
     def members(self) -> Iterator[tarfile.TarInfo]:
         """Yield members with their extended headers applied; the caller consumes each one's content."""
+        before = 0
         while True:
             block = exactly(self.source, BLOCK)
             if not block.strip(b"\0"):
@@ -136,8 +160,14 @@ class TarReader:
             if info.size < 0:
                 raise LayerError("the layer has an entry with a negative size")
             if info.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
+                before += 1
+                if before > HEADERS:
+                    raise LayerError(f"the layer has more than {HEADERS} extended headers before one entry")
+                self.headers = _counted(self.headers + 1, 2 * ENTRIES, "extended headers")
                 self._remember(info)
                 continue
+            before = 0
+            self.entries = _counted(self.entries + 1, ENTRIES, "entries")
             self._apply(info)
             yield info
 
@@ -145,11 +175,13 @@ class TarReader:
         if info.size > HEADER_BYTES:
             raise LayerError("the layer has an overlong extended header")
         body = exactly(self.source, padded(info.size))[: info.size]
-        if info.type == tarfile.XGLTYPE:
-            if {"path", "linkpath", "size"} & _extended(body).keys():
+        if info.type in (tarfile.XGLTYPE, tarfile.XHDTYPE):
+            found, count = _extended(body)
+            self.records = _counted(self.records + count, 8 * ENTRIES, "records in extended headers")
+            if info.type == tarfile.XHDTYPE:
+                self.longer.update(found)
+            elif {"path", "linkpath", "size"} & found.keys():
                 raise LayerError("the layer has a global header that renames every entry")
-        elif info.type == tarfile.XHDTYPE:
-            self.longer.update(_extended(body))
         else:
             key = "path" if info.type == tarfile.GNUTYPE_LONGNAME else "linkpath"
             self.longer[key] = body.rstrip(b"\0").decode("utf-8", "surrogateescape")

@@ -1,0 +1,91 @@
+"""What a small layer may cost: time by the processor's clock, with a wide margin, and memory at its peak."""
+
+import io
+import tarfile
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hostctl.image import tarstream
+from hostctl.image.tarstream import LayerError, rewrite
+
+SECONDS = 5.0
+"""Twenty times what any of these takes on an idle machine."""
+MIB = 1 << 20
+
+
+def header(kind: bytes, body: bytes) -> bytes:
+    """Return an extended header."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, len(body)
+    return info.tobuf(tarfile.GNU_FORMAT) + body + bytes(-len(body) % 512)
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return an empty entry."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def refused(stream: bytes, says: str) -> None:
+    """Look that a stream is refused, and soon."""
+    started = time.process_time()
+    with pytest.raises(LayerError, match=says):
+        rewrite(io.BytesIO(stream + bytes(1024)), lambda _: None)
+    assert time.process_time() - started < SECONDS
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_an_extended_header_of_tiny_records_is_refused_at_once(kind: bytes) -> None:
+    refused(header(kind, b"6 a=b\n" * (MIB // 6)) + entry("f"), "more than 256 records")
+
+
+def test_few_records_in_many_headers_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarstream, "ENTRIES", 100)
+    stream = b"".join(header(tarfile.XHDTYPE, b"6 a=b\n" * 200) + entry(f"f{at}") for at in range(5))
+    refused(stream, "more than 800 records")
+
+
+def test_a_long_value_is_passed_over_once() -> None:
+    value = b"a" * (MIB - 100)
+    body = b"%d SCHILY.xattr.user.x=%s\n" % (len(value) + 28, value)
+    body = body.replace(str(len(value) + 28).encode(), str(len(body)).encode(), 1)
+    stream = (header(tarfile.XHDTYPE, body) + entry("f")) * 20
+    started = time.process_time()
+    assert rewrite(io.BytesIO(stream + bytes(1024)), lambda _: None) == 20
+    assert time.process_time() - started < SECONDS
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_headers_without_an_entry_come_to_an_end(kind: bytes) -> None:
+    taken = b"".join(header(kind, b"6 a=b\n") for _ in range(8))
+    assert rewrite(io.BytesIO((taken + entry("f")) * 3 + bytes(1024)), lambda _: None) == 3
+    refused(taken + header(kind, b"6 a=b\n") + entry("f"), "more than 8 extended headers before one entry")
+
+
+@pytest.mark.parametrize(
+    "member",
+    [lambda at: entry("same"), lambda at: entry(f"p{at}", tarfile.FIFOTYPE), lambda at: entry(".", tarfile.DIRTYPE)],
+    ids=["repeated", "pipe", "root"],
+)
+def test_entries_that_leave_nothing_are_counted(
+    member: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tarstream, "ENTRIES", 100)
+    assert rewrite(io.BytesIO(b"".join(map(member, range(100))) + bytes(1024)), lambda _: None) in (0, 100)
+    refused(b"".join(map(member, range(101))), "more than 100 entries")
+
+
+def test_headers_are_counted_over_all_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarstream, "ENTRIES", 100)
+    one = header(tarfile.XHDTYPE, b"6 a=b\n") + entry("same")
+    assert rewrite(io.BytesIO(one * 100 + bytes(1024)), lambda _: None) == 100
+    refused((header(tarfile.XHDTYPE, b"6 a=b\n") * 4 + entry("same")) * 51, "more than 200 extended headers")
+
+
+def test_a_name_of_a_million_dots_is_not_split() -> None:
+    name = b"./" * 500_000 + b"f"
+    refused((header(tarfile.GNUTYPE_LONGNAME, name) + entry("f")) * 64, "overlong name")
+    refused(entry("f") + (header(tarfile.GNUTYPE_LONGLINK, name) + entry("h", tarfile.LNKTYPE)) * 64, "overlong name")
