@@ -7,9 +7,11 @@ Format: POSIX.1-2017 pax, "Extended Description"; whiteouts (``.wh.``) pass thro
 
 from __future__ import annotations
 
+import secrets
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Protocol
 
 from hostctl.errors import HostctlError
@@ -44,24 +46,54 @@ class Source(Protocol):
         """Return up to ``size`` bytes, none at the end."""
 
 
-@dataclass(slots=True)
 class _Tree:
-    kinds: dict[str, bytes] = field(default_factory=dict)
+    """What every path is, by a keyed hash of the path: half a million long ones would take gigabytes.
+
+    The key is random and told nobody, so nobody finds two paths with the same 128 bits. A folder stays one, and what is
+    above a path that is there is a folder and there, so a walk upwards ends at the first that is known.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[bytes, bytes] = {}
+        self._hash = blake2b(key=secrets.token_bytes(16), digest_size=16)
+        self._folder = ""
+
+    def _place(self, path: str) -> bytes:
+        place = self._hash.copy()
+        place.update(path.encode("utf-8", "surrogateescape"))
+        return place.digest()
+
+    def kind(self, path: str) -> bytes | None:
+        """Return the type of an entry that was added, or of a folder above one; none for anything else."""
+        return self._kinds.get(self._place(path))
 
     def add(self, path: str, kind: bytes) -> None:
-        if len(self.kinds) >= ENTRIES:
+        """Take an entry; LayerError if it does not go together with those before it."""
+        if len(self._kinds) >= ENTRIES:
             raise LayerError(f"the layer has more than {ENTRIES} entries")
-        parent = path.rpartition("/")[0]
-        while parent:
-            if self.kinds.setdefault(parent, tarfile.DIRTYPE) != tarfile.DIRTYPE:
-                raise LayerError(f"the layer puts {path!r} below {parent!r}, which is no folder")
-            parent = parent.rpartition("/")[0]
+        self._enter(path)
         if path in MOUNT_POINTS and kind != tarfile.DIRTYPE:
             raise LayerError(f"the layer's /{path} is no folder")
-        before = self.kinds.get(path, kind)
+        place = self._place(path)
+        before = self._kinds.get(place, kind)
         if tarfile.DIRTYPE in (before, kind) and before != kind:
             raise LayerError(f"the layer has {path!r} both as a folder and as something else")
-        self.kinds[path] = kind
+        self._kinds[place] = kind
+
+    def _enter(self, path: str) -> None:
+        parent = folder = path.rpartition("/")[0]
+        if folder == self._folder:
+            return
+        while parent:
+            place = self._place(parent)
+            known = self._kinds.get(place)
+            if known == tarfile.DIRTYPE:
+                break
+            if known is not None:
+                raise LayerError(f"the layer puts {path!r} below {parent!r}, which is no folder")
+            self._kinds[place] = tarfile.DIRTYPE
+            parent = parent.rpartition("/")[0]
+        self._folder = folder
 
 
 def safe_path(name: str) -> str:
@@ -218,7 +250,7 @@ def _checked(info: tarfile.TarInfo, tree: _Tree) -> tarfile.TarInfo | None:
         raise LayerError("the layer's root is no folder")
     if kind == tarfile.LNKTYPE:
         plain.linkname = safe_path(info.linkname)
-        if plain.linkname == path or tree.kinds.get(plain.linkname) in (None, tarfile.DIRTYPE):
+        if plain.linkname == path or tree.kind(plain.linkname) in (None, tarfile.DIRTYPE):
             raise LayerError(f"the layer's {path!r} is a link to {info.linkname[:200]!r}, which is no file before it")
     if kind == tarfile.SYMTYPE:
         if not 0 < len(info.linkname) < PATH_BYTES or "\0" in info.linkname:

@@ -1,9 +1,11 @@
 """What a small layer may cost: time by the processor's clock, with a wide margin, and memory at its peak."""
 
 import io
+import itertools
 import tarfile
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -89,3 +91,42 @@ def test_a_name_of_a_million_dots_is_not_split() -> None:
     name = b"./" * 500_000 + b"f"
     refused((header(tarfile.GNUTYPE_LONGNAME, name) + entry("f")) * 64, "overlong name")
     refused(entry("f") + (header(tarfile.GNUTYPE_LONGLINK, name) + entry("h", tarfile.LNKTYPE)) * 64, "overlong name")
+
+
+class Stream:
+    """Gives parts one after the other, as they are asked for."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes."""
+        self._rest = self._rest or next(self._parts, b"")
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return part
+
+
+def test_long_paths_take_no_more_memory_than_short_ones() -> None:
+    folder = "/".join(["d" * 250] * 16)
+    long = (header(tarfile.GNUTYPE_LONGNAME, f"{folder}/{at}".encode()) + entry("f") for at in range(5000))
+    tracemalloc.start()
+    try:
+        assert rewrite(Stream(itertools.chain(long, [bytes(1024)])), lambda _: None) == 5000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB
+
+
+def test_a_folder_is_looked_up_once_however_deep_it_is() -> None:
+    """Every entry lies in another folder than the one before it, all of them a hundred levels down."""
+
+    def seconds(*names: str) -> float:
+        stream = b"".join(header(tarfile.GNUTYPE_LONGNAME, name.encode()) + entry("f") for name in names) * 1000
+        started = time.process_time()
+        assert rewrite(io.BytesIO(stream + bytes(1024)), lambda _: None) == 2000
+        return time.process_time() - started
+
+    folder = "/".join(["d" * 39] * 98)
+    assert seconds(f"{folder}/left/f", f"{folder}/right/f") < 3 * seconds(f"{'d' * 99}/left/f", f"{'d' * 99}/right/f")
