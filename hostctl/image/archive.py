@@ -9,7 +9,6 @@ https://github.com/moby/docker-image-spec v1.2, "Combined Image JSON + Filesyste
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -215,7 +214,7 @@ def _scan(members: _Members) -> _Archive:
             extent = members.take(member.size, wanted=wanted)
             if name and wanted:
                 found.files[name] = extent
-    except (LayerError, EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+    except (LayerError, EOFError, zlib.error, zstandard.ZstdError) as error:
         details = error.brief if isinstance(error, LayerError) else str(error)
         raise ImageFormatError("this is no archive of images", details=details) from error
     return found

@@ -8,7 +8,6 @@ layer that fails leaves nothing behind.
 from __future__ import annotations
 
 import fcntl
-import gzip
 import os
 import secrets
 import signal
@@ -25,6 +24,7 @@ import zstandard
 from hostctl.durable import replacing, sync_directory, write_file
 from hostctl.image import verity
 from hostctl.image.blobs import Extent, opened
+from hostctl.image.gunzip import Gunzip
 from hostctl.image.oci import LAYER_TYPES, Compression, Descriptor
 from hostctl.image.recipe import Recorder
 from hostctl.image.room import bounded
@@ -99,7 +99,7 @@ class _Unpacked:
 def unpacked(compressed: Source, kind: Compression) -> Source:
     """Return what gives the uncompressed bytes of a stream."""
     if kind == "gzip":
-        return gzip.GzipFile(fileobj=compressed, mode="rb")  # type: ignore[call-overload, no-any-return]
+        return Gunzip(compressed)
     if kind == "zstd":
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
         return decompressor.stream_reader(compressed, read_across_frames=True)  # type: ignore[arg-type]
