@@ -29,6 +29,8 @@ from hostctl.image.oci import (
 )
 from hostctl.image.refusal import PullError, UnsignedError, ask_limits, refusal
 from hostctl.image.registry import DIRECT, SKOPEO, Access, Session, Skopeo, session, source
+from hostctl.image.retention import PARTIAL
+from hostctl.image.room import check_margin
 from hostctl.image.store import ImageStore, StoredImage, pairs
 from hostctl.run import CommandError
 
@@ -41,8 +43,7 @@ STALL_BYTES = 64 << 10  # a registry that gives less in that time is given up
 POLL_SECONDS = 0.2  # skopeo says nothing while it works: what it has written so far is looked at
 TOLD_SECONDS = 1.0
 IMPORTS = 2  # layers at a time; each is a program that unpacks and one that writes
-PARTIAL = "oci-put-blob*"
-"""How skopeo names a blob that it writes (containers/image, oci/layout/oci_dest.go)."""
+BEYOND_BYTES = 1 << 20  # so much more than the manifest says may come: skopeo may write the configuration otherwise
 MIB = 1 << 20
 
 Notify = Callable[[str], None]
@@ -96,6 +97,13 @@ class _Incoming:
     layers: Mapping[str, Descriptor]
     known: frozenset[str]
     """diffIDs of layers that the store has already."""
+    config: int
+    """Bytes of the configuration, which comes as well."""
+
+    @property
+    def total(self) -> int:
+        """Return how many bytes of layers are wanted."""
+        return sum(layer.size for diff_id, layer in self.layers.items() if diff_id not in self.known)
 
     def _blob(self, layer: Descriptor) -> Path:
         return self.folder / "blobs/sha256" / layer.digest.removeprefix("sha256:")
@@ -106,13 +114,17 @@ class _Incoming:
         A stand-in is a file of the right size without content; it is never read, and does not outlive this pull.
         """
         (self.folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
-        for partial in self.folder.glob(PARTIAL):
-            partial.unlink()
+        self.drop_partial()
         for blob in (self.folder / "blobs/sha256").iterdir():
             if sha256_file(blob) != blob.name:
                 blob.unlink()
         for diff_id in self.known:
             _stand_in(self._blob(self.layers[diff_id]), self.layers[diff_id])
+
+    def drop_partial(self) -> None:
+        """Remove what skopeo left of blobs that it did not bring to their end."""
+        for partial in self.folder.glob(PARTIAL):
+            partial.unlink(missing_ok=True)
 
     def arrived(self, started: Mapping[str, object]) -> list[tuple[str, Path]]:
         """Return the layers that are whole on the disk and not in ``started``."""
@@ -186,7 +198,7 @@ def pull(
     Raises:
         PullError: the registry could not give it, or it is not signed.
         ImageFormatError, LayerError: it is not sound.
-        ImageStoreError: it has no room.
+        ImageStoreError: it has no room, or the disk was about to be full meanwhile.
     """
     found = store.get(digest)
     if found is not None and store.is_signed(digest, access.key_id):
@@ -197,27 +209,25 @@ def pull(
         config_bytes = verified(_inspect(opened, reference, digest, access, "--config"), manifest.config.digest)
         layers = pairs(manifest, parse_config(config_bytes))
         known = frozenset(diff_id for diff_id in layers if store.layer(diff_id))
-        store.make_room(sum(layer.size for diff_id, layer in layers.items() if diff_id not in known))
-        incoming = _Incoming(folder=store.incoming(digest), layers=layers, known=known)
+        incoming = _Incoming(folder=store.incoming(digest), layers=layers, known=known, config=len(config_bytes))
+        store.make_room(incoming.total)
         incoming.prepare()
         words = ["--quiet", "--dest-oci-accept-uncompressed-layers", "--remove-signatures"]  # checked, not kept
         if manifest_type(manifest_bytes) == MANIFEST_TYPES[0]:
             words.append("--preserve-digests")  # Docker's own manifests fit into no OCI layout; their layers do
         copy = [*words, source(reference, digest), f"oci:{incoming.folder}:pulled"]
         try:
-            meter = _Meter(str(reference), _total(incoming), notify)
+            meter = _Meter(str(reference), incoming.total, notify)
             _copy(opened, copy, _Import(incoming, store, meter, make))
         except CommandError as error:
             raise _failed(reference, "pulling", access, error) from error
+        finally:
+            incoming.drop_partial()
     for document in (manifest_bytes, config_bytes):
         (incoming.folder / "blobs/sha256" / digest_of(document).removeprefix("sha256:")).write_bytes(document)
     stored = store.add(incoming.folder, digest, str(reference), make=make, signed=access.key_id)
     shutil.rmtree(incoming.folder)
     return stored
-
-
-def _total(incoming: _Incoming) -> int:
-    return sum(layer.size for diff_id, layer in incoming.layers.items() if diff_id not in incoming.known)
 
 
 class _Import:
@@ -242,6 +252,7 @@ class _Import:
         for each in done:
             each.result()
         received = self._incoming.bytes()
+        self._check(received)
         now = time.monotonic()
         if received - self._received >= STALL_BYTES or received < self._received or len(done) < len(self._started):
             self._received, self._moved = received, now
@@ -249,6 +260,19 @@ class _Import:
             details = f"less than {STALL_BYTES} bytes came within {STALL_SECONDS:g} s"
             raise PullError(f"{self._meter.name} cannot be pulled", details=details)
         self._meter.tell(received, len(self._incoming.layers), len(done) + len(self._incoming.known))
+
+    def _check(self, received: int) -> None:
+        """Look that no more comes than should, and that the disk takes it.
+
+        skopeo compares a blob with its digest when it ends, which one that is made to harm never does.
+        """
+        wanted = self._incoming.total
+        if received > wanted + self._incoming.config + BEYOND_BYTES:
+            details = f"the registry sent {received} bytes of layers that have {wanted} by its manifest"
+            hint = "nothing of the layer was kept; tell whoever runs the registry, or pull the image from another one"
+            raise PullError(f"{self._meter.name} cannot be pulled", details=details, hint=hint)
+        if received:
+            check_margin("image", self._incoming.folder)
 
     def _take(self, blob: Path, layer: Descriptor, diff_id: str) -> None:
         self._store.take_layer(blob, layer, diff_id, make=self._make)

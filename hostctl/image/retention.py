@@ -18,6 +18,8 @@ from hostctl.errors import HostctlError
 from hostctl.image.oci import parse_config, parse_manifest, verified
 
 INCOMING_SECONDS = 24 * 3600.0  # what a pull brought before it was cut off is kept so long
+PARTIAL = "oci-put-blob*"
+"""How skopeo names a blob that it writes (containers/image, oci/layout/oci_dest.go); it never goes on with one."""
 SUFFIXES = (".erofs", ".check", ".recipe")
 """Of a layer's files."""
 KINDS = ("manifests", "configs", "layers")
@@ -56,7 +58,7 @@ def _remove(paths: Collection[Path]) -> None:
 def unfinished(root: Path) -> list[Path]:
     """Return what a writer that was cut off left, and what one that is under way has not finished."""
     hidden = [path for kind in (".", *KINDS) for path in (root / kind).glob(".*.tmp")]
-    return [*(root / "tmp").glob("*"), *hidden]
+    return [*(root / "tmp").glob("*"), *hidden, *(root / "incoming").glob(f"*/{PARTIAL}")]
 
 
 def discard(paths: Collection[Path]) -> None:

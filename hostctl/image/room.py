@@ -26,6 +26,18 @@ class NoRoomError(ImageStoreError):
     id = "image-store-full"
 
 
+def check_margin(what: str, folder: Path) -> None:
+    """Look that the file system of ``folder`` is not about to be full.
+
+    Raises:
+        NoRoomError: less than :data:`MARGIN` is free; it says that ``what`` does not fit.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < MARGIN:
+        hint = "free some of it: `df` and `hostctl images` tell what takes it"
+        raise NoRoomError(f"the {what} does not fit on the disk", details=f"{folder}: {free} bytes are free", hint=hint)
+
+
 def bounded(write: Callable[[bytes], object], folder: Path) -> Callable[[bytes], object]:
     """Return ``write`` that stops before the file system of ``folder`` is full.
 
@@ -40,9 +52,7 @@ def bounded(write: Callable[[bytes], object], folder: Path) -> Callable[[bytes],
         nonlocal left
         left -= len(data)
         if left < 0:
-            free = shutil.disk_usage(folder).free
-            if free < MARGIN:
-                raise NoRoomError("the layer does not fit on the disk", details=f"{folder}: {free} bytes are free")
+            check_margin("layer", folder)
             left = STEP
         write(data)
 

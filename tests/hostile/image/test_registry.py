@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,12 +15,16 @@ from hostctl_lab.images import layout
 from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
 from hostctl.image import pull as pulling
-from hostctl.image.pull import pull, resolve
+from hostctl.image import room
+from hostctl.image.pull import PullError, pull, resolve
 from hostctl.image.registry import Access, Skopeo
+from hostctl.image.room import NoRoomError
 from hostctl.image.store import ImageStore
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 SECONDS = 60.0
+ENDLESS = 400 << 20
+OVERSHOOT = 100 << 20  # what comes between two looks at the disk, on a busy machine
 Serve = Callable[["Registry", "Handler", str, bytes], bool]
 
 
@@ -30,6 +35,10 @@ class Registry(ThreadingHTTPServer):
     trick: Serve
     asked: list[str]
     ended: threading.Event
+    disk: Path
+    """What the pull may fill."""
+    peak: int
+    """The most that lay there while an endless blob was sent."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -79,6 +88,7 @@ def lying(tmp_path: Path) -> Iterator[Registry]:
     registry = Registry(("127.0.0.1", 0), Handler)
     registry.folder, registry.asked, registry.trick = tmp_path / "site", [], lambda *_: False
     registry.ended = threading.Event()
+    registry.disk, registry.peak = tmp_path / "store", 0
     layout(registry.folder, b"site")
     threading.Thread(target=registry.serve_forever, daemon=True).start()
     yield registry
@@ -94,6 +104,15 @@ def take(registry: Registry, tmp_path: Path) -> ImageStore:
     digest = resolve(site, access=access, skopeo=skopeo)
     pull(site, digest, store, access=access, skopeo=skopeo, make=lambda to: ("dd", "status=none", f"of={to}"))
     return store
+
+
+def used(folder: Path) -> int:
+    """Return the bytes that the files below a folder take on the disk; some may vanish meanwhile."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found += path.stat().st_blocks * 512
+    return found
 
 
 def layer_of(registry: Registry) -> str:
@@ -126,10 +145,19 @@ def short_blob(registry: Registry, handler: Handler, name: str, data: bytes) -> 
 
 
 def endless_blob(registry: Registry, handler: Handler, name: str, data: bytes) -> bool:
-    """Give far more than the manifest says."""
+    """Give far more than the manifest says, 80 MiB a second, and look at the disk."""
     if name != layer_of(registry):
         return False
-    handler.answer(200, data + bytes(8 << 20))
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data) + ENDLESS))
+    handler.end_headers()
+    handler.wfile.write(data)
+    with suppress(OSError):
+        for _ in range(0, ENDLESS, 4 << 20):
+            handler.wfile.write(bytes(4 << 20))
+            registry.ended.wait(0.05)
+            registry.peak = max(registry.peak, used(registry.disk))
+    handler.close_connection = True
     return True
 
 
@@ -214,28 +242,50 @@ def test_a_lie_ends_in_an_error(lying: Registry, tmp_path: Path, trick: Serve) -
     assert ImageStore(tmp_path / "store").list() == ()
     assert not list((tmp_path / "store").glob("layers/*"))
     assert not list((tmp_path / "run").iterdir())
+    assert lying.peak < OVERSHOOT
+    assert not list((tmp_path / "store").rglob("oci-put-blob*"))
     assert b"secret" not in b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
 
 
-def test_a_layer_that_drips_is_given_up(lying: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def drip(registry: Registry, handler: Handler, name: str, data: bytes) -> bool:
-        if name != layer_of(registry):
-            return False
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        for byte in data:
-            handler.wfile.write(bytes([byte]))
-            if registry.ended.wait(0.3):
-                break
-        return True
+def test_more_than_the_manifest_says_is_told(lying: Registry, tmp_path: Path) -> None:
+    lying.trick = endless_blob
+    with pytest.raises(PullError, match="cannot be pulled") as caught:
+        take(lying, tmp_path)
+    assert "by its manifest" in caught.value.details
+    assert lying.peak > 0
 
+
+def drip(registry: Registry, handler: Handler, name: str, data: bytes) -> bool:
+    """Give a layer byte by byte, after as many as skopeo wants before it makes a file."""
+    if name != layer_of(registry):
+        return False
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data[:20])
+    for byte in data[20:]:
+        handler.wfile.write(bytes([byte]))
+        if registry.ended.wait(0.3):
+            break
+    return True
+
+
+def test_a_layer_that_drips_is_given_up(lying: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulling, "STALL_SECONDS", 2.0)
     lying.trick = drip
     with pytest.raises(HostctlError, match="cannot be pulled") as caught:
         take(lying, tmp_path)
     assert "bytes came within 2 s" in caught.value.details
     assert ImageStore(tmp_path / "store").list() == ()
+    assert not list((tmp_path / "store").rglob("oci-put-blob*"))
+
+
+def test_a_pull_ends_before_the_disk_is_full(lying: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MARGIN", 1 << 62)
+    lying.trick = drip
+    with pytest.raises(NoRoomError, match="the image does not fit on the disk"):
+        take(lying, tmp_path)
+    assert not list((tmp_path / "store").rglob("oci-put-blob*"))
 
 
 def test_a_registry_cannot_give_a_layer_twice_the_name(lying: Registry, tmp_path: Path) -> None:

@@ -128,6 +128,17 @@ def test_an_import_that_is_cut_off_anywhere_is_made_whole_by_the_next(tmp_path: 
     assert step > 12
 
 
+def test_what_a_killed_pull_wrote_of_a_blob_goes_and_whole_blobs_stay(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "store")
+    one, other = (store.incoming(f"sha256:{digit * 64}") for digit in "12")
+    (one / "oci-put-blob123").write_bytes(b"torn")
+    (one / "blobs").mkdir()
+    (one / "blobs/whole").write_bytes(b"whole")
+    (other / "oci-put-blob4").write_bytes(b"torn")
+    store.collect()
+    assert _files(tmp_path / "store") == {f"incoming/{one.name}/blobs/whole": b"whole"}
+
+
 def test_images_are_found_by_name_and_by_the_beginning_of_their_ids(filled: Path) -> None:
     store = ImageStore(filled)
     old = by_name(filled)["old"]
