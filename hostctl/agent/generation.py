@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.agent.tree import Tree, write
+from hostctl.agent.tree import File, Tree, write
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.workload import instance
+from hostctl.workload import instance, shown
 
 KEEP = 5  # generations that stay on the disk besides the one in force
 
@@ -229,12 +229,8 @@ def store(layout: HostLayout, content: Content) -> Stored:
     temporary.mkdir(mode=0o755)
     write(temporary / "etc", content.etc)
     for name, bundle in content.bundles.items():
-        folder = temporary / "bundles" / name
-        folder.mkdir(parents=True)
-        for file, data in bundle.items():
-            (folder / file).write_bytes(data)
-        # It holds the environment; the files beside it are mounted into the workload.
-        (folder / "config.json").chmod(0o600)
+        files = {file: File(content=data, mode=shown.mode(file)) for file, data in bundle.items()}
+        write(temporary / "bundles" / name, files)
     (temporary / "network.json").write_bytes(content.network)
     (temporary / "host.yaml").write_text(content.declaration)
     (temporary / "host.yaml").chmod(0o600)

@@ -15,9 +15,10 @@ from hostctl.config.contents import parse_environment
 from hostctl.run import PATH
 from hostctl.workload import root, root_plan
 from hostctl.workload.instance import LABEL
-from hostctl.workload.mounts import INIT_INSIDE, NOTIFY_INSIDE, config_file, mounts
+from hostctl.workload.mounts import INIT_INSIDE, NOTIFY_INSIDE, mounts
 from hostctl.workload.resources import rlimits
 from hostctl.workload.seccomp import convert
+from hostctl.workload.shown import config_file
 from hostctl.workload.spec import HEALTH_PROCESS, WorkloadError, WorkloadSpec
 
 OCI_VERSION = "1.2.0"

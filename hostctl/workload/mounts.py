@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hostctl.config.values import TmpfsMount
+from hostctl.workload.shown import ETC_FILES, config_file
 from hostctl.workload.spec import BINDS, VOLUMES, WorkloadSpec
 
 INIT = "/usr/bin/catatonit"  # reaps orphans and passes signals on: as process 1 most programs would ignore SIGTERM
 INIT_INSIDE = "/dev/init"  # on a file system that no image can have prepared
-ETC_FILES = ("hostname", "hosts", "resolv.conf")
 NOTIFY = "/run/systemd/notify"  # of the service manager; who sends is known by the cgroup (sd_notify(3))
 NOTIFY_INSIDE = "/dev/notify"
 INHIBITOR_INSIDE = "/run/hostctl/inhibit"
@@ -38,11 +38,6 @@ def _mapped(mount: dict[str, Any], mapping: dict[str, int]) -> dict[str, Any]:
     """
     options = [*mount["options"], "rprivate"]
     return {**mount, "options": options, "uidMappings": [mapping], "gidMappings": [mapping]}
-
-
-def config_file(name: str) -> str:
-    """Return the name of a config's file in the bundle."""
-    return f"config.{name}"
 
 
 def _secrets(spec: WorkloadSpec) -> list[dict[str, Any]]:

@@ -37,11 +37,11 @@ def test_a_generation_is_in_force_only_when_it_is_told_so(tmp_path: Path) -> Non
 
 
 def test_what_may_hold_secrets_is_root_s_alone(tmp_path: Path) -> None:
-    bundles = {"site": {"config.json": b"{}", "hosts": b""}}
+    bundles = {"site": dict.fromkeys(("config.json", "health-process.json", "hosts", "config-json"), b"{}")}
     stored = store(HostLayout(tmp_path), replace(content(1), bundles=bundles))
     modes = {path.name: path.stat().st_mode & 0o777 for path in stored.path.rglob("*") if path.is_file()}
-    assert modes["host.yaml"] == modes["config.json"] == 0o600
-    assert modes["hosts"] == modes["generation.json"] == 0o644
+    assert modes["host.yaml"] == modes["config.json"] == modes["health-process.json"] == 0o600
+    assert modes["hosts"] == modes["config-json"] == modes["generation.json"] == 0o644
 
 
 def test_pruning_never_takes_the_generation_in_force(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
 from hostctl.workload import bundle
 from hostctl.workload.probe import Check
+from hostctl.workload.shown import mode
 from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
 
 PROFILE = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": []}).encode()
@@ -224,13 +225,38 @@ def test_a_config_is_a_file_of_the_bundle_and_its_lines_may_be_variables() -> No
         spec(**fields, env={"A": "3"}), configs={"site": "x = 1\n", "more": "# b\nA=2\nB=a b=c\n"}
     )
     made = bundle.render(host, PROFILE)
-    assert made["config.site"] == b"x = 1\n"
-    assert "config.more" not in made
+    assert made["config-site"] == b"x = 1\n"
+    assert "config-more" not in made
     document = json.loads(made["config.json"])
     assert document["process"]["env"] == ["PATH=/bin", "HOSTNAME=web", "A=3", "B=a b=c"]
     file = mount(document, "/etc/site.conf")
-    assert file["source"] == f"{host.bundle}/config.site"
+    assert file["source"] == f"{host.bundle}/config-site"
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(file["options"])
+
+
+def test_no_config_is_called_as_another_file_of_the_bundle() -> None:
+    host = dataclasses.replace(spec(configs=(ConfigMount.parse("json:/etc/j"),)), configs={"json": "{}"})
+    assert "process" in json.loads(bundle.render(host, PROFILE)["config.json"])
+
+
+def test_only_what_is_mounted_into_the_container_can_be_read_on_the_host() -> None:
+    chained = Network(addresses=("10.88.0.2",), name_servers=("10.88.0.1",), chain="replica-web", serve=b"{}")
+    host = dataclasses.replace(
+        spec(
+            healthcheck=WorkloadHealth(exec=("/bin/ok",)),
+            configs=(ConfigMount.parse("json:/etc/j"),),
+            env={"PASSWORD": "hunter2"},
+        ),
+        configs={"json": "{}"},
+        network=chained,
+        zone=b"TZif2",
+    )
+    made = bundle.render(host, PROFILE)
+    sources = {each["source"] for each in json.loads(made["config.json"])["mounts"]}
+    assert {"health-process.json", "health.check", "serve.json", "root.json", "localtime"} <= set(made)
+    shown = {file for file in made if f"{host.bundle}/{file}" in sources}
+    assert {file: mode(file) for file in made} == {file: 0o644 if file in shown else 0o600 for file in made}
+    assert not any(b"hunter2" in made[file] for file in shown)
 
 
 def test_another_images_files_can_only_be_read() -> None:
