@@ -7,9 +7,9 @@ It decides nothing. :class:`Machine` is the protocol that the transaction and th
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from hostctl.errors import EXIT_UNAVAILABLE
 from hostctl.layout import HostLayout
 from hostctl.os_release import NotAHostError, identity
+from hostctl.removal import remove_tree
 from hostctl.run import CommandError, failure, run
 
 Verb = Literal["start", "stop", "restart", "reset-failed"]
@@ -242,7 +243,8 @@ class SystemdMachine:
         from hostctl.workload import roots  # noqa: PLC0415 - ctypes is needed only by a change, start-up counts
 
         roots.remove(self.layout, name)
-        shutil.rmtree(self.layout.workloads / name, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(self.layout.workloads / name)
         (self.layout.runtime / "inhibit" / name).unlink(missing_ok=True)
 
 

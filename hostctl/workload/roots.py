@@ -23,6 +23,7 @@ from hostctl import mounting
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.network.namespaces import NamespaceError, user_namespace_of
+from hostctl.removal import remove_tree
 from hostctl.workload import root
 from hostctl.workload.instance import INSTANCES, name_of
 from hostctl.workload.root import BASE, POINTS, TOP, Points, RootPlan, RootPlanError
@@ -176,8 +177,7 @@ def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> N
     state = layout.workloads / key
     state.mkdir(mode=0o711, parents=True, exist_ok=True)
     for name in ("upper", "work"):
-        with suppress(FileNotFoundError):
-            shutil.rmtree(state / name)
+        remove_tree(state / name)
     _own(f"{state}/upper", plan.first_id, FOLDER_MODE)
     (state / "work").mkdir(mode=0o700)
     mounting.overlay(lower, folder / "rootfs", upper=state / "upper", work=state / "work")

@@ -1,7 +1,7 @@
 """Renders a workload's systemd units from ``units/workload/*.j2``: its service, its check, what starts it.
 
 Pure but for reading the templates. systemd owns the life of a workload: starting, stopping and restarting one runs
-crun, mount and systemd-tmpfiles, none of our own code, and nothing stays resident. Whatever can be is done before: a
+crun, mount, rm and systemd-tmpfiles, none of our own code, and nothing stays resident. What can be is done before: a
 start of a workload without volumes is crun alone, in a root that was laid by the pass for all workloads or at the end
 of its last run. The text names no generation and no other workload, so that what did not change is not restarted. Of a
 workload that is started beside the running one, every unit has the instance's letter in its name, and the workload's
@@ -171,6 +171,7 @@ def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
         "health": workload.healthcheck is not None,
         "runtime": spec.runtime,
         "rootfs": spec.rootfs,
+        "state": spec.state,
         "bundle": spec.bundle,
         "overlay": "" if workload.read_only else _overlay(spec),
         "job": workload.type == "job",

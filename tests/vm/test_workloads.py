@@ -137,6 +137,8 @@ def test_every_run_has_a_fresh_root_and_one_that_is_lost_is_laid_anew(host: Host
     mine = ("baked", BOX, "ls", "/tmp")
     inside(host, "baked", BOX, "touch", "/tmp/mine")
     assert inside(host, *mine) == "mine"
+    # Deeper than a program has files open.
+    inside(host, "baked", BOX, "sh", "-c", f"cd /tmp; for i in $({BOX} seq 1200); do {BOX} mkdir a && cd a; done")
     with without_python(host):
         host.text("systemctl", "restart", "workload-baked.service")
     assert inside(host, *mine) == ""

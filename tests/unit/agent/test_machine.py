@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_what_a_workload_came_to_is_forgotten_when_it_changes(tmp_path: Path) ->
     machine.forget_outcome("web")
     machine.forget_outcome("web")
     assert [path.name for path in sorted(layout.runtime.glob("*/*"))] == ["other", "other"]
+
+
+def test_what_a_workload_wrote_is_forgotten_however_deep_it_is(tmp_path: Path) -> None:
+    layout, limits = HostLayout(root=tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    upper = layout.workloads / "web/upper"
+    upper.mkdir(parents=True)
+    folder = os.open(upper, os.O_RDONLY)
+    for _ in range(200):
+        os.mkdir("a", dir_fd=folder)
+        folder, outer = os.open("a", os.O_RDONLY, dir_fd=folder), folder
+        os.close(outer)
+    os.close(folder)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        SystemdMachine(layout).forget_workload("web")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not (layout.workloads / "web").exists()
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, status: int) -> list[Sequence[str]]:
