@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,3 +225,91 @@ def test_the_packet_filter_is_told_when_health_changes_and_again_if_it_did_not_l
     assert told() == ["--net=/proc/1/ns/net nft flush chain inet hostctl replica-web.2"]
     assert told() == []
     assert state.read_text().startswith("unhealthy ")
+
+
+class Runtime:
+    """A program called crun, and whether processes that it and others started are still there."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.pid_file = folder, folder / "health/.web.pid"
+        for path in (self.pid_file.parent, folder / f"cgroup{probe.group_of(os.getpid())}"):
+            path.mkdir(parents=True, exist_ok=True)
+        patch.setattr(probe, "RUNTIME", str(folder))
+        patch.setattr(probe, "CGROUPS", str(folder / "cgroup"))
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def run(self, script: str, timeout: float = 0.5) -> tuple[bool, str]:
+        """Check with a script of a shell in crun's place."""
+        program = self.folder / "crun"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        return probe.try_exec("web", "/process.json", os.getpid(), timeout)
+
+    def ended(self, pid: int) -> bool:
+        """Wait a moment for a process to end."""
+        for _ in range(50):
+            try:
+                if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                    return True
+            except OSError:
+                return True
+            time.sleep(0.02)
+        return False
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    return Runtime(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def bystander() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process.pid
+        process.kill()
+
+
+def test_a_command_is_good_if_it_ends_well_in_time(runtime: Runtime) -> None:
+    assert runtime.run("exit 0", 5) == (True, "the command ended with 0")
+    assert runtime.run("exit 3", 5) == (False, "the command ended with 3")
+    assert runtime.run("kill -9 $$", 5) == (False, "the command ended with -9")
+
+
+def test_a_command_that_lasts_too_long_is_ended_and_so_is_what_runs_it(runtime: Runtime) -> None:
+    script = f'sleep 60 & echo $! >{runtime.pid_file}; echo "$$ $!" >{runtime.folder}/all; wait'
+    assert runtime.run(script) == (False, "the command did not end within 0.5 s")
+    assert all(runtime.ended(int(pid)) for pid in (runtime.folder / "all").read_text().split())
+
+
+def test_one_that_was_not_written_down_is_ended_and_what_a_former_check_wrote_down_is_not(
+    runtime: Runtime, bystander: int
+) -> None:
+    runtime.pid_file.write_text(str(bystander))
+    script = f'sleep 60 & echo "$$ $!" >{runtime.folder}/all; while :; do sleep 60; done'
+    assert runtime.run(script)[0] is False
+    assert all(runtime.ended(int(pid)) for pid in (runtime.folder / "all").read_text().split())
+    assert Path(f"/proc/{bystander}/status").exists()
+    assert not runtime.ended(bystander)
+
+
+def test_a_process_outside_of_the_workload_is_never_ended(
+    runtime: Runtime, bystander: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (runtime.folder / "cgroup/workload").mkdir()
+    monkeypatch.setattr(probe, "group_of", lambda pid: "/workloads" if pid == bystander else "/workload")
+    assert runtime.run(f"echo {bystander} >{runtime.pid_file}; exec sleep 60")[0] is False
+    assert not runtime.ended(bystander)
+
+
+def test_running_a_command_loads_nothing_that_is_slow_to_load(runtime: Runtime) -> None:
+    (runtime.folder / "crun").write_text("#!/bin/sh\n")
+    (runtime.folder / "crun").chmod(0o755)
+    unwanted = ("enum", "json", "pathlib", "re", "signal", "socket", "subprocess")
+    code = f"""import os, sys
+sys.path.append({str(Path(probe.__file__).parent)!r})
+import probe
+probe.RUNTIME, probe.CGROUPS = {str(runtime.folder)!r}, {str(runtime.folder / "cgroup")!r}
+answer = probe.try_exec("web", "/process.json", {os.getpid()}, 5)[0]
+print(answer, [name for name in {unwanted!r} if name in sys.modules])"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True []\n", "")
