@@ -260,6 +260,15 @@ def prune(layout: HostLayout, *, keep: int = KEEP) -> list[int]:
     return removed
 
 
+def known(layout: HostLayout) -> frozenset[str]:
+    """Return the names of the workloads of every generation on the disk, which can be gone back to.
+
+    Raises:
+        GenerationError: one cannot be read, so that nobody knows what it has.
+    """
+    return frozenset(name for each in numbers(layout) for name in load(layout.generations / str(each)).record.images)
+
+
 def pinned(layout: HostLayout) -> frozenset[str]:
     """Return the manifest digests of every image that a generation on the disk needs.
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hostctl.config.dump import Plain, plain, to_yaml
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_USAGE, HostctlError
-from hostctl.workload.instance import RUN
+from hostctl.workload.instance import RUN, name_of
 
 SETTINGS = frozenset(
     {
@@ -57,6 +57,16 @@ def full_name(name: str) -> str:
 def transients(declaration: HostDeclaration) -> tuple[str, ...]:
     """Return the names of the workloads that were run."""
     return tuple(str(name) for name in declaration.workloads if str(name).startswith(RUN))
+
+
+def spent(keys: Iterable[str], known: Collection[str]) -> frozenset[str]:
+    """Return the containers of workloads that were run and that nothing needs any more.
+
+    Args:
+        keys: of containers of any workloads.
+        known: workloads that a generation has, or that have left something.
+    """
+    return frozenset(key for key in keys if key.startswith(RUN) and name_of(key) not in known)
 
 
 def add(text: str, name: str, request: str, *, by_hand: bool = False, volumes: Collection[str] = ()) -> str:

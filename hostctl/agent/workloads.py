@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from hostctl.agent import leaving, stage, transient
+from hostctl.agent import generation, leaving, stage, transient
 from hostctl.agent.generation import Draft, Pin, Stored
 from hostctl.agent.images import Registries, choose, choose_mounted, mounted_key, open_store
 from hostctl.agent.render import MADE_BY
@@ -196,7 +196,7 @@ class HostWorkloads:
             for name, workload in declaration.workloads.items()
             for number in instance.numbers(workload.replicas)
         ]
-        ranges = identity.allocate(held, former.record.ranges if former else {})
+        ranges = identity.allocate(held, former.record.ranges if former else {}, self._spent(former))
         pools = declared.pools(declaration, stage.machine_id(self.layout), surroundings.routes(self.layout.root))
         network, lasting = former_network(former), transient.transients(declaration)
         plan = declared.plan(declaration, ranges, network, pools, draft.instances, draft.leaving, lasting)
@@ -220,6 +220,12 @@ class HostWorkloads:
             },
             network=document.encode(plan),
         )
+
+    def _spent(self, former: Stored | None) -> frozenset[str]:
+        """Return who gives its range of user ids up."""
+        left = self.layout.workloads.iterdir() if self.layout.workloads.is_dir() else ()
+        known = generation.known(self.layout) | {instance.name_of(path.name) for path in left}
+        return transient.spent(former.record.ranges if former else (), known)
 
     def _profile(self) -> bytes:
         path = self.layout.root / SECCOMP_PROFILE

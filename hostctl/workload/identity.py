@@ -1,12 +1,14 @@
-"""Which user ids a workload's processes have on the host: a range of 65536 for each, that nobody else ever gets.
+"""Which user ids a workload's processes have on the host: a range of 65536 for each, that nobody else has.
 
 Pure. The numbers of ranges are kept in the generation's record, so a workload keeps its range through every change, and
-the range of one that is no longer declared is never given to another: what it left on a disk stays nobody's.
+the range of one that is no longer declared is not given to another: what it left on a disk stays nobody's. Only those
+that were run under a name for once give theirs up, or there would be none left some day.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Collection, Mapping
 
 from hostctl.errors import HostctlError
 
@@ -17,28 +19,29 @@ RANGES = (LAST_ID + 1 - FIRST_ID) // RANGE
 
 
 class RangesExhaustedError(HostctlError):
-    """More workloads were ever declared on this machine than there are ranges of user ids."""
+    """More workloads were declared on this machine than there are ranges of user ids."""
 
     id = "ranges-exhausted"
 
 
-def allocate(names: Iterable[str], former: Mapping[str, int]) -> dict[str, int]:
-    """Return the number of each workload's range: its former one, else the next that nobody ever had.
+def allocate(names: Collection[str], former: Mapping[str, int], spent: Collection[str] = ()) -> dict[str, int]:
+    """Return the number of each workload's range: its former one, else the lowest that nobody has.
 
     Args:
         names: the declared workloads, and the replicas of each but the first, which has its workload's.
         former: the numbers of the former generation, those of removed workloads too.
+        spent: who of those gives its range up, unless it is declared.
 
     Raises:
         RangesExhaustedError: all ranges are taken.
     """
-    ranges = dict(former)
-    following = max(former.values(), default=-1) + 1
+    ranges = {name: number for name, number in former.items() if name not in spent or name in names}
+    taken = frozenset(ranges.values())
+    free = (number for number in itertools.count() if number not in taken)
     for name in sorted(names):
         if name not in ranges:
-            ranges[name] = following
-            following += 1
-    if following > RANGES:
+            ranges[name] = next(free)
+    if max(ranges.values(), default=0) >= RANGES:
         raise RangesExhaustedError(f"all {RANGES} ranges of user ids are taken")
     return ranges
 

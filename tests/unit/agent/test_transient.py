@@ -297,3 +297,9 @@ def test_a_workload_runs_on_while_its_networks_change_unless_it_would_find_no_na
 def test_names() -> None:
     assert transient.full_name("x") == transient.full_name("run-x") == "run-x"
     assert transient.full_name("") != transient.full_name("")
+
+
+def test_only_what_was_run_and_is_known_nowhere_is_spent() -> None:
+    names = ("web", "web.2", "run-a", "run-b", "run-b.2", "run-build-0a1b2c3d", "running")
+    assert transient.spent(names, {"run-a"}) == {"run-b", "run-b.2", "run-build-0a1b2c3d"}
+    assert transient.spent(names, {"run-a", "run-b", "run-build-0a1b2c3d"}) == frozenset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import py_compile
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -93,6 +94,30 @@ def test_what_did_not_change_is_rendered_the_same_beside_a_new_workload(layout: 
     assert same[0] == same[1]
     third = staged(layout, HOST, second, 3)
     assert third.record.ranges["again"] == 2
+
+
+def test_ranges_of_what_was_run_are_given_up_once_nothing_knows_it(layout: HostLayout) -> None:
+    run = "  run-1a2b3c4d: {image: 'registry.example/web:1'}\n  run-build-1a2b3c4d: {image: 'registry.example/web:1'}\n"
+    first = staged(layout, HOST + run, None, 1)
+    names = {"run-1a2b3c4d", "run-build-1a2b3c4d"}
+    assert names < set(first.record.ranges)
+    second = staged(layout, HOST, first, 2)
+    assert names < set(second.record.ranges)  # the first can be gone back to
+    (layout.workloads / "run-1a2b3c4d/upper").mkdir(parents=True)
+    shutil.rmtree(first.path)
+    third = staged(layout, HOST, second, 3)
+    assert names & set(third.record.ranges) == {"run-1a2b3c4d"}  # what it wrote is still there
+    shutil.rmtree(layout.workloads / "run-1a2b3c4d")
+    fourth = staged(layout, HOST + "  again: {image: 'registry.example/web:1'}\n", third, 4)
+    assert not names & set(fourth.record.ranges)
+    assert fourth.record.ranges["again"] == first.record.ranges["run-1a2b3c4d"]
+
+
+def test_a_declared_workloads_range_stays_its_own(layout: HostLayout) -> None:
+    first = staged(layout, HOST + "  again: {image: 'registry.example/web:1'}\n", None, 1)
+    second = staged(layout, HOST, first, 2)
+    shutil.rmtree(first.path)
+    assert staged(layout, HOST, second, 3).record.ranges == first.record.ranges
 
 
 def test_a_check_is_run_as_it_was_compiled_where_it_was(

@@ -20,4 +20,12 @@ def test_ranges_touch_but_do_not_overlap_and_end() -> None:
     last = identity.RANGES - 1
     assert identity.range_start(last) + identity.RANGE - 1 <= identity.LAST_ID
     with pytest.raises(identity.RangesExhaustedError):
-        identity.allocate(["new"], {"old": last})
+        identity.allocate(["new"], {f"w{number}": number for number in range(identity.RANGES)})
+
+
+def test_a_range_that_is_given_up_is_the_next_to_be_given() -> None:
+    former = {f"w{number}": number for number in range(identity.RANGES)}
+    made = identity.allocate(["new", "w5"], former, {"w7", "w5"})
+    assert made["new"] == 7
+    assert made["w5"] == 5  # it is declared again
+    assert "w7" not in made
