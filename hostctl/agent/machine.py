@@ -227,7 +227,7 @@ class SystemdMachine:
     def workload_health(self, name: str) -> str:
         """Return ``healthy``, ``unhealthy``, or nothing when no check of this run of the workload has ended yet."""
         try:
-            started = (self.layout.runtime / "workloads" / name / "pid").stat().st_mtime_ns
+            started = (self.layout.runtime / "pids" / name).stat().st_mtime_ns
             said, run = (self.layout.runtime / "health" / name).read_text().split()
         except (OSError, ValueError):
             return ""
@@ -243,9 +243,11 @@ class SystemdMachine:
         from hostctl.workload import roots  # noqa: PLC0415 - ctypes is needed only by a change, start-up counts
 
         roots.remove(self.layout, name)
-        with suppress(OSError):
-            remove_tree(self.layout.workloads / name)
-        (self.layout.runtime / "inhibit" / name).unlink(missing_ok=True)
+        for folder in (self.layout.workloads, self.layout.runtime / "workloads"):
+            with suppress(OSError):
+                remove_tree(folder / name)
+        for kind in ("inhibit", "pids"):
+            (self.layout.runtime / kind / name).unlink(missing_ok=True)
 
 
 def boot_id(root: Path = Path("/")) -> str:

@@ -44,7 +44,7 @@ def serving(layout: HostLayout, keys: Collection[str]) -> frozenset[str]:
 def _serves(layout: HostLayout, key: str) -> bool:
     """Tell whether a replica runs and, if it is checked, what the last check of this run said was good."""
     try:
-        run = (layout.runtime / "workloads" / key / "pid").stat().st_mtime_ns
+        run = (layout.runtime / "pids" / key).stat().st_mtime_ns
         if not (layout.current / "bundles" / key / "health.check").exists():
             return True
         said, of = (layout.runtime / "health" / key).read_text().split()

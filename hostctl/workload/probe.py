@@ -294,7 +294,7 @@ def main(name: str, path: str, runtime: str = RUNTIME) -> int:
     """Check workload ``name`` by the file at ``path``."""
     with open(path) as file:  # noqa: PTH123 - as above
         check = Check(file.read())
-    pid_file = f"{runtime}/workloads/{name}/pid"
+    pid_file = f"{runtime}/pids/{name}"
     try:
         started = os.stat(pid_file)  # noqa: PTH116 - as above
         with open(pid_file) as file:  # noqa: PTH123 - as above
@@ -328,7 +328,7 @@ def main(name: str, path: str, runtime: str = RUNTIME) -> int:
 def is_healthy(name: str, runtime: str = RUNTIME) -> bool:
     """Tell whether the last check of this run of the workload has passed."""
     try:
-        run = os.stat(f"{runtime}/workloads/{name}/pid").st_mtime_ns  # noqa: PTH116 - as above
+        run = os.stat(f"{runtime}/pids/{name}").st_mtime_ns  # noqa: PTH116 - as above
         with open(f"{runtime}/health/{name}") as file:  # noqa: PTH123 - as above
             said, of = file.read().split()
     except (OSError, ValueError):

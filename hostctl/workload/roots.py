@@ -123,13 +123,14 @@ def _lay(layout: HostLayout, key: str, plan: RootPlan, shown: list[Path]) -> Non
     """Mount the root of one workload, and put the mount points that it adds into a list once they are all mounted."""
     folder, bundle = _folder(layout, key), layout.current / "bundles" / key
     points = [folder / name for name in plan.files]
-    (folder / "rootfs").mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-    folder.chmod(0o711)
+    _close(folder, plan.first_id)
+    (folder / "rootfs").mkdir(mode=FOLDER_MODE, exist_ok=True)
+    _layers(layout).mkdir(mode=0o700, parents=True, exist_ok=True)
     _make_base(folder / BASE, plan, bundle)
     for name, file in plan.files.items():
         layer = _layers(layout) / name
         if not os.path.ismount(layer):
-            layer.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            layer.mkdir(mode=FOLDER_MODE, exist_ok=True)
             mounting.erofs(Path(file), layer)
             shown.append(layer)
     with user_namespace_of(plan.first_id) as users:
@@ -146,6 +147,14 @@ def _lay(layout: HostLayout, key: str, plan: RootPlan, shown: list[Path]) -> Non
         points.append(place)
     _mount_root(layout, key, plan, bundle)
     shown += [*points, folder / "rootfs"]
+
+
+def _close(folder: Path, group: int) -> None:
+    """Make a folder that only host root sees into, and a workload's root goes through: the runtime looks its root file
+    system up as that. Anybody else of the host could read, write to and run what the workload leaves open to all."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(folder, 0, group)
+    folder.chmod(0o710)
 
 
 def _make_base(base: Path, plan: RootPlan, bundle: Path) -> None:
@@ -175,7 +184,8 @@ def _mount_root(layout: HostLayout, key: str, plan: RootPlan, bundle: Path) -> N
         mounting.overlay(lower, folder / "rootfs")
         return
     state = layout.workloads / key
-    state.mkdir(mode=0o711, parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
     for name in ("upper", "work"):
         remove_tree(state / name)
     _own(f"{state}/upper", plan.first_id, FOLDER_MODE)

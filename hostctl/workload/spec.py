@@ -19,6 +19,7 @@ from hostctl.workload import instance as instances
 from hostctl.workload.identity import RANGE, range_start
 
 RUNTIME = "/run/hostctl/workloads"
+PIDS = "/run/hostctl/pids"
 STATE = "/var/lib/hostctl/workloads"
 VOLUMES = "/var/lib/hostctl/volumes"
 BINDS = "/var/lib/hostctl/binds"
@@ -97,8 +98,13 @@ class WorkloadSpec:
 
     @property
     def runtime(self) -> str:
-        """The folder with process id and mount points, on a tmpfs."""
+        """The folder with its mount points, on a tmpfs, closed to everybody but host root and the workload's root."""
         return f"{RUNTIME}/{self.key}"
+
+    @property
+    def pid_file(self) -> str:
+        """The file with the process id of its first process; everybody may see when it was written."""
+        return f"{PIDS}/{self.key}"
 
     @property
     def rootfs(self) -> str:

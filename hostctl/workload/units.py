@@ -169,7 +169,7 @@ def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
         "host_network": workload.network == "host",
         "profiled": workload.apparmor is not None,
         "health": workload.healthcheck is not None,
-        "runtime": spec.runtime,
+        "pid_file": spec.pid_file,
         "rootfs": spec.rootfs,
         "state": spec.state,
         "bundle": spec.bundle,

@@ -82,6 +82,18 @@ def test_a_workload_is_nobody_on_the_host(host: Host) -> None:
     host.fails("hostctl", "exec", "web", "--", BOX, "mount", "-t", "tmpfs", "none", "/srv")
 
 
+def test_nobody_of_the_host_gets_at_what_a_workload_has_written(host: Host) -> None:
+    inside(host, "baked", BOX, "touch", "/tmp/open")
+    written = ("/run/hostctl/workloads/baked/rootfs", "/var/lib/hostctl/workloads/baked/upper", "/run/hostctl/layers")
+    for path in (*written, "/run/hostctl/workloads/baked/rootfs/tmp/open"):
+        host.text("ls", path)
+        done = host.run("ls", path, user="ops", check=False)
+        assert (done.status, b"Permission denied" in done.stderr) == (2, True)
+    rows = {row["name"]: row["state"] for row in json.loads(host.run("hostctl", "ps", "--json", user="ops").text)}
+    assert rows["baked"] == "active"
+    inside(host, "baked", BOX, "rm", "/tmp/open")
+
+
 def test_an_unchanged_workload_is_not_restarted(host: Host, wanted: str) -> None:
     before = {name: show(host, name, "InvocationID") for name in ("web", "baked")}
     host.apply(wanted.replace("GREETING: hello", "GREETING: goodbye"))

@@ -18,7 +18,7 @@ from hostctl.run import CommandError, Completed
 def test_health_is_that_of_this_run_of_the_workload(tmp_path: Path) -> None:
     layout = HostLayout(root=tmp_path)
     machine = SystemdMachine(layout)
-    pid = layout.runtime / "workloads/web/pid"
+    pid = layout.runtime / "pids/web"
     said = layout.runtime / "health/web"
     for path in (pid, said):
         path.parent.mkdir(parents=True)
@@ -56,12 +56,15 @@ def test_what_a_workload_wrote_is_forgotten_however_deep_it_is(tmp_path: Path) -
         folder, outer = os.open("a", os.O_RDONLY, dir_fd=folder), folder
         os.close(outer)
     os.close(folder)
+    for file in (layout.runtime / "workloads/web/config.json", layout.runtime / "pids/web"):
+        file.parent.mkdir(parents=True)
+        file.touch()
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
     try:
         SystemdMachine(layout).forget_workload("web")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert not (layout.workloads / "web").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.name == "web"]
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, status: int) -> list[Sequence[str]]:

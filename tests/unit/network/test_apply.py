@@ -737,7 +737,7 @@ def many(
 def started(host: Host, *keys: str) -> None:
     """Leave what systemd and the runtime leave when replicas start."""
     for key in keys:
-        host.run("sh", "-c", f"mkdir -p /run/hostctl/workloads/{key} && echo 1 >/run/hostctl/workloads/{key}/pid")
+        host.run("sh", "-c", f"mkdir -p /run/hostctl/pids && echo 1 >/run/hostctl/pids/{key}")
 
 
 def serve(host: Host, made: NetworkPlan, key: str) -> None:

@@ -136,7 +136,7 @@ def test_whoever_runs_and_is_not_found_ill_serves(tmp_path: Path) -> None:
     bundle = layout.current / "bundles/web"
     bundle.mkdir(parents=True)
     assert balance.serving(layout, ["web", "web.2"]) == frozenset()
-    pid = layout.runtime / "workloads/web/pid"
+    pid = layout.runtime / "pids/web"
     pid.parent.mkdir(parents=True)
     pid.write_text("1")
     assert balance.serving(layout, ["web", "web.2"]) == {"web"}

@@ -92,8 +92,8 @@ def test_failures_count_in_a_row_and_only_after_the_start() -> None:
 
 def test_the_program_says_healthy_then_unhealthy_and_starts_counting_anew_with_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "health").mkdir()
-    (tmp_path / "workloads/web").mkdir(parents=True)
-    pid = tmp_path / "workloads/web/pid"
+    (tmp_path / "pids").mkdir()
+    pid = tmp_path / "pids/web"
     pid.write_text(str(os.getpid()))
     state = tmp_path / "health/web"
     check = tmp_path / "health.check"
@@ -179,9 +179,9 @@ def test_an_address_that_does_not_answer_leads_to_the_next() -> None:
 
 
 def test_waiting_ends_with_a_check_of_this_very_run(tmp_path: Path) -> None:
-    (tmp_path / "workloads/web").mkdir(parents=True)
+    (tmp_path / "pids").mkdir()
     (tmp_path / "health").mkdir()
-    pid = tmp_path / "workloads/web/pid"
+    pid = tmp_path / "pids/web"
     assert not probe.is_healthy("web", str(tmp_path))
     pid.write_text("1")
     (tmp_path / "health/web").write_text("healthy 1")
@@ -196,13 +196,13 @@ def test_the_packet_filter_is_told_when_health_changes_and_again_if_it_did_not_l
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs, said, state = tmp_path / "bin", tmp_path / "said", tmp_path / "health/web"
-    for folder in (programs, state.parent, tmp_path / "workloads/web"):
+    for folder in (programs, state.parent, tmp_path / "pids"):
         folder.mkdir(parents=True)
     program = programs / "nsenter"
     program.write_text(f'#!/bin/sh\necho "$@" >>{said}\ntest ! -e {tmp_path}/broken\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    (tmp_path / "workloads/web/pid").write_text(str(os.getpid()))
+    (tmp_path / "pids/web").write_text(str(os.getpid()))
     listener = socket.create_server(("127.0.0.1", 0))
     check, target = tmp_path / "health.check", f"127.0.0.1:{listener.getsockname()[1]}"
     check.write_text(document(target=target, retries=1, serve="/serve.json", chain="replica-web.2"))

@@ -218,6 +218,10 @@ def test_a_root_is_laid_once_and_fresh_and_taken_off_with_its_layers(layout: Hos
     assert not list(upper.iterdir())
     assert (upper.stat().st_uid, upper.stat().st_mode & 0o7777) == (FIRST, 0o755)
     assert (layout.workloads / "web/work").stat().st_uid == 0
+    assert (layout.workloads / "web").stat().st_mode & 0o7777 == 0o700
+    found = (layout.runtime / "workloads/web").stat()  # the runtime goes through it as the workload's root
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, FIRST, 0o710)
+    assert (layout.runtime / "layers").stat().st_mode & 0o7777 == 0o700
     base = layout.runtime / "workloads/web/base"
     assert (base / "tmp").stat().st_mode & 0o7777 == 0o1777
     assert (base / "srv/app").stat().st_uid == FIRST

@@ -66,7 +66,7 @@ def test_starting_runs_no_code_of_ours_and_nothing_stays() -> None:
     programs = {re.sub(r"^[-]", "", line.partition("=")[2]).split()[0] for line in lines if line.startswith("Exec")}
     assert {Path(program).name for program in programs} == {"crun", "umount", "rm", "systemd-tmpfiles", "mount"}
     assert "Type=forking" in lines
-    assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
+    assert "PIDFile=/run/hostctl/pids/my-web" in lines
 
 
 def test_a_description_says_what_is_a_job() -> None:
@@ -119,7 +119,7 @@ def test_the_end_of_a_run_lays_the_root_of_the_next() -> None:
     state = "/var/lib/hostctl/workloads/my-web"
     assert f"ExecStopPost=-/usr/bin/rm -rf {state}/upper {state}/work" in lines
     assert [line for line in made["hostctl/workloads/my-web.fresh.conf"].splitlines() if not line.startswith("#")] == [
-        f"d {state} 0711 root root -",
+        f"d {state} 0700 root root -",
         f"d {state}/upper 0755 {first} {first} -",
         f"d {state}/work 0700 root root -",
     ]
@@ -385,7 +385,7 @@ def test_limits_of_the_journal_are_the_units() -> None:
 def test_a_start_that_waits_for_a_message_is_still_of_the_detached_container() -> None:
     lines = service(notify=True)
     assert {"Type=notify", "NotifyAccess=all", "UnsetEnvironment=NOTIFY_SOCKET"} <= set(lines)
-    assert "PIDFile=/run/hostctl/workloads/my-web/pid" in lines
+    assert "PIDFile=/run/hostctl/pids/my-web" in lines
 
 
 def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> None:
@@ -398,7 +398,7 @@ def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> 
     )
     service = made["systemd/system/workload-my-web.b.service"].splitlines()
     assert "SyslogIdentifier=my-web" in service
-    assert "PIDFile=/run/hostctl/workloads/my-web.b/pid" in service
+    assert "PIDFile=/run/hostctl/pids/my-web.b" in service
     assert "Wants=workload-my-web.b.health.timer" in service
     (start,) = [line for line in service if line.startswith("ExecStart=")]
     assert start.endswith("--bundle /var/lib/hostctl/current/bundles/my-web.b my-web.b")
@@ -423,7 +423,7 @@ def test_a_replica_gets_connections_from_its_start_to_the_beginning_of_its_end()
     serve = "ExecStartPost=/usr/sbin/nft -j -f /var/lib/hostctl/current/bundles/my-web.2/serve.json"
     assert serve in lines
     out = [
-        "-/usr/bin/rm -f /run/hostctl/workloads/my-web.2/pid",
+        "-/usr/bin/rm -f /run/hostctl/pids/my-web.2",
         "-/usr/sbin/nft flush chain inet hostctl replica-my-web.2",
     ]
     assert [line for line in lines if line.startswith("ExecStop=")] == [f"ExecStop={each}" for each in out]
