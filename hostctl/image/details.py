@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from hostctl.image.room import ImageStoreError
 from hostctl.image.store import ImageStore, StoredImage
 
 TEXT = 4096  # characters of one field that are shown
@@ -108,9 +110,11 @@ def _history(value: object, sizes: Sequence[int]) -> tuple[Step, ...]:
 
 def damage(store: ImageStore, image: StoredImage) -> tuple[str, ...]:
     """Read an image whole and return what of it is not as it was stored; layers that came with the release are left to
-    the verified root."""
-    from hostctl.image import verity  # noqa: PLC0415 - only for this
+    the verified root.
 
+    Raises:
+        ImageStoreError: the caller may not read layers.
+    """
     found = []
     for path in dict.fromkeys(image.layers):
         check = path.with_suffix(".check")
@@ -118,6 +122,15 @@ def damage(store: ImageStore, image: StoredImage) -> tuple[str, ...]:
             continue
         if not check.is_file():
             found.append(f"{path.stem}: there is nothing to compare it with")
-        elif not verity.matches(path, check.read_text()):
+        elif not _matches(path, check):
             found.append(f"{path.stem}: it is damaged")
     return tuple(found)
+
+
+def _matches(layer: Path, check: Path) -> bool:
+    from hostctl.image import verity  # noqa: PLC0415 - only for this
+
+    try:
+        return verity.matches(layer, check.read_text())
+    except PermissionError as error:
+        raise ImageStoreError("only root may read what is in an image", hint="use sudo") from error

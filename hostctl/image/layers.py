@@ -36,6 +36,7 @@ RATIO = 1032  # the most that deflate can do; zstd may do more, which no honest 
 RATIO_FREE_BYTES = 64 << 20  # below this much the ratio does not matter
 ZSTD_WINDOW = 32 << 20  # of a frame, in memory, for each layer at a time
 CLUSTER_BYTES = 64 << 10  # what is compressed together becomes at most so much; larger ones save little
+HOST_MODE = 0o600  # what an image holds is not for the users of a host; a release's layers lie open in its root
 UUID = "00000000-0000-0000-0000-000000000000"  # mkfs.erofs -U clear
 
 MakeErofs = Callable[[Path], Sequence[str]]
@@ -197,7 +198,7 @@ def convert(
             _pipe(make(temporary), feed, target.parent)
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
-            os.fchmod(descriptor, 0o644)
+            os.fchmod(descriptor, HOST_MODE if protect else 0o644)
             os.fsync(descriptor)
             if protect:
                 write_file(target.with_suffix(".check"), verity.record(descriptor).encode())
@@ -215,7 +216,7 @@ def convert(
 
 def copy_layer(source: Path, target: Path, *, protect: bool = True) -> None:
     """Copy the EROFS file of a layer, in one step; it has no recipe. Arguments as of :func:`convert`."""
-    with replacing(target) as file, source.open("rb") as whole:
+    with replacing(target, mode=HOST_MODE) as file, source.open("rb") as whole:
         while data := whole.read(CHUNK):
             file.write(data)
     if protect:

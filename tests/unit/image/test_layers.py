@@ -15,7 +15,7 @@ from hostctl_lab.images import GZIP, layer, layout
 from hostctl.config.values import ImageReference
 from hostctl.image import room
 from hostctl.image.archive import import_archive
-from hostctl.image.layers import MakeErofs, convert
+from hostctl.image.layers import MakeErofs, convert, copy_layer
 from hostctl.image.oci import Descriptor, ImageFormatError
 from hostctl.image.store import ImageStore
 from hostctl.image.tarstream import LayerError
@@ -77,6 +77,18 @@ def test_every_compression_gives_the_same_file(tmp_path: Path, kind: str, make: 
     (tmp_path / "plain").write_bytes(tar)
     plain = Descriptor(media_type="application/vnd.oci.image.layer.v1.tar", digest=diff_id, size=len(tar))
     assert convert(tmp_path / "plain", plain, diff_id, tmp_path / "b.erofs", make=make).read_bytes() == made
+
+
+def test_on_a_host_a_layer_is_root_s_alone_and_in_a_release_everybody_s(tmp_path: Path, make: MakeErofs) -> None:
+    tar = layer(b"same")
+    (tmp_path / "blob").write_bytes(tar)
+    diff_id = f"sha256:{sha256(tar).hexdigest()}"
+    plain = Descriptor(media_type="application/vnd.oci.image.layer.v1.tar", digest=diff_id, size=len(tar))
+    host = convert(tmp_path / "blob", plain, diff_id, tmp_path / "host.erofs", make=make)
+    release = convert(tmp_path / "blob", plain, diff_id, tmp_path / "release.erofs", make=make, protect=False)
+    copy_layer(release, tmp_path / "copy.erofs")
+    modes = [path.stat().st_mode & 0o777 for path in (host, tmp_path / "copy.erofs", release)]
+    assert modes == [0o600, 0o600, 0o644]
 
 
 def test_a_frame_that_wants_much_memory_is_refused(tmp_path: Path) -> None:
