@@ -44,7 +44,10 @@ def activate(
     ends = [key for name in (*workloads(actions, "remove"), *changed) for key in _keys(old, name)]
     ends += [key for name in scaled(actions) for key in _keys(old, name) if key not in _keys(new, name)]
     if block:
-        stop(machine, ends)
+        stopped = stop(machine, ends)
+        kept = {workload_unit(key) for key in stays}
+        # Else systemd would go on to count as failed what has no unit any more.
+        machine.units("reset-failed", [unit for unit in stopped if unit not in kept])
     for key in ends:
         machine.forget_outcome(key)
         if block and key not in stays:

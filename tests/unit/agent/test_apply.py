@@ -48,6 +48,8 @@ class FakeMachine:
     running: dict[str, str] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     cut_at: str = ""
+    forgiven: list[str] = field(default_factory=list)
+    """Units of which it is forgotten that they failed."""
 
     def _did(self, what: str) -> None:
         self.log.append(what)
@@ -80,6 +82,9 @@ class FakeMachine:
         self._did(f"hostname {name}")
 
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        if verb == "reset-failed":
+            self.forgiven += names
+            return
         for name in names:
             self._did(f"{verb} {name}{'' if block else ' later'}")
             self.running.pop(name, None)
@@ -277,6 +282,7 @@ def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> No
     transaction.apply(BASE.replace("  db: {image: registry.example/db:1}\n", ""), "x", context(layout, machine))
     stopped = ["stop workload-db.service", "stop workload-db.secrets.service"]
     assert machine.log == [*stopped, "forget db", "lay", "workload network"]
+    assert machine.forgiven == ["workload-db.service", "workload-db.secrets.service"]
     assert set(machine.running) == {"workload-site.service"}
 
 
