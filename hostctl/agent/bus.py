@@ -143,6 +143,12 @@ def remote_error(text: str) -> HostctlError:
     return error
 
 
+def _close(message: Message) -> None:
+    """Close the descriptors that came with a message."""
+    for descriptor in message.unix_fds:
+        os.close(descriptor)
+
+
 class Server:
     """Answers calls on one connection until idle."""
 
@@ -157,19 +163,22 @@ class Server:
         bus.add_message_handler(self._receive)
 
     def _receive(self, message: Message) -> bool | None:
-        """Take a message if it is a call for us; dbus-next asks this for every message."""
-        if message.message_type is not MessageType.METHOD_CALL or message.path != PATH:
-            return None
-        if message.interface == INTROSPECTABLE:
+        """Take a message if it is a call for us; dbus-next asks this for every message.
+
+        What came with any other is closed here, for nobody else does it: everybody may send messages with descriptors.
+        """
+        ours = message.message_type is MessageType.METHOD_CALL and message.path == PATH
+        if ours and message.interface in (NAME, None):
+            self._touched.set()
+            task = self._loop.create_task(self._answer(message))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            return True
+        _close(message)
+        if ours and message.interface == INTROSPECTABLE:
             self._bus.send(Message.new_method_return(message, "s", [self._xml]))
             return True
-        if message.interface not in (NAME, None):
-            return None
-        self._touched.set()
-        task = self._loop.create_task(self._answer(message))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return True
+        return None
 
     async def _uid(self, sender: str) -> int:
         """Return the peer's user id, as the bus knows it from the socket."""
@@ -197,8 +206,7 @@ class Server:
             log.exception("call of %s failed", message.member)
             self._bus.send(Message.new_error(message, f"{ERROR}.Failed", encode_error(AgentError(f"fault: {error!r}"))))
         finally:
-            for descriptor in message.unix_fds:
-                os.close(descriptor)
+            _close(message)
             self._touched.set()
 
     async def _reply(self, message: Message) -> Message:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import MessageType
+from dbus_next.message import Message
 
 from hostctl.agent import bus
 from hostctl.errors import EXIT_BUSY, HostctlError
@@ -142,6 +147,41 @@ def test_descriptors_arrive_in_order_and_are_closed_after_the_call(agent: str) -
     os.close(null)
     with os.fdopen(reader, "rb") as file:
         assert file.read() == b"to the second"  # end of file comes only when the agent has closed its copy
+
+
+def message(**fields: object) -> Message:
+    """Return a call of Echo, but for what is said."""
+    usual = {"destination": bus.NAME, "path": bus.PATH, "interface": bus.NAME, "member": "Echo"}
+    return Message(**{**usual, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"path": "/elsewhere", "interface": "org.freedesktop.DBus.Introspectable", "member": "Introspect"},
+        {"path": "/elsewhere"},
+        {"interface": "org.freedesktop.DBus.Introspectable", "member": "Introspect"},
+        {"member": "Nothing"},
+        {"member": "Write"},
+        {"message_type": MessageType.SIGNAL, "member": "Progress"},
+    ],
+)
+def test_descriptors_are_closed_whatever_the_message_is(agent: str, fields: dict[str, object]) -> None:
+    async def send(writer: int) -> None:
+        connection = await MessageBus(bus_address=agent, negotiate_unix_fd=True).connect()
+        sent = message(signature="h" * 16, body=list(range(16)), unix_fds=[writer] * 16, **fields)
+        if sent.message_type is MessageType.SIGNAL:
+            await connection.send(sent)
+        else:
+            await connection.call(sent)
+        connection.disconnect()  # type: ignore[no-untyped-call]
+
+    reader, writer = os.pipe()
+    asyncio.run(send(writer))
+    os.close(writer)
+    hung_up, _, _ = select.select([reader], [], [], 5)
+    os.close(reader)
+    assert hung_up, "the agent still has what came with the message"
 
 
 @pytest.mark.parametrize(("member", "arguments"), [("Nothing", ()), ("Echo", ("one",)), ("Echo", ("1", "2", "3"))])
