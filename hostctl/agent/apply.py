@@ -244,18 +244,15 @@ def apply(text: str, name: str, context: Context, renewed: Renewed | None = None
             booting=context.booting,
             renewed=pins,
         )
-        wanted = generation.store(layout, context.stage(text, declaration, former, decided))
-        _mark_pending(layout, Pending(former=former_number, wanted=number, booting=context.booting))
-        rolls = between(_record(former), wanted.record)
-        if former is not None:
-            context.changeover.begin(former, wanted, rolls)
-        generation.put_in_force(layout, number)
+        try:
+            wanted = generation.store(layout, context.stage(text, declaration, former, decided))
+        except OSError as error:
+            hint = f"generation {former_number or 'none'} is in force as before"
+            raise ApplyError(f"generation {number} could not be written: {_words(error)}", hint=hint) from error
         notes += _try(actions, declaration, wanted, former, context, tuple(renewed.pins) if renewed else ())
         if not context.booting:
-            settle(layout)
-            notes += _retire(rolls, declaration, context)
-        generation.prune(layout)
-        notes += _collect(context)
+            notes += _retire(between(_record(former), wanted.record), declaration, context)
+        notes += _tidy(context)
         return Outcome(generation=number, former=former_number or None, actions=actions, notes=notes)
 
 
@@ -263,13 +260,17 @@ def _retire(rolls: tuple[Roll, ...], declaration: HostDeclaration, context: Cont
     """Let old instances leave. The declaration is in force whatever comes of it: a failure is a note."""
     try:
         context.changeover.retire(rolls, declaration)
-    except HostctlError as error:
-        return (f"an old instance did not leave, which the agent's next start tries again: {error.brief}",)
+    except (HostctlError, OSError) as error:
+        return (f"an old instance did not leave, which the agent's next start tries again: {_words(error)}",)
     return ()
 
 
-def _collect(context: Context) -> tuple[str, ...]:
-    """Remove images that no generation needs. The declaration is in force whatever comes of it: a failure is a note."""
+def _tidy(context: Context) -> tuple[str, ...]:
+    """Remove old generations, and images that none needs. The declaration is in force: a failure is a note."""
+    try:
+        generation.prune(context.layout)
+    except (HostctlError, OSError) as error:
+        return (f"old generations stay on the disk: {_words(error)}",)
     try:
         context.collect(generation.pinned(context.layout))
     except (HostctlError, OSError) as error:
@@ -301,25 +302,52 @@ def _try(
     context: Context,
     renewed: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Activate and wait for health; on any failure go back and raise."""
+    """Put a generation in force, activate it and wait for health; on any failure go back and raise."""
+    layout, rolls = context.layout, between(_record(former), wanted.record)
+    number, former_number = wanted.record.number, former.record.number if former else 0
     try:
+        _mark_pending(layout, Pending(former=former_number, wanted=number, booting=context.booting))
+        if former is not None:
+            context.changeover.begin(former, wanted, rolls)
+        generation.put_in_force(layout, number)
         notes = activate(actions, declaration, former, wanted, context)
         if context.booting:
             return notes
-        rolls = between(_record(former), wanted.record)
         beside = [roll.name for roll in rolls]
         if beside:  # what is checked by a published port is still the old instance until then
             _await(declaration, beside, wanted, context, checks=False)
             context.changeover.move(rolls)
         others = [*health.required(declaration), *beside, *renewed]
         _await(declaration, list(dict.fromkeys(others)), wanted, context)
-    except HostctlError as error:
-        context.notify("going back to the former generation")
+        settle(layout)
+    except (HostctlError, OSError) as error:
+        raise _taken_back(error, wanted, former, context) from error
+    return notes
+
+
+def _taken_back(error: HostctlError | OSError, wanted: Stored, former: Stored | None, context: Context) -> ApplyError:
+    """Go back, and return what to say of it."""
+    details = error.details if isinstance(error, HostctlError) else ""
+    context.notify("going back to the former generation")
+    try:
         _go_back(context, wanted, former)
         settle(context.layout)
-        raise ApplyError(
-            f"generation {wanted.record.number} was taken back: {error.brief}",
-            details=error.details,
-            hint=f"generation {former.record.number if former else 'none'} is in force again",
-        ) from error
-    return notes
+    except (HostctlError, OSError) as second:
+        return ApplyError(
+            f"generation {wanted.record.number} could not be taken back: {_words(second)}",
+            details=f"it was to be because of this: {_words(error)}\n{details}".rstrip(),
+            hint="the agent goes back before the next change and at its next start: systemctl restart hostd",
+        )
+    return ApplyError(
+        f"generation {wanted.record.number} was taken back: {_words(error)}",
+        details=details,
+        hint=f"generation {former.record.number if former else 'none'} is in force again",
+    )
+
+
+def _words(error: HostctlError | OSError) -> str:
+    """Return in one line what went wrong, and at what if that is known."""
+    if isinstance(error, HostctlError):
+        return error.brief
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,11 +52,16 @@ class FakeMachine:
     cut_at: str = ""
     forgiven: list[str] = field(default_factory=list)
     """Units of which it is forgotten that they failed."""
+    fails_at: str = ""
+    fails: int = 1
 
     def _did(self, what: str) -> None:
         self.log.append(what)
         if self.cut_at and what.startswith(self.cut_at):
             raise PowerCutError(what)
+        if self.fails_at and self.fails and what.startswith(self.fails_at):
+            self.fails -= 1
+            raise OSError(errno.EMFILE, "Too many open files", "/proc")
 
     def lay_etc(self, layer: Path | None) -> None:
         self._did("lay")
@@ -297,6 +304,66 @@ def test_a_required_workload_that_fails_takes_the_declaration_back(layout: HostL
     assert machine.layer == (layout.generations / "1/etc").resolve()
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
     assert transaction.read_pending(layout) is None
+
+
+@pytest.mark.parametrize("moment", ["stop workload-site", "lay", "workload network"])
+def test_what_the_system_refuses_takes_the_declaration_back(layout: HostLayout, moment: str) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.fails_at = moment
+    with pytest.raises(ApplyError, match=r"generation 2 was taken back: Too many open files \(/proc\)"):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert in_force(layout) == 1
+    assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
+    assert transaction.read_pending(layout) is None
+
+
+def test_what_cannot_be_put_in_force_is_taken_back(layout: HostLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    rename = os.replace
+    refused: list[Path] = []
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target) == layout.current and not refused:
+            refused.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ApplyError, match="taken back: No space left on device"):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert refused
+    assert in_force(layout) == 1
+    assert transaction.read_pending(layout) is None
+
+
+def test_going_back_that_fails_too_is_left_for_the_next_start(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.fails_at, machine.fails = "lay", 2
+    with pytest.raises(ApplyError, match="could not be taken back") as caught:
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert "Too many open files" in caught.value.details
+    assert "hostd" in caught.value.hint
+    assert transaction.read_pending(layout) is not None
+    with transaction.lock(layout):
+        assert "went back to 1" in transaction.resolve(context(layout, machine))
+    assert in_force(layout) == 1
+    assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
+
+
+def test_a_generation_that_cannot_be_written_changes_nothing(layout: HostLayout) -> None:
+    def full(source: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    with pytest.raises(ApplyError, match="generation 2 could not be written: No space left on device") as caught:
+        transaction.apply(NEXT, "host.yaml", replace(context(layout, machine), stage=full))
+    assert caught.value.hint == "generation 1 is in force as before"
+    assert (machine.log, in_force(layout), transaction.read_pending(layout)) == ([], 1, None)
 
 
 def test_a_workload_that_systemd_never_got_to_know_is_taken_back(layout: HostLayout) -> None:
