@@ -5,8 +5,9 @@ users with ``sudo: true`` may change.
 
 One interface, one object. A method takes strings (and, for Exec, three descriptors) and returns one string, by the
 method's documentation a JSON document; failures travel as D-Bus errors whose text is JSON too. Work runs in threads, so
-that the bus is answered meanwhile; ``Progress`` signals go to the caller only. The server ends when nothing was asked
-of it for a while: it gives its name back first and still answers what had come in by then.
+that the bus is answered meanwhile; ``Progress`` signals go to the caller only, and what works for one who has left the
+bus is told. The server ends when nothing was asked of it for a while: it gives its name back first and still answers
+what had come in by then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape  # that of xml.sax loads an HTTP client
 
 from dbus_next.aio.message_bus import MessageBus
@@ -25,6 +26,8 @@ from dbus_next.constants import BusType, MessageType, RequestNameReply
 from dbus_next.errors import DBusError
 from dbus_next.message import Message
 
+from hostctl.agent.caller import Caller
+from hostctl.agent.workers import Workers
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ log = logging.getLogger(__name__)
 NAME = "org.hostctl.Host1"
 PATH = "/org/hostctl/Host1"
 ERROR = "org.hostctl.Host1.Error"
+BUS = "org.freedesktop.DBus"  # the bus itself
+GONE = f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg2=''"
 IDLE = 30.0  # seconds without a call after which the server ends
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
@@ -70,6 +75,7 @@ class Call:
     arguments: tuple[str, ...]
     descriptors: tuple[int, ...]
     notify: Callable[[str], None]
+    caller: Caller = field(default_factory=Caller)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +84,7 @@ class Method:
 
     ``root_only`` is what changes the machine or shows secrets: for root and whoever may become root anyway. ``takes``
     names the arguments for those who read the introspection, where the handler's documentation appears as well.
+    ``brief`` is what neither waits for anybody nor takes long, so that a few threads are enough for all such calls.
     """
 
     name: str
@@ -86,6 +93,7 @@ class Method:
     descriptors: int = 0
     root_only: bool = False
     takes: tuple[str, ...] = ()
+    brief: bool = False
 
     @property
     def signature(self) -> str:
@@ -158,6 +166,9 @@ class Server:
         self._methods = {method.name: method for method in methods}
         self._xml = introspection(methods)
         self._running: set[asyncio.Task[None]] = set()
+        self._callers: dict[str, set[Caller]] = {}
+        self._lost = False
+        self._workers = Workers()
         self._touched = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         bus.add_message_handler(self._receive)
@@ -170,46 +181,57 @@ class Server:
         ours = message.message_type is MessageType.METHOD_CALL and message.path == PATH
         if ours and message.interface in (NAME, None):
             self._touched.set()
-            task = self._loop.create_task(self._answer(message))
+            caller = Caller()
+            self._callers.setdefault(message.sender, set()).add(caller)
+            task = self._loop.create_task(self._answer(message, caller))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             return True
         _close(message)
+        if message.sender == BUS and message.member == "NameOwnerChanged":
+            self._left(message.body[0])
         if ours and message.interface == INTROSPECTABLE:
             self._bus.send(Message.new_method_return(message, "s", [self._xml]))
             return True
         return None
 
+    def _left(self, sender: str) -> None:
+        for caller in self._callers.pop(sender, ()):
+            caller.leave()
+
+    async def follow_callers(self) -> None:
+        """Let the bus tell of those who leave it."""
+        await _ask_bus(self._bus, "AddMatch", GONE)
+
     async def _uid(self, sender: str) -> int:
         """Return the peer's user id, as the bus knows it from the socket."""
-        reply = await self._bus.call(
-            Message(
-                destination="org.freedesktop.DBus",
-                path="/org/freedesktop/DBus",
-                interface="org.freedesktop.DBus",
-                member="GetConnectionUnixUser",
-                signature="s",
-                body=[sender],
-            )
-        )
+        reply = await _ask_bus(self._bus, "GetConnectionUnixUser", sender)
         if reply is None or reply.message_type is not MessageType.METHOD_RETURN:
             raise AgentDeniedError("the caller is not known to the bus")
         return int(reply.body[0])
 
-    async def _answer(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
+        if not self._lost:
+            self._bus.send(message)
+
+    async def _answer(self, message: Message, caller: Caller) -> None:
         try:
-            self._bus.send(await self._reply(message))
+            self._send(await self._reply(message, caller))
         except HostctlError as error:
-            self._bus.send(Message.new_error(message, f"{ERROR}.Failed", encode_error(error)))
+            self._send(Message.new_error(message, f"{ERROR}.Failed", encode_error(error)))
         except Exception as error:
             # the process's one broad handler: a fault in one call must not end the others, and the caller must hear
             log.exception("call of %s failed", message.member)
-            self._bus.send(Message.new_error(message, f"{ERROR}.Failed", encode_error(AgentError(f"fault: {error!r}"))))
+            self._send(Message.new_error(message, f"{ERROR}.Failed", encode_error(AgentError(f"fault: {error!r}"))))
         finally:
             _close(message)
+            callers = self._callers.get(message.sender, set())
+            callers.discard(caller)
+            if not callers:
+                self._callers.pop(message.sender, None)
             self._touched.set()
 
-    async def _reply(self, message: Message) -> Message:
+    async def _reply(self, message: Message, caller: Caller) -> Message:
         method = self._methods.get(message.member)
         if method is None:
             return Message.new_error(message, UNKNOWN, f"{NAME} has no method {message.member}")
@@ -224,15 +246,16 @@ class Server:
             arguments=tuple(body[: method.strings]),
             descriptors=tuple(message.unix_fds[index] for index in body[method.strings :]),
             notify=lambda text: self._notify(message.sender, text),
+            caller=caller,
         )
-        answer = await asyncio.to_thread(method.handler, call)
+        answer = await self._workers.run(lambda: method.handler(call), brief=method.brief)
         return Message.new_method_return(message, "s", [answer])
 
     def _notify(self, destination: str, text: str) -> None:
         """Send Progress to one caller; called from a handler's thread."""
         signal = Message.new_signal(PATH, NAME, "Progress", "s", [text])
         signal.destination = destination
-        self._loop.call_soon_threadsafe(self._bus.send, signal)
+        self._loop.call_soon_threadsafe(self._send, signal)
 
     async def until_idle(self, seconds: float) -> None:
         """Return when no call ran or came for ``seconds``."""
@@ -245,9 +268,17 @@ class Server:
                     return
 
     async def drain(self) -> None:
-        """Wait for the calls that are under way."""
+        """Wait for the calls that are under way, and take no more."""
         while self._running:
             await asyncio.wait(set(self._running))
+        self._workers.close()
+
+    async def lose(self) -> None:
+        """Bring calls to their end although the bus has gone, and with it everybody who made them."""
+        self._lost = True
+        for sender in list(self._callers):
+            self._left(sender)
+        await self.drain()
 
 
 async def _connect(address: str | None) -> MessageBus:
@@ -259,6 +290,13 @@ async def _connect(address: str | None) -> MessageBus:
         return await bus.connect()
     except (OSError, DBusError) as error:
         raise AgentUnavailableError("the system bus cannot be reached", details=str(error)) from error
+
+
+async def _ask_bus(bus: MessageBus, member: str, argument: str) -> Message | None:
+    """Call a method of the bus itself that takes one string."""
+    path, interface = "/org/freedesktop/DBus", BUS
+    asked = Message(destination=BUS, path=path, interface=interface, member=member, signature="s", body=[argument])
+    return await bus.call(asked)
 
 
 def _disconnect(bus: MessageBus) -> None:
@@ -279,6 +317,7 @@ async def _serve(
 ) -> None:
     bus = await _connect(address)
     server = Server(bus, methods, administrators)
+    await server.follow_callers()
     if await bus.request_name(NAME) is not RequestNameReply.PRIMARY_OWNER:
         raise AgentUnavailableError(f"{NAME} is owned by another process")
     gone = asyncio.ensure_future(_disconnected(bus))
@@ -286,6 +325,7 @@ async def _serve(
     await asyncio.wait({gone, finished}, return_when=asyncio.FIRST_COMPLETED)
     if gone.done():
         finished.cancel()
+        await server.lose()
         return
     leave()
     await bus.release_name(NAME)

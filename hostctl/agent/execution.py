@@ -5,6 +5,9 @@ its secrets) from the config.json that it was started by,
 as a JSON document with numbers only: the runtime never resolves a user by name. On a terminal the runtime makes a
 pseudo terminal inside the container and hands its other end to the agent, which hands it on to the caller: nothing of
 ours copies what is typed, and the caller's own terminal is never open inside the container.
+
+Nothing runs on for a caller who has gone. A terminal is hung up by that, and what is on it has time to end; the rest
+is killed, with what it has started, so that no thread waits for good.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -20,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
+from hostctl.agent.caller import Caller
 from hostctl.agent.cgroups import cgroup_of
+from hostctl.agent.ending import end_started
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.request import Request
@@ -31,6 +37,9 @@ from hostctl.workload import accounts
 from hostctl.workload.accounts import Account
 
 TERMINAL_SECONDS = 30.0  # in which the runtime must have made the terminal
+HANGUP_SECONDS = 10.0  # that a program has to end in after its terminal was hung up
+ROUND_SECONDS = 0.1  # after which is looked again what is to be ended: the runtime may just be starting it
+ROUNDS = 50
 
 
 class ExecError(HostctlError):
@@ -109,7 +118,9 @@ def account_in(where: Target, user: str) -> Account | None:
         os.close(root)
 
 
-def execute(where: Target, request: Request, *, layout: HostLayout, descriptors: Sequence[int]) -> int:
+def execute(
+    where: Target, request: Request, *, layout: HostLayout, descriptors: Sequence[int], caller: Caller | None = None
+) -> int:
     """Run a command in a workload and return its exit status (128 + number when a signal ended it).
 
     Args:
@@ -118,11 +129,13 @@ def execute(where: Target, request: Request, *, layout: HostLayout, descriptors:
         layout: the machine's paths.
         descriptors: standard input, output and error; with a terminal the first is a Unix socket that its other end
             is sent to, and the others are not used.
+        caller: whose going ends the command; without one it has all the time that it takes.
 
     Raises:
         UnknownUserError: there is no such user.
-        ExecError: the runtime made no terminal.
+        ExecError: the runtime made no terminal, or nobody was there to take it.
     """
+    caller = caller or Caller()
     folder = layout.runtime / "exec"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     document = process_document(where.bundle.read_bytes(), request, account_in(where, request.user))
@@ -131,11 +144,11 @@ def execute(where: Target, request: Request, *, layout: HostLayout, descriptors:
         process.flush()
         words = ["crun", "--cgroup-manager=disabled", "exec", "--process", process.name]
         if request.terminal:
-            status = _on_terminal(where, words, folder, descriptors[0])
+            status = _on_terminal(where, words, folder, descriptors[0], caller)
         else:
             standard_in, standard_out, standard_error = descriptors
             with _inside(where, [*words, where.name], standard_in, standard_out, standard_error) as child:
-                status = child.wait()
+                status = wait_for(child, caller)
     return status if status >= 0 else 128 - status
 
 
@@ -143,7 +156,7 @@ def execute(where: Target, request: Request, *, layout: HostLayout, descriptors:
 def _inside(
     where: Target, argv: Sequence[str], standard_in: int, standard_out: int, standard_error: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the runtime in the workload's cgroup."""
+    """Start the runtime in the workload's cgroup; if the block fails, what it runs is ended."""
     cgroup = os.open(cgroup_of(where.pid) / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     try:
         child = subprocess.Popen(
@@ -155,13 +168,46 @@ def _inside(
             # the child must be in the cgroup before it is crun; a single write is safe between fork and exec
             preexec_fn=lambda: os.write(cgroup, b"0"),  # noqa: PLW1509
         )
-        yield child
     finally:
         os.close(cgroup)
+    try:
+        yield child
+    except BaseException:
+        _end(child)
+        raise
 
 
-def _on_terminal(where: Target, words: Sequence[str], folder: Path, caller: int) -> int:
-    """Run on a terminal that the runtime makes inside the container, and hand its other end to ``caller``."""
+def wait_for(child: subprocess.Popen[bytes], caller: Caller, patience: float = 0.0) -> int:
+    """Return the status of the runtime; what it runs is ended ``patience`` seconds after the caller has gone."""
+    own = os.pidfd_open(child.pid)
+    try:
+        with caller.watch() as gone:
+            either = select.poll()
+            for descriptor in (own, gone):
+                either.register(descriptor, select.POLLIN)
+            either.poll()
+    finally:
+        os.close(own)
+    if caller.has_gone:
+        _end(child, patience)
+    return child.wait()
+
+
+def _end(child: subprocess.Popen[bytes], patience: float = 0.0) -> None:
+    """End what the runtime has started, which ends the runtime; at last the runtime itself."""
+    for seconds in (patience, *[ROUND_SECONDS] * ROUNDS):
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            end_started(child.pid)
+        else:
+            return
+    child.kill()
+    child.wait()
+
+
+def _on_terminal(where: Target, words: Sequence[str], folder: Path, channel: int, caller: Caller) -> int:
+    """Run on a terminal that the runtime makes inside the container, and send its other end over ``channel``."""
     with TemporaryDirectory(dir=folder) as own, socket.socket(socket.AF_UNIX) as listener:
         path = Path(own, "console")
         listener.bind(str(path))
@@ -173,15 +219,20 @@ def _on_terminal(where: Target, words: Sequence[str], folder: Path, caller: int)
             with _inside(where, argv, subprocess.DEVNULL, output.fileno(), output.fileno()) as child:
                 master = _accept(listener, child)
                 if master is None:
-                    child.kill()
-                    child.wait()
                     raise ExecError("the command cannot be run on a terminal", details=tail(said.read_bytes()))
-                try:
-                    with socket.socket(fileno=os.dup(caller)) as channel:
-                        channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
-                finally:
-                    os.close(master)
-                return child.wait()
+                _hand_over(master, channel)
+                return wait_for(child, caller, HANGUP_SECONDS)
+
+
+def _hand_over(master: int, channel: int) -> None:
+    """Send the master end of a terminal to the caller; nobody else keeps it, so that it is hung up when they go."""
+    try:
+        with socket.socket(fileno=os.dup(channel)) as connection:
+            connection.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
+    except OSError as error:
+        raise ExecError("the terminal cannot be handed over", details=str(error)) from error
+    finally:
+        os.close(master)
 
 
 def _accept(listener: socket.socket, child: subprocess.Popen[bytes]) -> int | None:

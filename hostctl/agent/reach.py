@@ -41,13 +41,16 @@ class WorkloadReach:
         """Run a command in a workload on three files, and return its exit status.
 
         The request is a JSON object: argv, terminal, user, workdir, env. With a terminal the first file is a Unix
-        socket, over which the caller gets the master end of the terminal.
+        socket, over which the caller gets the master end of the terminal. When the caller leaves the bus, the command
+        is ended.
         """
         name, text = call.arguments
         request = decode(text)
         where = self._target(name)
         event_log.write("exec", overview.called(name, self._layout), command=request.argv[0])
-        status = execution.execute(where, request, layout=self._layout, descriptors=call.descriptors)
+        status = execution.execute(
+            where, request, layout=self._layout, descriptors=call.descriptors, caller=call.caller
+        )
         return json.dumps({"status": status})
 
     def copy_out(self, call: Call) -> str:

@@ -189,9 +189,9 @@ class HostService:
         """Return the interface."""
         text = ("declaration", "source")
         return (
-            Method(name="Status", handler=self.status),
-            Method(name="ListWorkloads", handler=self.list_workloads),
-            Method(name="Inspect", handler=self.inspect, strings=1, root_only=True, takes=("name",)),
+            Method(name="Status", handler=self.status, brief=True),
+            Method(name="ListWorkloads", handler=self.list_workloads, brief=True),
+            Method(name="Inspect", handler=self.inspect, strings=1, root_only=True, takes=("name",), brief=True),
             Method(name="Plan", handler=self.plan, strings=2, root_only=True, takes=text),
             Method(name="Apply", handler=self.apply, strings=2, root_only=True, takes=text),
             Method(name="AutoUpdate", handler=self.auto_update, strings=1, root_only=True, takes=("how",)),

@@ -153,6 +153,6 @@ class ViewService:
             Method(name="Top", handler=self.top, strings=1, root_only=True, takes=name),
             Method(name="Ports", handler=self.ports, strings=1, root_only=True, takes=name),
             Method(name="GetLimits", handler=self.limits, strings=1, root_only=True, takes=name),
-            Method(name="Info", handler=self.info),
-            Method(name="Version", handler=self.version),
+            Method(name="Info", handler=self.info, brief=True),
+            Method(name="Version", handler=self.version, brief=True),
         )

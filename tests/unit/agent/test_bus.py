@@ -63,6 +63,13 @@ def write(call: bus.Call) -> str:
     return str(len(call.descriptors))
 
 
+def hold(call: bus.Call) -> str:
+    """Last until the caller has gone."""
+    with call.caller.watch() as gone:
+        select.select([gone], [], [])
+    return ""
+
+
 def describe(call: bus.Call) -> str:
     """Say "it" & more,
     as it is.
@@ -71,9 +78,10 @@ def describe(call: bus.Call) -> str:
 
 
 METHODS = (
-    bus.Method(name="Echo", handler=echo, strings=2),
+    bus.Method(name="Echo", handler=echo, strings=2, brief=True),
     bus.Method(name="Fail", handler=fail, strings=1, root_only=True),
     bus.Method(name="Fault", handler=fault),
+    bus.Method(name="Hold", handler=hold),
     bus.Method(name="Write", handler=write, descriptors=3, root_only=True),
 )
 
@@ -131,6 +139,24 @@ def test_a_failure_keeps_its_id_exit_code_and_texts(agent: str) -> None:
     error = caught.value
     assert (error.id, error.exit_code) == ("kettle-empty", EXIT_BUSY)
     assert (error.brief, error.details, error.hint) == ("no water for tea", "level 0", "fill it")
+
+
+def test_calls_that_last_hold_up_no_others_and_end_with_their_callers(agent: str) -> None:
+    async def hold_many() -> str:
+        connection = await MessageBus(bus_address=agent).connect()
+        held = [asyncio.ensure_future(connection.call(message(member="Hold"))) for _ in range(60)]
+        calls = (("Echo", "a", "b"), ("Fail", "tea"))
+        answers = [asyncio.to_thread(bus.call, *each, address=agent) for each in calls]
+        answered = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 20)
+        assert not any(each.done() for each in held)
+        connection.disconnect()  # type: ignore[no-untyped-call]
+        for each in held:
+            each.cancel()
+        assert isinstance(answered[1], HostctlError)
+        return f"{json.loads(str(answered[0]))['arguments']} {answered[1].id}"
+
+    assert asyncio.run(hold_many()) == "['a', 'b'] kettle-empty"
+    # that the agent ends when idle, which its fixture waits for, shows that nothing is held any more
 
 
 def test_a_fault_in_one_call_leaves_the_agent_answering(agent: str) -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from hostctl.agent import execution
+from hostctl.agent import ending, execution
+from hostctl.agent.caller import Caller
 from hostctl.agent.request import ExecRequestError, Request, decode, encode
 from hostctl.workload.accounts import Account
 
@@ -89,3 +97,73 @@ def test_what_is_not_a_request_is_refused(changes: dict[str, object]) -> None:
 def test_no_document_is_refused(text: str) -> None:
     with pytest.raises(ExecRequestError):
         decode(text)
+
+
+Runtime = subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    """Start what stands for the runtime: it waits for a program, which has started another, and gives its status."""
+    program = "trap '' HUP; sleep 1000 & echo $!; wait"
+    words = ["sh", "-c", 'sh -c "$0"; exit $?', program]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        yield process
+        ending.end_started(process.pid)
+        process.kill()
+
+
+def grandchild(runtime: Runtime) -> int:
+    assert runtime.stdout is not None
+    return int(runtime.stdout.readline())
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def until_ended(pid: int) -> None:
+    end = time.monotonic() + 10
+    while runs(pid):
+        assert time.monotonic() < end, f"process {pid} still runs"
+        time.sleep(0.02)
+
+
+def test_a_program_is_waited_for_while_its_caller_is_there(runtime: Runtime) -> None:
+    started = grandchild(runtime)
+    caller = Caller()
+    timer = threading.Timer(0.3, lambda: subprocess.run(["kill", str(started)], check=True))
+    timer.start()
+    assert execution.wait_for(runtime, caller) == 0
+    timer.join()
+
+
+def test_a_program_whose_caller_has_gone_is_ended_with_what_it_started(runtime: Runtime) -> None:
+    started = grandchild(runtime)
+    caller = Caller()
+    threading.Timer(0.3, caller.leave).start()
+    assert execution.wait_for(runtime, caller) == 128 + signal.SIGKILL
+    until_ended(started)
+
+
+def test_a_program_that_was_hung_up_has_time_to_end(runtime: Runtime) -> None:
+    grandchild(runtime)
+    caller = Caller()
+    caller.leave()
+    before = time.monotonic()
+    assert execution.wait_for(runtime, caller, patience=0.5) == 128 + signal.SIGKILL
+    assert time.monotonic() - before >= 0.5
+
+
+def test_a_caller_who_has_gone_is_seen_by_whoever_looks_later() -> None:
+    caller = Caller()
+    with caller.watch() as before:
+        assert not select.select([before], [], [], 0)[0]
+        caller.leave()
+        assert select.select([before], [], [], 0)[0]
+    with caller.watch() as after:
+        assert select.select([after], [], [], 0)[0]
+    caller.leave()
