@@ -19,13 +19,13 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from html import escape  # that of xml.sax loads an HTTP client
 
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import BusType, MessageType, RequestNameReply
 from dbus_next.errors import DBusError
 from dbus_next.message import Message
 
+from hostctl.agent import introspection
 from hostctl.agent.caller import Caller
 from hostctl.agent.workers import Workers
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
@@ -42,10 +42,6 @@ DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
 INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
-DOCUMENTATION = "org.gtk.GDBus.DocString"
-PROGRESS = "A line on what a call is doing, to its caller only; the last comes before the answer."
-HEADER = '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
-DTD = '"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
 
 
 class AgentUnavailableError(HostctlError):
@@ -109,23 +105,6 @@ def _nobody() -> frozenset[int]:
     return frozenset()
 
 
-def introspection(methods: Sequence[Method]) -> str:
-    """Return the XML that Introspect answers."""
-    lines = ["<node>", f' <interface name="{NAME}">']
-    for method in methods:
-        lines.append(f'  <method name="{method.name}">')
-        who = "For root and users with sudo." if method.root_only else "For everybody."
-        words = " ".join((method.handler.__doc__ or "").split())
-        lines.append(f'   <annotation name="{DOCUMENTATION}" value="{escape(f"{words} {who}".strip())}"/>')
-        for index, kind in enumerate(method.signature):
-            name = f' name="{method.takes[index]}"' if index < len(method.takes) else ""
-            lines.append(f'   <arg direction="in" type="{kind}"{name}/>')
-        lines += ['   <arg direction="out" type="s" name="json"/>', "  </method>"]
-    lines += ['  <signal name="Progress">', f'   <annotation name="{DOCUMENTATION}" value="{PROGRESS}"/>']
-    lines += ['   <arg type="s" name="text"/>', "  </signal>", " </interface>"]
-    return HEADER + DTD + "\n".join([*lines, "</node>"]) + "\n"
-
-
 def encode_error(error: HostctlError) -> str:
     """Return the text of a D-Bus error that stands for ``error``."""
     return json.dumps(
@@ -164,7 +143,7 @@ class Server:
         self._bus = bus
         self._administrators = administrators
         self._methods = {method.name: method for method in methods}
-        self._xml = introspection(methods)
+        self._xml = introspection.document(NAME, methods)
         self._running: set[asyncio.Task[None]] = set()
         self._callers: dict[str, set[Caller]] = {}
         self._lost = False

@@ -19,7 +19,7 @@ from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import MessageType
 from dbus_next.message import Message
 
-from hostctl.agent import bus
+from hostctl.agent import bus, introspection
 from hostctl.errors import EXIT_BUSY, HostctlError
 
 POLICY = Path(__file__).parents[3] / "units/dbus/org.hostctl.Host1.conf"
@@ -242,7 +242,8 @@ def test_only_root_and_administrators_may_call_what_changes_things(
 
 def test_introspection_documents_what_a_method_takes_and_for_whom() -> None:
     described = bus.Method(name="Echo", handler=describe, strings=2, takes=("first",), root_only=True)
-    xml = ElementTree.fromstring(bus.introspection((described,)).partition("\n<node>")[2].join(["<node>", ""]))  # noqa: S314 - ours
+    text = introspection.document(bus.NAME, (described,))
+    xml = ElementTree.fromstring(text.partition("\n<node>")[2].join(["<node>", ""]))  # noqa: S314 - ours
     (method,) = xml.iter("method")
     (note,) = method.iter("annotation")
     assert note.get("value") == 'Say "it" & more, as it is. For root and users with sudo.'

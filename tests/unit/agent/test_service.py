@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import bus, client, service
+from hostctl.agent import bus, client, introspection, service
 from hostctl.agent.request import Request
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
@@ -123,7 +123,7 @@ def test_every_method_says_what_it_does_and_takes(layout: HostLayout) -> None:
 
 
 def test_introspection_explains_everything(layout: HostLayout) -> None:
-    xml = bus.introspection(service.HostService(layout).methods()).partition('dtd">')[2]
+    xml = introspection.document(bus.NAME, service.HostService(layout).methods()).partition('dtd">')[2]
     tree = ElementTree.fromstring(xml)  # noqa: S314 - ours
     members = [*tree.iter("method"), *tree.iter("signal")]
     assert {member.attrib["name"] for member in members} == HARMLESS | GUARDED | {"Progress"}
