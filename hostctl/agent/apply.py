@@ -11,8 +11,9 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from hostctl import durable
 from hostctl.agent import generation, health, spare
@@ -28,6 +29,8 @@ from hostctl.errors import EXIT_BUSY, HostctlError
 from hostctl.layout import HostLayout
 
 Notify = Callable[[str], None]
+Result = TypeVar("Result")
+TRIES = 5
 
 
 class BusyError(HostctlError):
@@ -35,6 +38,10 @@ class BusyError(HostctlError):
 
     id = "busy"
     exit_code = EXIT_BUSY
+
+
+class OvertakenError(BusyError):
+    """What the text was made from is not in force any more."""
 
 
 class ApplyError(HostctlError):
@@ -205,7 +212,21 @@ def wanted_actions(
     return with_images(actions, _pins(former), pins or {})
 
 
-def apply(text: str, name: str, context: Context, renewed: Renewed | None = None) -> Outcome:
+def anew(deed: Callable[[], Result]) -> Result:
+    """Do what starts from the declaration in force, and again if another came between.
+
+    Raises:
+        OvertakenError: that happened each time.
+    """
+    for _ in range(TRIES - 1):
+        with suppress(OvertakenError):
+            return deed()
+    return deed()
+
+
+def apply(
+    text: str, name: str, context: Context, renewed: Renewed | None = None, *, base: int | None = None
+) -> Outcome:
     """Make a declaration the one in force, or change nothing.
 
     Args:
@@ -213,10 +234,12 @@ def apply(text: str, name: str, context: Context, renewed: Renewed | None = None
         name: what to call it in error messages.
         context: where and with what.
         renewed: images that workloads get; then these must become healthy too, required or not.
+        base: the generation that the text was made from, if it was: applied over another it would undo that.
 
     Raises:
         DeclarationError: the declaration is wrong.
-        BusyError: another change is under way, or came between.
+        BusyError: another change is under way.
+        OvertakenError: another came between.
         LookUpError: a registry does not say what a tag stands for that is to be looked up; nothing was changed.
         ApplyError: it was tried, did not become healthy, and was taken back.
     """
@@ -227,8 +250,9 @@ def apply(text: str, name: str, context: Context, renewed: Renewed | None = None
         notes: tuple[str, ...] = (said,) if said else ()
         former = generation.current(layout)
         former_number = former.record.number if former else 0
-        if renewed and renewed.generation != former_number:
-            raise BusyError(f"generation {former_number} came between", hint="try again")
+        base = renewed.generation if renewed else base
+        if base is not None and base != former_number:
+            raise OvertakenError(f"generation {former_number} came between", hint="try again")
         pins = renewed.pins if renewed else context.look_up(declaration)
         actions = wanted_actions(declaration, former, context.release, pins)
         if former and not actions:

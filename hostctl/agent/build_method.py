@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import building, copying, event_log, execution, generation, images, transient
-from hostctl.agent.apply import BusyError
+from hostctl.agent.apply import BusyError, anew
 from hostctl.agent.building import BuildFailedError, Request
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.execution import Target
@@ -87,10 +87,11 @@ class BuildService:
         request = building.decode(call.arguments[0])
         context, *output = call.descriptors
         name = building.new_name()
+        # Before anything is pulled it is known whether it may be.
         text = building.add(self._current().declaration, name)
         building.require_digests(parse_host(text, "host.yaml"), request)
         needed = self._needed(request, call.notify)
-        self._apply(text, name, call.notify, starts={name: True})
+        anew(lambda: self._add(name, call.notify))
         try:
             where = self._target(name)
             self._bring(where, request, needed, context, output)
@@ -103,6 +104,11 @@ class BuildService:
             self._tidy(name)
         event_log.write("build", image.reference or image.id, kind="image", id=image.id)
         return json.dumps({**document(image), "names": list(map(str, request.tags))})
+
+    def _add(self, name: str, notify: Callable[[str], None]) -> None:
+        stored = self._current()
+        text = building.add(stored.declaration, name)
+        self._apply(text, name, notify, base=stored.record.number, starts={name: True})
 
     def _current(self) -> Stored:
         stored = generation.current(self._layout)
@@ -192,9 +198,10 @@ class BuildService:
 
     def _remove(self, name: str) -> None:
         """Remove the workload; one that is gone, because a host.yaml was applied, is fine."""
-        text = self._current().declaration
+        stored = self._current()
+        text = stored.declaration
         if name in building.left_over(parse_host(text, "host.yaml")):
-            self._apply(transient.remove(text, name), name, lambda said: None)
+            self._apply(transient.remove(text, name), name, lambda said: None, base=stored.record.number)
 
     def _tidy(self, name: str, seconds: float = PATIENCE) -> None:
         """Remove the workload; if that fails, the next agent does it."""

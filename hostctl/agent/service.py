@@ -129,6 +129,7 @@ class HostService:
         notify: Notify,
         renewed: Renewed | None = None,
         *,
+        base: int | None = None,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
@@ -142,7 +143,7 @@ class HostService:
             live=live,
             look_up=lambda declaration: self._look_up(declaration, looked_up, notify),
         )
-        outcome = transaction.apply(text, name, where, renewed)
+        outcome = transaction.apply(text, name, where, renewed, base=base)
         changed = [each for each in workloads_of(outcome.actions, "change", "remove") if each not in live]
         gone = [key for each in changed for key in (*instance.keys(each), *(before.keys(each) if before else ()))]
         limits.forget([workload_unit(key) for key in gone], self._layout.root)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from hostctl.agent import event_log, generation, images, network_view, reconnect, transient
-from hostctl.agent.apply import Notify
+from hostctl.agent.apply import Notify, anew
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Pin, Stored
 from hostctl.agent.machine import Machine, workload_unit
@@ -16,7 +16,10 @@ from hostctl.layout import HostLayout
 
 
 class Apply(Protocol):
-    """Applies a declaration, given its text and its name, and tells of what it does; the rest as in ``Context``."""
+    """Applies a declaration, given its text and its name, and tells of what it does.
+
+    ``base`` is the generation that the text was made from, the rest as in ``Context``.
+    """
 
     def __call__(
         self,
@@ -24,6 +27,7 @@ class Apply(Protocol):
         name: str,
         notify: Notify,
         *,
+        base: int,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
@@ -50,8 +54,14 @@ class TransientService:
         full = transient.full_name(name)
         folder = self._layout.volumes
         volumes = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        text = transient.add(self._current().declaration, full, request, by_hand=by_hand, volumes=volumes)
-        outcome = self._apply(text, full, call.notify, starts={full: not by_hand}, looked_up={full})
+
+        def deed() -> Outcome:
+            stored = self._current()
+            text = transient.add(stored.declaration, full, request, by_hand=by_hand, volumes=volumes)
+            base, starts = stored.record.number, {full: not by_hand}
+            return self._apply(text, full, call.notify, base=base, starts=starts, looked_up={full})
+
+        outcome = anew(deed)
         event_log.write(action, full, generation=str(outcome.generation))
         state = self._machine.states([workload_unit(full)]).get(workload_unit(full))
         started = state is not None and state.started
@@ -74,12 +84,17 @@ class TransientService:
     def rename(self, call: Call) -> str:
         """Give a workload that was run another name. One that runs is started anew under it, from the same image."""
         old, new = call.arguments
-        stored = self._current()
         was, full = transient.full_name(old), transient.full_name(new)
-        text = transient.rename(stored.declaration, old, new, image=self._kept(stored.record.images.get(was)))
-        state = self._machine.states([workload_unit(was)]).get(workload_unit(was))
-        up = state is not None and state.is_up
-        outcome = self._apply(text, full, call.notify, starts={was: up, full: up})  # the old one, if it is taken back
+
+        def deed() -> Outcome:
+            stored = self._current()
+            text = transient.rename(stored.declaration, old, new, image=self._kept(stored.record.images.get(was)))
+            state = self._machine.states([workload_unit(was)]).get(workload_unit(was))
+            up = state is not None and state.is_up
+            starts = {was: up, full: up}  # the old one, if it is taken back
+            return self._apply(text, full, call.notify, base=stored.record.number, starts=starts)
+
+        outcome = anew(deed)
         event_log.write("rename", full, former=was)
         document = {"workload": full, "former": was, "generation": outcome.generation, "notes": list(outcome.notes)}
         return json.dumps(document)
@@ -95,7 +110,13 @@ class TransientService:
         """Stop and remove a workload that was run."""
         name = call.arguments[0]
         full = transient.full_name(name)
-        outcome = self._apply(transient.remove(self._current().declaration, name), full, call.notify)
+
+        def deed() -> Outcome:
+            stored = self._current()
+            text = transient.remove(stored.declaration, name)
+            return self._apply(text, full, call.notify, base=stored.record.number)
+
+        outcome = anew(deed)
         event_log.write("remove", full)
         return json.dumps({"workload": full, "generation": outcome.generation})
 
@@ -105,8 +126,14 @@ class TransientService:
         It runs on. Returns its addresses there.
         """
         network, name, request = call.arguments
-        change = reconnect.connect(self._current().declaration, network, name, request)
-        outcome = self._apply(change.text, change.workload, call.notify, live=frozenset({change.workload}))
+
+        def deed() -> tuple[reconnect.Change, Outcome]:
+            stored = self._current()
+            change = reconnect.connect(stored.declaration, network, name, request)
+            live = frozenset({change.workload})
+            return change, self._apply(change.text, change.workload, call.notify, base=stored.record.number, live=live)
+
+        change, outcome = anew(deed)
         event_log.write("connect", change.workload, network=network)
         notes = [
             *outcome.notes,
@@ -120,20 +147,24 @@ class TransientService:
         It runs on. If its name server is in that network, it is only done with force, and the workload started anew.
         """
         network, name, options = call.arguments
-        change = reconnect.disconnect(self._current().declaration, network, name)
+        change, outcome = anew(lambda: self._off(network, name, call.notify, force="force" in options.split()))
+        event_log.write("disconnect", change.workload, network=network)
+        return self._connected(change.workload, network, outcome.notes)
+
+    def _off(self, network: str, name: str, notify: Notify, *, force: bool) -> tuple[reconnect.Change, Outcome]:
+        stored = self._current()
+        change = reconnect.disconnect(stored.declaration, network, name)
         unit = workload_unit(change.workload)
         state = self._machine.states([unit]).get(unit)
-        anew = change.renames and state is not None and state.is_up
-        if anew and "force" not in options.split():
+        restarts = change.renames and state is not None and state.is_up
+        if restarts and not force:
             raise reconnect.ConnectError(
                 f"the name server of workload {change.workload} is in network {network}",
                 details="it would find no names any more until its next start",
                 hint="--force starts it anew; what it wrote outside of volumes is gone then",
             )
-        live = frozenset() if anew else frozenset({change.workload})
-        outcome = self._apply(change.text, change.workload, call.notify, live=live)
-        event_log.write("disconnect", change.workload, network=network)
-        return self._connected(change.workload, network, outcome.notes)
+        live = frozenset() if restarts else frozenset({change.workload})
+        return change, self._apply(change.text, change.workload, notify, base=stored.record.number, live=live)
 
     def _connected(self, name: str, network: str, notes: Sequence[str]) -> str:
         places = {each.name: each.workloads.get(name) for each in network_view.read(generation.current(self._layout))}

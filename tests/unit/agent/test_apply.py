@@ -13,7 +13,7 @@ import pytest
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import generation, older, render
-from hostctl.agent.apply import ApplyError, BusyError, Context
+from hostctl.agent.apply import ApplyError, BusyError, Context, OvertakenError
 from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
 from hostctl.agent.tree import merge, text
@@ -433,6 +433,44 @@ def test_only_one_writes_at_a_time(layout: HostLayout) -> None:
     with transaction.lock(layout), pytest.raises(BusyError) as caught:
         transaction.apply(BASE, "host.yaml", context(layout, FakeMachine()))
     assert caught.value.exit_code == 75
+
+
+def test_what_was_made_from_another_generation_than_that_in_force_is_refused(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert transaction.apply(NEXT, "host.yaml", context(layout, machine), base=1).generation == 2
+    machine.log.clear()
+    with pytest.raises(OvertakenError, match="generation 2 came between") as caught:
+        transaction.apply(BASE, "host.yaml", context(layout, machine), base=1)
+    assert caught.value.exit_code == 75
+    assert (machine.log, in_force(layout)) == ([], 2)
+
+
+def test_what_was_made_from_a_generation_on_trial_is_refused_once_that_is_taken_back(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.cut_at = "lay"
+    with pytest.raises(PowerCutError):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    machine.cut_at = ""
+    assert in_force(layout) == 2
+    with pytest.raises(OvertakenError):
+        transaction.apply(NEXT.replace("db:1", "db:2"), "host.yaml", context(layout, machine), base=2)
+    assert in_force(layout) == 1
+
+
+def test_what_was_overtaken_is_done_again_a_few_times() -> None:
+    tries = []
+
+    def deed() -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OvertakenError("generation 2 came between")
+        return len(tries)
+
+    assert transaction.anew(deed) == 3
+    with pytest.raises(OvertakenError):
+        transaction.anew(lambda: (_ for _ in ()).throw(OvertakenError("always")))
 
 
 def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -> None:

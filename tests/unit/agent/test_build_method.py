@@ -13,7 +13,7 @@ import pytest
 from hostctl_lab.images import layout as make_layout
 
 from hostctl.agent import building, generation
-from hostctl.agent.apply import BusyError, Notify
+from hostctl.agent.apply import BusyError, Notify, OvertakenError
 from hostctl.agent.build_method import BuildService, patiently
 from hostctl.agent.building import BuildFailedError, BuildNotAllowedError, BuildRequestError
 from hostctl.agent.bus import Call
@@ -65,6 +65,7 @@ class Builder:
         self.started: set[str] = set()
         self.got: list[tuple[str, list[str]]] = []
         self.fails = ""
+        self.others: list[str] = []
         self.archive: bytes | None = None
         self.service = BuildService(layout, self.machine, self.apply, execute=self.execute, copy=self.copy, make=_plain)
 
@@ -74,11 +75,16 @@ class Builder:
         name: str,
         notify: Notify,
         *,
+        base: int | None = None,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
     ) -> Outcome:
         """Put a declaration in force."""
+        if base is not None and self.others:
+            self.apply(self.others.pop(), "host.yaml", notify)
+        if base is not None and base != max(generation.numbers(self.layout)):
+            raise OvertakenError("another came between")
         self.started |= {each for each, start in (starts or {}).items() if start}
         number = max(generation.numbers(self.layout), default=0) + 1
         pins = {str(each): PIN for each in parse_host(text, name).workloads}
@@ -162,6 +168,15 @@ def test_an_image_is_built_named_and_nothing_stays(builder: Builder) -> None:
     assert builder.workloads() == ["web"]
     assert len(builder.started) == 1, "it is started by hand only, so that no boot does it"
     assert builder.build()["names"] == []
+
+
+def test_what_somebody_else_applies_meanwhile_stays(builder: Builder) -> None:
+    builder.others = [HOST + "volumes: {content: {}}\n"]
+    builder.build()
+    stored = generation.current(builder.layout)
+    assert stored is not None
+    assert [*parse_host(stored.declaration, "x").volumes] == ["content"]
+    assert builder.workloads() == ["web"]
 
 
 @pytest.mark.parametrize("verb", ["build", "push"])

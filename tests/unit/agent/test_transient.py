@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation, reconnect, transient, transient_methods
-from hostctl.agent.apply import Notify
+from hostctl.agent.apply import Notify, OvertakenError
 from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState
@@ -168,6 +168,8 @@ class Applied:
         self.live: frozenset[str] = frozenset()
         self.looked_up: Collection[str] | None = None
         self.notes: tuple[str, ...] = ()
+        self.others: list[tuple[str, str]] = []
+        """What somebody else replaces in the declaration in force, and by what, before the next turns."""
 
     def __call__(
         self,
@@ -175,18 +177,31 @@ class Applied:
         name: str,
         notify: Notify,
         *,
+        base: int | None = None,
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
     ) -> Outcome:
         """Put it in force."""
+        if self.others:
+            old, new = self.others.pop(0)
+            stored = generation.current(self.layout)
+            assert stored is not None
+            assert old in stored.declaration
+            self._put(stored.declaration.replace(old, new), "host.yaml")
+        stored = generation.current(self.layout)
+        if base is not None and stored is not None and stored.record.number != base:
+            raise OvertakenError(f"generation {stored.record.number} came between")
+        self.starts, self.live, self.looked_up = starts or {}, live, looked_up
+        return self._put(text, name)
+
+    def _put(self, text: str, name: str) -> Outcome:
         number = max(generation.numbers(self.layout), default=0) + 1
         names = parse_host(text, name).workloads
         images = {str(each): Pin(reference="r.example/tool:1", digest=DIGEST) for each in names}
         record = Record(number=number, created="", release="1", declaration_sha256="", images=images)
         generation.store(self.layout, Content(record=record, declaration=text, etc={}, bundles={}, network=b"{}"))
         generation.put_in_force(self.layout, number)
-        self.starts, self.live, self.looked_up = starts or {}, live, looked_up
         return Outcome(generation=number, former=number - 1, actions=(), notes=self.notes)
 
 
@@ -258,6 +273,41 @@ def test_a_run_says_whether_it_started(tmp_path: Path) -> None:
     applied.notes = ("workload run-y did not start: protocol",)
     said = ask("y")
     assert (said["started"], said["notes"]) == (False, list(applied.notes))
+
+
+@pytest.mark.parametrize(
+    ("member", "arguments"),
+    [
+        ("Run", ("y", IMAGE)),
+        ("Create", ("y", IMAGE)),
+        ("Rename", ("x", "y")),
+        ("ConnectNetwork", ("front", "x", "{}")),
+        ("DisconnectNetwork", ("back", "x", "")),
+        ("Remove", ("x",)),
+    ],
+)
+def test_what_somebody_else_applies_meanwhile_stays(tmp_path: Path, member: str, arguments: tuple[str, ...]) -> None:
+    layout = HostLayout(root=tmp_path)
+    machine, applied = Down(layout), Applied(layout)
+    methods = {each.name: each for each in transient_methods.TransientService(layout, machine, applied).methods()}
+
+    def ask(member: str, *arguments: str) -> None:
+        methods[member].handler(Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None))
+
+    def hostname() -> str:
+        stored = generation.current(layout)
+        assert stored is not None
+        return str(parse_host(stored.declaration).hostname)
+
+    applied(f"{HOST}networks: {{back: {{internal: true}}, front: {{}}}}\n", "host.yaml", lambda text: None)
+    ask("Run", "x", json.dumps({"image": "r.example/tool:1", "network": "private"}))
+    ask("ConnectNetwork", "back", "x", "{}")
+    applied.others = [("hostname: web-1", "hostname: web-2"), ("hostname: web-2", "hostname: web-3")]
+    ask(member, *arguments)
+    assert hostname() == "web-3"
+    applied.others = [("hostname: web-3", "hostname: web-4"), ("hostname: web-4", "hostname: web-3")] * 5
+    with pytest.raises(OvertakenError):
+        ask("Run", "z", IMAGE)
 
 
 def test_a_workload_runs_on_while_its_networks_change_unless_it_would_find_no_names(tmp_path: Path) -> None:
