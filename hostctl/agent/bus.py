@@ -98,7 +98,8 @@ class Method:
 
 
 Administrators = Callable[[], frozenset[int]]
-"""Returns the user ids that may do what root may; asked at each call, since a declaration can change them."""
+"""Returns the user ids that may do what root may; asked at each call, in a thread, since a declaration can change
+them."""
 
 
 def _nobody() -> frozenset[int]:
@@ -217,7 +218,7 @@ class Server:
         if message.signature != method.signature or len(message.unix_fds) != method.descriptors:
             return Message.new_error(message, INVALID, f"{method.name} takes {method.signature!r}")
         uid = await self._uid(message.sender)
-        if method.root_only and uid != 0 and uid not in self._administrators():
+        if method.root_only and uid != 0 and uid not in await self._workers.run(self._administrators, brief=True):
             return Message.new_error(message, DENIED, f"{method.name} is for root and users with sudo only")
         body = message.body
         call = Call(

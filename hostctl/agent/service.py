@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -34,7 +35,7 @@ from hostctl.agent import (
 )
 from hostctl.agent.apply import Context, Notify
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.generation import Pin, Renewed
+from hostctl.agent.generation import Pin, Renewed, Stored
 from hostctl.agent.image_service import ImageService
 from hostctl.agent.machine import Machine, SystemdMachine, release_version, workload_unit
 from hostctl.agent.outcome import Action, Outcome
@@ -208,13 +209,34 @@ class HostService:
         )
 
 
-def administrators(layout: HostLayout) -> frozenset[int]:
-    """Return the user ids of the declared users that may become root without a password."""
-    stored = generation.current(layout)
-    if stored is None:
-        return frozenset()
-    declared = parse_host(stored.declaration, f"generation {stored.record.number}").users
-    return frozenset(stored.record.uids[str(name)] for name, user in declared.items() if user.sudo)
+class Administrators:
+    """The user ids of the declared users that may become root without a password.
+
+    Anybody can have the agent ask for them, so they are read once a generation: to read a declaration takes long.
+    """
+
+    def __init__(self, layout: HostLayout) -> None:
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._known: tuple[tuple[int, int], frozenset[int]] | None = None
+
+    def __call__(self) -> frozenset[int]:
+        """Return those of the generation in force."""
+        path = self._layout.current.resolve()  # another may come into force at any moment
+        with self._lock:
+            try:
+                found = (path / "generation.json").stat()
+            except FileNotFoundError:
+                return frozenset()
+            state = (found.st_ino, found.st_mtime_ns)  # a generation never changes; the next has another file
+            if self._known is None or self._known[0] != state:
+                self._known = (state, self._read(generation.load(path)))
+            return self._known[1]
+
+    @staticmethod
+    def _read(stored: Stored) -> frozenset[int]:
+        declared = parse_host(stored.declaration, f"generation {stored.record.number}").users
+        return frozenset(stored.record.uids[str(name)] for name, user in declared.items() if user.sudo)
 
 
 def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDLE) -> None:
@@ -231,7 +253,7 @@ def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDL
         service.methods(),
         address=address,
         idle=idle,
-        administrators=lambda: administrators(layout),
+        administrators=Administrators(layout),
         # Which systemd sends when the name is gone, although calls that had come in are still answered.
         leave=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     )

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 from xml.etree import ElementTree
 
 import pytest
@@ -109,10 +111,20 @@ def address(daemon: tuple[subprocess.Popen[bytes], str]) -> str:
     return daemon[1]
 
 
+def asked_at_length() -> frozenset[int]:
+    """Return the administrators, when somebody who is none has been answered meanwhile."""
+    if ASKED.is_set():
+        ANSWERED.wait(10)
+    return frozenset({1})
+
+
+ASKED, ANSWERED = threading.Event(), threading.Event()
+
+
 @pytest.fixture
 def agent(address: str) -> Iterator[str]:
     """Serve METHODS on the bus; the server ends by being idle."""
-    options = {"address": address, "idle": 1.0, "administrators": lambda: frozenset({1})}
+    options = {"address": address, "idle": 1.0, "administrators": asked_at_length}
     server = threading.Thread(target=bus.serve, args=(METHODS,), kwargs=options)
     server.start()
     while True:
@@ -216,13 +228,15 @@ def test_wrong_calls_are_refused(agent: str, member: str, arguments: tuple[str, 
         bus.call(member, *arguments, address=agent)
 
 
-@pytest.mark.parametrize(("uid", "answer"), [(65534, "agent-denied"), (1, "kettle-empty")])
-def test_only_root_and_administrators_may_call_what_changes_things(
-    agent: str, tmp_path: Path, uid: int, answer: str
-) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
+def open_to_all(path: Path) -> None:
+    for folder in (path, *path.parents):
         if folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
             folder.chmod(0o755)
+
+
+@contextmanager
+def as_user(uid: int, agent: str) -> Iterator[TextIO]:
+    """Call Fail as a user; give what tells how that was answered."""
     read, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -235,9 +249,31 @@ def test_only_root_and_administrators_may_call_what_changes_things(
         os.write(write_end, said.encode())
         os._exit(0)
     os.close(write_end)
-    os.waitpid(child, 0)
     with os.fdopen(read) as file:
-        assert file.read() == answer
+        yield file
+    os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize(("uid", "answer"), [(65534, "agent-denied"), (1, "kettle-empty")])
+def test_only_root_and_administrators_may_call_what_changes_things(
+    agent: str, tmp_path: Path, uid: int, answer: str
+) -> None:
+    open_to_all(tmp_path)
+    with as_user(uid, agent) as said:
+        assert said.read() == answer
+
+
+def test_nobody_waits_while_it_is_looked_up_who_may(agent: str, tmp_path: Path) -> None:
+    open_to_all(tmp_path)
+    ASKED.set()
+    with as_user(65534, agent) as said:
+        select.select([said], [], [], 1)  # it asks, and is not answered yet
+        assert bus.call("Echo", "a", "b", address=agent)
+        assert not select.select([said], [], [], 0)[0]
+        ANSWERED.set()
+        assert said.read() == "agent-denied"
+    ASKED.clear()
+    ANSWERED.clear()
 
 
 def test_introspection_documents_what_a_method_takes_and_for_whom() -> None:

@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import bus, client, introspection, service
+from hostctl.agent import bus, client, generation, introspection, service
+from hostctl.agent.generation import Content, Record
 from hostctl.agent.request import Request
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
@@ -66,6 +67,23 @@ def refused(member: str, *arguments: str, address: str) -> str:
     with pytest.raises(HostctlError) as caught:
         bus.call(member, *arguments, address=address)
     return caught.value.id
+
+
+def test_administrators_are_read_once_a_generation(layout: HostLayout) -> None:
+    def put(number: int, name: str) -> None:
+        record = Record(number=number, created="", release="7", declaration_sha256="", uids={"ops": 1000, "dev": 1001})
+        text = HOST.replace("ops", name)
+        generation.store(layout, Content(record=record, declaration=text, etc={}, bundles={}, network=b"{}"))
+        generation.put_in_force(layout, number)
+
+    administrators = service.Administrators(layout)
+    assert administrators() == frozenset()
+    put(1, "ops")
+    assert administrators() == {1000}
+    (layout.generations / "1/host.yaml").unlink()
+    assert administrators() == {1000}, "it was read again"
+    put(2, "dev")
+    assert administrators() == {1001}
 
 
 def test_a_machine_without_a_generation_answers(address: str) -> None:
