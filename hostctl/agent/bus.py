@@ -25,7 +25,7 @@ from dbus_next.constants import BusType, MessageType, RequestNameReply
 from dbus_next.errors import DBusError
 from dbus_next.message import Message
 
-from hostctl.agent import introspection
+from hostctl.agent import introspection, watchdog
 from hostctl.agent.caller import Caller
 from hostctl.agent.workers import Workers
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
@@ -300,6 +300,7 @@ async def _serve(
     await server.follow_callers()
     if await bus.request_name(NAME) is not RequestNameReply.PRIMARY_OWNER:
         raise AgentUnavailableError(f"{NAME} is owned by another process")
+    feeding = asyncio.ensure_future(watchdog.feed())
     gone = asyncio.ensure_future(_disconnected(bus))
     finished = asyncio.ensure_future(server.until_idle(idle))
     await asyncio.wait({gone, finished}, return_when=asyncio.FIRST_COMPLETED)
@@ -311,6 +312,7 @@ async def _serve(
     await bus.release_name(NAME)
     await server.drain()
     gone.cancel()
+    feeding.cancel()
     _disconnect(bus)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -310,6 +311,19 @@ def test_the_server_ends_without_a_word_when_its_bus_goes_away(daemon: tuple[sub
         assert server.poll() is None
     process.kill()
     assert (server.wait(10), server.communicate()[1]) == (0, b"")
+
+
+def test_systemd_is_told_that_the_agent_is_not_stuck(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        monkeypatch.delenv("WATCHDOG_PID", raising=False)
+        bus.serve(METHODS, address=address, idle=0.5)
+        assert [listener.recv(64) for _ in range(2)] == [b"WATCHDOG=1"] * 2
 
 
 def test_no_bus_says_so_and_exits_69(tmp_path: Path) -> None:
