@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 from xml.etree import ElementTree
@@ -324,6 +324,36 @@ def test_systemd_is_told_that_the_agent_is_not_stuck(
         monkeypatch.delenv("WATCHDOG_PID", raising=False)
         bus.serve(METHODS, address=address, idle=0.5)
         assert [listener.recv(64) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+
+
+def test_when_the_bus_goes_away_so_does_everybody_who_called(daemon: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, address = daemon
+    held, ended = threading.Event(), threading.Event()
+
+    def hold_and_say(call: bus.Call) -> str:
+        held.set()
+        hold(call)
+        ended.set()
+        return ""
+
+    method = bus.Method(name="Echo", handler=hold_and_say, strings=2)
+    server = threading.Thread(target=bus.serve, args=((method,),), kwargs={"address": address, "idle": 60.0})
+    server.start()
+
+    def ask() -> None:
+        while not held.is_set():
+            with suppress(bus.AgentUnavailableError):
+                bus.call("Echo", "", "", address=address)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    assert held.wait(10)
+    process.kill()
+    server.join(10)
+    caller.join(10)
+    assert not server.is_alive()
+    assert not caller.is_alive()
+    assert ended.is_set()
 
 
 def test_no_bus_says_so_and_exits_69(tmp_path: Path) -> None:
