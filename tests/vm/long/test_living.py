@@ -12,6 +12,7 @@ from hostctl_lab.registry import Registry
 BOX = "/usr/bin/busybox"
 PAGE = "a page from inside"
 READY_SECONDS = 60.0
+AGENT = ("org.hostctl.Host1", "/org/hostctl/Host1", "org.hostctl.Host1")
 TRAP = f"trap 'echo got a hangup' HUP; while :; do {BOX} sleep 0.2; done"
 
 
@@ -202,6 +203,40 @@ def test_a_terminal_is_one_of_the_workloads_own(host: Host) -> None:
     code = f"import pty, sys; sys.exit(pty.spawn({argv!r}) >> 8)"
     assert host.run("python3", "-c", code, check=False).status == 9
     assert host.shell("ls /run/hostctl/exec") == ""
+
+
+def test_commands_end_with_their_callers_and_hold_up_nobody(host: Host) -> None:
+    before = show(host, "talk", "InvocationID")
+    nap = f"hostctl exec talk -- {BOX} sh -c '{BOX} sleep 1234567; :' </dev/null >/dev/null 2>&1"
+    host.shell(f"rm -f /run/callers; for i in $(seq 12); do {nap} & echo $! >>/run/callers; done")
+
+    def napping() -> int:
+        return int(host.shell("grep -lzx 123456[7] /proc/[0-9]*/cmdline 2>/dev/null | wc -l"))
+
+    host.wait_for("twelve commands", lambda: napping() == 12, 120)
+    assert host.run("busctl", "--timeout=20", "call", *AGENT, "Status").status == 0
+    assert inside(host, "talk", "--", BOX, "echo", "one more") == "one more"
+    host.shell("kill -KILL $(cat /run/callers)")
+    host.wait_for("the end of what they started", lambda: napping() == 0, 60)
+    script = "import os, pty, signal, time\npid, tty = pty.fork()\n"
+    script += f"pid or os.execvp('hostctl', ['hostctl', 'exec', 'talk', '--', '{BOX}', 'sleep', '1234567'])\n"
+    script += "time.sleep(20)\nos.kill(pid, signal.SIGKILL)\n"
+    host.text("python3", "-c", script)
+    host.wait_for("the end of what was on the terminal", lambda: napping() == 0, 60)
+    assert show(host, "talk", "InvocationID") == before
+
+
+def test_an_agent_that_is_stopped_is_killed_and_another_answers(host: Host) -> None:
+    host.run("busctl", "--timeout=60", "call", *AGENT, "Status")
+    stopped = host.text("systemctl", "show", "hostd.service", "-P", "MainPID")
+    assert int(stopped)
+    host.run("kill", "-STOP", stopped)
+
+    def another() -> bool:
+        answered = host.run("busctl", "--timeout=5", "call", *AGENT, "Status", check=False).status == 0
+        return answered and host.text("systemctl", "show", "hostd.service", "-P", "MainPID") != stopped
+
+    host.wait_for("another agent", another, 120)
 
 
 def test_files_go_in_and_out_and_never_elsewhere(host: Host) -> None:
