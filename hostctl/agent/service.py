@@ -8,9 +8,8 @@ again.
 from __future__ import annotations
 
 import json
-import signal
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from hostctl.agent import apply as transaction
@@ -239,13 +238,20 @@ class Administrators:
         return frozenset(stored.record.uids[str(name)] for name, user in declared.items() if user.sudo)
 
 
-def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDLE) -> None:
+def run(
+    layout: HostLayout,
+    *,
+    address: str | None = None,
+    idle: float = bus.IDLE,
+    leave: Callable[[], object] = lambda: None,
+) -> None:
     """Be the agent: take back or end what a crash left half done, then answer until idle.
 
     Args:
         layout: the machine.
         address: of the bus; none is the system bus.
         idle: seconds without a call after which it ends.
+        leave: called before the name is given back for want of calls.
     """
     service = HostService(layout)
     service.recover()
@@ -254,6 +260,5 @@ def run(layout: HostLayout, *, address: str | None = None, idle: float = bus.IDL
         address=address,
         idle=idle,
         administrators=Administrators(layout),
-        # Which systemd sends when the name is gone, although calls that had come in are still answered.
-        leave=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        leave=leave,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 
 from hostctl.agent import bus, service
 from hostctl.layout import HostLayout
@@ -17,5 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer until idle."""
-    service.run(HostLayout(), idle=arguments.idle)
+    service.run(HostLayout(), idle=arguments.idle, leave=_leave)
     return 0
+
+
+def _leave() -> None:
+    """Be deaf to what systemd sends when the bus name is gone: calls that had come in are still answered."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
