@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from hostctl.layout import HostLayout
 
 Notify = Callable[[str], None]
 Result = TypeVar("Result")
+LOCK_SECONDS = 0.2  # between two looks whether the lock is free
 TRIES = 5
 
 
@@ -96,8 +98,15 @@ class Context:
 
 
 @contextmanager
-def lock(layout: HostLayout) -> Iterator[None]:
+def lock(
+    layout: HostLayout, *, wait: float = 0.0, notify: Callable[[str], object] = lambda text: None
+) -> Iterator[None]:
     """Hold the machine's one write lock.
+
+    Args:
+        layout: the machine.
+        wait: seconds that somebody else may hold it before that.
+        notify: told when it is waited for.
 
     Raises:
         BusyError: somebody else holds it.
@@ -105,15 +114,25 @@ def lock(layout: HostLayout) -> Iterator[None]:
     layout.state.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(layout.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(
-                "another change of this machine is under way", hint="try again when it has ended"
-            ) from error
+        end, told = time.monotonic() + wait, False
+        while not _taken(descriptor):
+            if time.monotonic() >= end:
+                raise BusyError("another change of this machine is under way", hint="try again when it has ended")
+            if not told:
+                notify("waiting for another change of this machine")
+            told = True
+            PAUSE.wait(LOCK_SECONDS)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_pending(layout: HostLayout) -> Pending | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 from hostctl.agent import apply as transaction
@@ -22,6 +23,7 @@ from hostctl.image.store import ImageStore, StoredImage
 from hostctl.layout import HostLayout
 
 SEARCHED = ("term", "registry", "limit")
+PATIENCE = 3600.0  # seconds that others may change the machine before: a pull of theirs may take so long
 LOGGED_IN = ("registry", "user", "password")
 
 
@@ -73,10 +75,14 @@ class ImageService:
     def _store(self) -> ImageStore:
         return images.open_store(self._layout, images.declared(self._layout))
 
+    def _lock(self, call: Call) -> AbstractContextManager[None]:
+        """Hold the machine's lock; two that bring images wait for each other, as somebody asked for both."""
+        return transaction.lock(self._layout, wait=PATIENCE, notify=call.notify)
+
     def pull(self, call: Call) -> str:
         """Pull the image of a reference, as the name stands now. Returns it."""
         reference = lookup.reference(call.arguments[0])
-        with transaction.lock(self._layout):
+        with self._lock(call):
             declaration = images.declared(self._layout)
             store = images.open_store(self._layout, declaration)
             pull = images.Registries(layout=self._layout, declaration=declaration, store=store, notify=call.notify)
@@ -100,7 +106,7 @@ class ImageService:
         reference = lookup.reference(call.arguments[0])
         if reference.digest:
             raise UsageError(f"{reference} has a digest; what is pushed gets its own", hint="give a name with a tag")
-        with transaction.lock(self._layout):
+        with self._lock(call):
             declaration = images.declared(self._layout)
             store = images.open_store(self._layout, declaration)
             reach = access(declaration, reference.registry, images.credential_store(self._layout).get)
@@ -135,7 +141,7 @@ class ImageService:
         wanted = lookup.reference(target)
         if wanted.digest:
             raise lookup.UnknownImageError(f"{target} has a digest, which is no name to give")
-        with transaction.lock(self._layout):
+        with self._lock(call):
             store = self._store()
             image = store.name(lookup.find(store, source), str(wanted))
             _note("tag", image, str(wanted))
@@ -143,7 +149,7 @@ class ImageService:
 
     def remove(self, call: Call) -> str:
         """Take a name or an id away, and the image with its last name. Returns names and digests that are gone."""
-        with transaction.lock(self._layout):
+        with self._lock(call):
             store = self._store()
             image = lookup.find(store, call.arguments[0])
             names = [name for name, digest in store.names().items() if digest == image.digest]
@@ -170,7 +176,7 @@ class ImageService:
 
     def prune(self, call: Call) -> str:
         """Remove images that no generation needs: those without a name, or with the argument ``all`` every one."""
-        with transaction.lock(self._layout):
+        with self._lock(call):
             store = self._store()
             before = {image.digest: image for image in store.list()}
             keep = set(generation.pinned(self._layout))
@@ -187,7 +193,7 @@ class ImageService:
         """Import the images of an archive, OCI's or Docker's, from a file or pipe. Returns them."""
         from hostctl.image.archive import load_stream  # noqa: PLC0415 - only for this method
 
-        with transaction.lock(self._layout), os.fdopen(os.dup(call.descriptors[0]), "rb") as file:
+        with self._lock(call), os.fdopen(os.dup(call.descriptors[0]), "rb") as file:
             loaded = list(load_stream(file, self._store()))
             for image in loaded:
                 _note("load", image)
