@@ -78,6 +78,14 @@ workloads:
     secrets: [token]
     image_volumes: {{/other: localhost/box:1}}
     volumes: ["content:/data", "/var/lib/hostctl/binds/in:/in", "settings:/etc:ro"]
+  outside:
+    image: localhost/box:1
+    command: [{BOX}]
+    args: [sleep, '1000000']
+    autostart: false
+    network: host
+    volumes: ["/var/lib/hostctl/binds/out:/out:rw"]
+    io: {{read_iops: {{/dev/vda: 200}}, write_bps: {{/dev/vda: 8M}}}}
 configs:
   site: {{content: "listen = 80\\n"}}
   variables: {{content: "GREETING=hello you\\n"}}
@@ -276,6 +284,21 @@ def test_volumes_show_their_owners_as_the_container_has_them(host: Host) -> None
     assert "Read-only file system" in refused
     refused = host.fails("hostctl", "exec", "--user", "0", "data", "--", BOX, "touch", "/new")
     assert "Read-only file system" in refused
+
+
+def test_one_that_is_started_by_hand_is_in_the_hosts_network_without_rights_and_writes_where_it_may(host: Host) -> None:
+    assert "outside" not in host.text("crun", "list", "-q").split()
+    host.text("hostctl", "start", "outside")
+    assert inside(host, "cat", "/proc/1/cmdline", workload="outside").split("\0")[-3:-1] == ["sleep", "1000000"]
+    process = host.text("hostctl", "inspect", "-f", "{{.State.Pid}}", "outside")
+    assert host.text("readlink", f"/proc/{process}/ns/net") == host.text("readlink", "/proc/1/ns/net")
+    low = host.fails("hostctl", "exec", "outside", "--", BOX, "nc", "-l", "-p", "81")
+    assert "Permission denied" in low
+    host.fails("hostctl", "exec", "outside", "--", BOX, "ip", "link", "set", "lo", "down")
+    inside(host, "touch", "/out/mine", workload="outside")
+    assert host.text("stat", "-c", "%u", "/var/lib/hostctl/binds/out/mine") == "0"
+    limits = group(host, "io.max", workload="outside")
+    assert any("wbps=8388608" in line and "riops=200" in line for line in limits), limits
 
 
 def test_another_image_is_shown_with_its_owners_and_cannot_be_written(host: Host) -> None:

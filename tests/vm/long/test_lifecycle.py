@@ -133,6 +133,14 @@ def test_a_restarted_dependency_leaves_what_needed_it_running(host: Host) -> Non
     assert before["ActiveState"] == "active"
 
 
+def test_one_that_becomes_unhealthy_is_restarted(host: Host) -> None:
+    host.wait_for("it is healthy", lambda: "(healthy)" in host.text("hostctl", "ps", "-f", "name=db"), READY_SECONDS)
+    before = show(host, "workload-db.service", "InvocationID")
+    host.text("hostctl", "exec", "db", "--", BOX, "rm", "/tmp/ready")
+    host.wait_for("another runs", lambda: show(host, "workload-db.service", "InvocationID") != before, READY_SECONDS)
+    host.wait_for("it is healthy", lambda: logs(host, "db").count("db is ready") == 3, READY_SECONDS)
+
+
 def test_a_completed_job_runs_again_and_what_waited_for_it_runs_on(host: Host) -> None:
     before = show(host, "workload-web.service", "InvocationID")
     assert "hostctl wait migrate" in host.run("hostctl", "start", "migrate").stderr.decode()
