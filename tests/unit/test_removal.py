@@ -13,14 +13,15 @@ import pytest
 from hostctl import removal
 from hostctl.removal import remove_tree
 
-DEEP, FILES = 5000, 64
+DEEP, FILES = 5000, 16
 
 
 @pytest.fixture
 def few_files() -> Iterator[None]:
-    """Let this process open few files."""
+    """Let this process open few files more than it has."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, before[1]))
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + FILES, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 

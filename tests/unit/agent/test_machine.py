@@ -59,7 +59,8 @@ def test_what_a_workload_wrote_is_forgotten_however_deep_it_is(tmp_path: Path) -
     for file in (layout.runtime / "workloads/web/config.json", layout.runtime / "pids/web"):
         file.parent.mkdir(parents=True)
         file.touch()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 16, limits[1]))
     try:
         SystemdMachine(layout).forget_workload("web")
     finally:

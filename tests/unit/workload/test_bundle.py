@@ -337,7 +337,7 @@ def test_a_config_may_take_the_place_of_one_of_these_files() -> None:
     host = dataclasses.replace(host, configs={"names": ""})
     made = json.loads(bundle.render(host, PROFILE)["config.json"])["mounts"]
     assert [entry["source"] for entry in made if entry["destination"] == "/etc/hosts"] == [
-        f"{host.bundle}/config.names"
+        f"{host.bundle}/config-names"
     ]
 
 

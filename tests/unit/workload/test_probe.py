@@ -114,9 +114,9 @@ def test_the_program_says_healthy_then_unhealthy_and_starts_counting_anew_with_a
 
 
 def test_a_change_is_an_event_and_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("health", "workloads/web.2"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "workloads/web.2/pid").write_text(str(os.getpid()))
+    for folder in ("health", "pids"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pids/web.2").write_text(str(os.getpid()))
     listener = socket.create_server(("127.0.0.1", 0))
     check = tmp_path / "health.check"
     check.write_text(document(target=f"127.0.0.1:{listener.getsockname()[1]}", retries=1, restart=False))
