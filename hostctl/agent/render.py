@@ -15,7 +15,6 @@ from hostctl.config.host import Link as NetworkLink
 
 FIRST_UID = 1000  # systemd's UIDS-GIDS: regular users are 1000…60000
 LAST_UID = 59999
-SUDO_GROUPS = ("sudo", "systemd-journal")  # the second one reads what workloads print
 WIRED = "en* eth*"
 MADE_BY = "# Rendered by hostctl from host.yaml; changes go there.\n"
 UPDATE_SERVICE = "hostctl-update.service"
@@ -70,8 +69,7 @@ def users(declaration: HostDeclaration, uids: Mapping[str, int]) -> Tree:
         tree[f"ssh/authorized_keys.d/{name}"] = text("".join(f"{key}\n" for key in user.ssh_keys))
         homes.append(f"d /var/home/{name} 0700 {uid} {uid} -\n")
         if user.sudo:
-            for group in SUDO_GROUPS:
-                tree[f"userdb/{name}:{group}.membership"] = text("")
+            tree[f"userdb/{name}:sudo.membership"] = text("")
             rules.append(f"{name} ALL=(ALL:ALL) NOPASSWD: ALL\n")
     if homes:
         tree["tmpfiles.d/hostctl-homes.conf"] = text(MADE_BY + "d /var/home 0755 root root -\n" + "".join(homes))

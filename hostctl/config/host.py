@@ -48,7 +48,7 @@ class User:
     ssh_keys: tuple[SshKey, ...] = ()
     """Public keys, one a line, as in authorized_keys."""
     sudo: bool = False
-    """May become root without a password, and read the journal, which is what workloads print."""
+    """May become root without a password, and ask the agent for whatever root may."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

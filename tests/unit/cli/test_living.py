@@ -144,7 +144,7 @@ def test_who_may_not_read_the_journal_is_told_so_instead_of_shown_nothing(tmp_pa
     file.parent.mkdir(parents=True)
     file.touch()
     logs.require_journal(tmp_path, lambda path: path == file)
-    with pytest.raises(logs.JournalDeniedError, match="users with sudo"):
+    with pytest.raises(logs.JournalDeniedError, match="only root"):
         logs.require_journal(tmp_path, lambda path: False)
 
 
