@@ -257,8 +257,8 @@ class Workload:
     devices: tuple[DeviceMount, ...] = ()
     """Devices of the host: NODE[:NODE IN THE CONTAINER][:r|w|rw]. Its own user may open them."""
     network: Literal["private", "none", "host"] = "private"
-    """private: addresses of its own on `networks`; none: only loopback; host: the host's own network, without rights over
-    it. There a port below 1024 is for `sockets`, or for a host with `sysctl: {net.ipv4.ip_unprivileged_port_start:
+    """private: addresses of its own on `networks`; none: only loopback; host: the host's own network, without rights
+    over it. There a port below 1024 is for `sockets`, or for a host with `sysctl: {net.ipv4.ip_unprivileged_port_start:
     "80"}`, which lets every program of the host have such ports."""
     networks: tuple[Name, ...] | Mapping[Name, Attachment] = ()
     """The networks it is on, in the order of its interfaces eth0, eth1, …: names, or a mapping with aliases and static
