@@ -20,6 +20,9 @@ NOTIFY_INSIDE = "/dev/notify"
 INHIBITOR_INSIDE = "/run/hostctl/inhibit"
 SECRETS_INSIDE = "/run/secrets"
 QUIET = ("nosuid", "noexec", "nodev")
+PRIVATE = "rprivate"
+"""crun clones what it binds in the host's mount namespace, of whose mounts it would stay a peer: what is mounted below it
+in the container would appear on the host, as the container's own view of /sys/fs/cgroup over the host's."""
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
@@ -27,17 +30,12 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
 
 
 def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
-    return _mount(destination, "bind", source, "bind", "nosuid", "nodev", *options)
+    return _mount(destination, "bind", source, "bind", PRIVATE, "nosuid", "nodev", *options)
 
 
 def _mapped(mount: dict[str, Any], mapping: dict[str, int]) -> dict[str, Any]:
-    """Return a mount whose files are shown with other owners (config.md, ``uidMappings`` of a mount).
-
-    It is private: crun clones it in the host's mount namespace, of whose mounts it would stay a peer, and what is
-    mounted below it in the container would appear on the host.
-    """
-    options = [*mount["options"], "rprivate"]
-    return {**mount, "options": options, "uidMappings": [mapping], "gidMappings": [mapping]}
+    """Return a mount whose files are shown with other owners (config.md, ``uidMappings`` of a mount)."""
+    return {**mount, "uidMappings": [mapping], "gidMappings": [mapping]}
 
 
 def _secrets(spec: WorkloadSpec) -> list[dict[str, Any]]:
@@ -69,7 +67,7 @@ def _kernel(spec: WorkloadSpec) -> list[dict[str, Any]]:
         _mount("/dev/mqueue", "mqueue", "mqueue", *QUIET),
     ]
     if spec.workload.network == "host":  # sysfs shows a network namespace, and this one is not the container's
-        mounts.append(_mount("/sys", "bind", "/sys", "rbind", *QUIET, "ro", "rro"))
+        mounts.append(_mount("/sys", "bind", "/sys", "rbind", PRIVATE, *QUIET, "ro", "rro"))
     else:
         mounts.append(_mount("/sys", "sysfs", "sysfs", *QUIET, "ro"))
     mounts.append(_mount("/sys/fs/cgroup", "cgroup", "cgroup", *QUIET, "relatime", "ro"))

@@ -229,6 +229,7 @@ def test_its_own_name_and_name_server_lie_over_what_is_mounted_at_etc(host: Host
     options = {line[1]: line[3].split(",") for line in lines}
     assert all("ro" in options[f"/etc/{file}"] for file in ("hostname", "hosts", "resolv.conf"))
     host.fails("hostctl", "exec", "--user", "0", name, "--", BOX, "sh", "-c", "echo x > /etc/hosts")
+    assert "/hosts " not in host.text("cat", "/proc/self/mountinfo")
 
 
 def test_it_is_stopped_as_declared(host: Host) -> None:
@@ -293,6 +294,10 @@ def test_one_that_is_started_by_hand_is_in_the_hosts_network_without_rights_and_
     assert inside(host, "cat", "/proc/1/cmdline", workload="outside").split("\0")[-3:-1] == ["sleep", "1000000"]
     process = host.text("hostctl", "inspect", "-f", "{{.State.Pid}}", "outside")
     assert host.text("readlink", f"/proc/{process}/ns/net") == host.text("readlink", "/proc/1/ns/net")
+    assert host.text("stat", "-f", "-c", "%T", "/sys/fs/cgroup") == "cgroup2fs"
+    assert (
+        host.run("mountpoint", "/sys/firmware", check=False).status != 0
+    )  # what it may not see is covered there alone
     low = host.fails("hostctl", "exec", "outside", "--", BOX, "nc", "-l", "-p", "81")
     assert "Permission denied" in low
     host.fails("hostctl", "exec", "outside", "--", BOX, "ip", "link", "set", "lo", "down")

@@ -294,6 +294,13 @@ def test_what_is_mounted_below_a_mapped_mount_never_appears_on_the_host() -> Non
     assert all("rprivate" in entry["options"] for entry in mapped)
 
 
+def test_nothing_that_is_mounted_below_what_is_bound_appears_on_the_host() -> None:
+    made = document(network="host", notify=True)["mounts"]
+    bound = {entry["destination"]: entry["options"] for entry in made if entry["type"] == "bind"}
+    assert {"/sys", "/etc/hosts", "/dev/notify"} <= bound.keys()
+    assert all("rprivate" in options for options in bound.values())
+
+
 def _volumes(*texts: str) -> tuple[Any, ...]:
     return tuple(VolumeMount.parse(text) for text in texts)
 
