@@ -21,8 +21,8 @@ INHIBITOR_INSIDE = "/run/hostctl/inhibit"
 SECRETS_INSIDE = "/run/secrets"
 QUIET = ("nosuid", "noexec", "nodev")
 PRIVATE = "rprivate"
-"""crun clones what it binds in the host's mount namespace, of whose mounts it would stay a peer: what is mounted below it
-in the container would appear on the host, as the container's own view of /sys/fs/cgroup over the host's."""
+"""crun clones what it binds in the host's mount namespace, of whose mounts it would stay a peer: what is mounted below
+it in the container would appear on the host, as the container's own view of /sys/fs/cgroup over the host's."""
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
