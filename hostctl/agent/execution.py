@@ -156,8 +156,16 @@ def execute(
 def _inside(
     where: Target, argv: Sequence[str], standard_in: int, standard_out: int, standard_error: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the runtime in the workload's cgroup; if the block fails, what it runs is ended."""
-    cgroup = os.open(cgroup_of(where.pid) / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    """Start the runtime in the workload's cgroup; if the block fails, what it runs is ended.
+
+    Raises:
+        NotRunningError: the workload has ended since it was looked at.
+    """
+    try:
+        cgroup = os.open(cgroup_of(where.pid) / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        hint = f"hostctl ps -a -f name={where.name}"
+        raise NotRunningError(f"workload {where.name} has just ended", hint=hint) from error
     try:
         child = subprocess.Popen(
             argv,

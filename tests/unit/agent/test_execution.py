@@ -15,7 +15,9 @@ import pytest
 
 from hostctl.agent import ending, execution
 from hostctl.agent.caller import Caller
+from hostctl.agent.overview import NotRunningError
 from hostctl.agent.request import ExecRequestError, Request, decode, encode
+from hostctl.layout import HostLayout
 from hostctl.workload.accounts import Account
 
 BUNDLE = json.dumps(
@@ -97,6 +99,16 @@ def test_what_is_not_a_request_is_refused(changes: dict[str, object]) -> None:
 def test_no_document_is_refused(text: str) -> None:
     with pytest.raises(ExecRequestError):
         decode(text)
+
+
+def test_a_workload_that_ended_a_moment_ago_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(BUNDLE)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    where = execution.Target(name="web", pid=ended.pid, bundle=tmp_path / "config.json")
+    request, layout = Request(argv=("ls",)), HostLayout(root=tmp_path)
+    with pytest.raises(NotRunningError, match="has just ended"):
+        execution.execute(where, request, layout=layout, descriptors=(0, 1, 2), caller=Caller())
 
 
 Runtime = subprocess.Popen[bytes]
