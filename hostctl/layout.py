@@ -66,6 +66,11 @@ class HostLayout:
         return self.root / "run/hostctl"
 
     @property
+    def network_due(self) -> Path:
+        """A mark that the networks of workloads are to be brought to what the generation says."""
+        return self.runtime / "network.due"
+
+    @property
     def changing_network(self) -> Path:
         """The network plan that holds while workloads have two instances; a boot begins without it."""
         return self.runtime / "network.json"

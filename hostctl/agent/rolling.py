@@ -166,8 +166,16 @@ class Changeover:
             self.machine.forget_workload(key)
 
     def end(self) -> None:
-        """Let the generation's own network plan hold again, from the next pass on."""
+        """Let the generation's own network plan hold again, from the next pass on; a mark says that one is due."""
+        self.layout.network_due.parent.mkdir(parents=True, exist_ok=True)
+        self.layout.network_due.touch()
         self.layout.changing_network.unlink(missing_ok=True)
+
+    def catch_up(self) -> None:
+        """Make the pass that is due, if one is: who ended a change may have been killed before it."""
+        if self.layout.network_due.exists():
+            self.machine.refresh_workload_network()
+            self.layout.network_due.unlink(missing_ok=True)
 
     def retire(self, rolls: Collection[Roll], declaration: HostDeclaration) -> None:
         """Let the old instances leave; the new ones have taken their place for good."""
@@ -175,7 +183,7 @@ class Changeover:
             return
         self.leave([roll.old for roll in rolls], longest_drain(rolls, declaration))
         self.end()
-        self.machine.refresh_workload_network()
+        self.catch_up()
 
     def take_back(self, rolls: Collection[Roll], declaration: HostDeclaration) -> None:
         """Lead everything to the instances that are gone back to, the ``new`` ones, and let the others leave."""
@@ -199,7 +207,7 @@ class Changeover:
             passed = time.time() - self.layout.changing_network.stat().st_mtime
             self.leave(keys, min(PATIENCE, max(drains, default=0.0) - passed))
         self.end()
-        self.machine.refresh_workload_network()
+        self.catch_up()
         return tuple(keys)
 
     def _plan(self) -> NetworkPlan | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 from hostctl.agent import apply as transaction
@@ -44,6 +45,7 @@ from hostctl.agent.volumes import Volumes
 from hostctl.agent.workloads import HostWorkloads
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
+from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.workload import instance
 
@@ -182,6 +184,8 @@ class HostService:
         if transaction.unsettled(self._layout):
             with transaction.lock(self._layout):
                 transaction.resolve(context(self._layout))
+        with suppress(HostctlError):  # the mark stays, for the next start
+            context(self._layout).changeover.catch_up()
         leftovers.remove(self._layout)
         Volumes(self._layout, self._machine).clean()
         self._builds().recover()

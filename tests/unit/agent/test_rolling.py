@@ -316,6 +316,29 @@ def test_an_agent_that_is_killed_while_the_old_one_leaves_has_it_leave_at_its_ne
     assert all(0 < seconds <= 7 for seconds in drained)
 
 
+def test_an_agent_that_is_killed_before_the_last_pass_leaves_word_that_one_is_due(
+    layout: HostLayout, machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, already = FakeMachine.refresh_workload_network, len(machine.served)
+
+    def cut(self: FakeMachine, *, block: bool = True) -> None:
+        if len(self.served) == already + 2:
+            raise PowerCutError("pass")
+        make(self, block=block)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeMachine, "refresh_workload_network", cut)
+        with pytest.raises(PowerCutError):
+            transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert not layout.changing_network.exists()
+    assert "site.a" in machine.pinned
+    context(layout, machine).changeover.catch_up()
+    assert machine.pinned == {"site.b", "db"}
+    passes = len(machine.served)
+    context(layout, machine).changeover.catch_up()
+    assert len(machine.served) == passes
+
+
 def test_a_workload_that_was_stopped_first_so_far_is_once_more(layout: HostLayout) -> None:
     machine = FakeMachine(layout=layout)
     transaction.apply(OFF, "host.yaml", context(layout, machine))
