@@ -165,11 +165,16 @@ class Changeover:
             self.machine.forget_outcome(key)
             self.machine.forget_workload(key)
 
-    def end(self) -> None:
-        """Let the generation's own network plan hold again, from the next pass on; a mark says that one is due."""
-        self.layout.network_due.parent.mkdir(parents=True, exist_ok=True)
-        self.layout.network_due.touch()
+    def forget(self) -> None:
+        """Let the generation's own network plan hold again, from the next pass on."""
         self.layout.changing_network.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """Let the generation's own network plan hold again, and make the pass for it; a mark says that this is due."""
+        self.layout.runtime.mkdir(parents=True, exist_ok=True)
+        self.layout.network_due.touch()
+        self.forget()
+        self.catch_up()
 
     def catch_up(self) -> None:
         """Make the pass that is due, if one is: who ended a change may have been killed before it."""
@@ -183,15 +188,17 @@ class Changeover:
             return
         self.leave([roll.old for roll in rolls], longest_drain(rolls, declaration))
         self.end()
-        self.catch_up()
 
     def take_back(self, rolls: Collection[Roll], declaration: HostDeclaration) -> None:
-        """Lead everything to the instances that are gone back to, the ``new`` ones, and let the others leave."""
+        """Lead everything to the instances that are gone back to, the ``new`` ones, and let the others leave.
+
+        Who goes back makes the pass that is due then.
+        """
         if not rolls:
             return
         served = self.under_way and self.move(rolls)
         self.leave([roll.old for roll in rolls], longest_drain(rolls, declaration) if served else 0.0)
-        self.end()
+        self.forget()
 
     def finish(self, current: Stored | None) -> tuple[str, ...]:
         """Let the instances leave that a change which was cut off after its end has left; return them."""
@@ -207,7 +214,6 @@ class Changeover:
             passed = time.time() - self.layout.changing_network.stat().st_mtime
             self.leave(keys, min(PATIENCE, max(drains, default=0.0) - passed))
         self.end()
-        self.catch_up()
         return tuple(keys)
 
     def _plan(self) -> NetworkPlan | None:

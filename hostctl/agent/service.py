@@ -40,6 +40,7 @@ from hostctl.agent.image_service import ImageService
 from hostctl.agent.machine import Machine, SystemdMachine, release_version, workload_unit
 from hostctl.agent.outcome import Action, Outcome
 from hostctl.agent.plan import workloads as workloads_of
+from hostctl.agent.rolling import Changeover
 from hostctl.agent.stage import HostStager
 from hostctl.agent.volumes import Volumes
 from hostctl.agent.workloads import HostWorkloads
@@ -185,7 +186,7 @@ class HostService:
             with transaction.lock(self._layout):
                 transaction.resolve(context(self._layout))
         with suppress(HostctlError):  # the mark stays, for the next start
-            context(self._layout).changeover.catch_up()
+            Changeover(layout=self._layout, machine=self._machine).catch_up()
         leftovers.remove(self._layout)
         Volumes(self._layout, self._machine).clean()
         self._builds().recover()

@@ -20,6 +20,7 @@ from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Store
 from hostctl.agent.machine import UnitState, Verb
 from hostctl.agent.plan import plan
 from hostctl.agent.rolling import Roll
+from hostctl.agent.service import HostService
 from hostctl.agent.tree import Link, Tree, text
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
@@ -279,6 +280,7 @@ def test_an_agent_that_is_killed_before_it_was_sure_leaves_the_old_one(
     assert "stop workload-site.a.service" not in machine.log
     assert machine.served[-1] == "site.a"
     assert machine.pinned == {"site.a", "db"}
+    assert not layout.network_due.exists()
     assert machine.running["workload-site.a.service"] == "image=registry.example/site:1\n"
     assert "workload-site.b.service" not in machine.running
     assert not layout.changing_network.exists()
@@ -332,10 +334,11 @@ def test_an_agent_that_is_killed_before_the_last_pass_leaves_word_that_one_is_du
             transaction.apply(NEXT, "host.yaml", context(layout, machine))
     assert not layout.changing_network.exists()
     assert "site.a" in machine.pinned
-    context(layout, machine).changeover.catch_up()
+    agent = HostService(layout, machine)
+    agent.recover()
     assert machine.pinned == {"site.b", "db"}
     passes = len(machine.served)
-    context(layout, machine).changeover.catch_up()
+    agent.recover()
     assert len(machine.served) == passes
 
 
