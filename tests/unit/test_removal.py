@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,17 +11,7 @@ import pytest
 from hostctl import removal
 from hostctl.removal import remove_tree
 
-DEEP, FILES = 5000, 16
-
-
-@pytest.fixture
-def few_files() -> Iterator[None]:
-    """Let this process open few files more than it has."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + FILES, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+DEEP = 5000
 
 
 def nested(top: Path, depth: int, name: str = "a") -> None:
