@@ -239,6 +239,18 @@ def test_an_agent_that_is_stopped_is_killed_and_another_answers(host: Host) -> N
     host.wait_for("another agent", another, 120)
 
 
+def test_a_bus_that_dies_is_there_again_without_being_called(host: Host) -> None:
+    before = show(host, "web", "InvocationID")
+    host.run("systemctl", "kill", "--signal=KILL", "dbus-broker.service")
+
+    def there() -> bool:  # systemctl speaks to systemd itself, and so starts no bus
+        return host.run("systemctl", "is-active", "dbus-broker.service", check=False).status == 0
+
+    host.wait_for("another bus", there, 30)
+    assert host.run("busctl", "--timeout=60", "call", *AGENT, "Status").status == 0
+    assert show(host, "web", "InvocationID") == before
+
+
 def test_files_go_in_and_out_and_never_elsewhere(host: Host) -> None:
     host.shell(
         "rm -rf /run/t; mkdir -p /run/t/tree/sub; echo one >/run/t/tree/sub/one; ln -s /etc/shadow /run/t/tree/link"
