@@ -67,7 +67,7 @@ class HostLayout:
 
     @property
     def network_due(self) -> Path:
-        """A mark that the networks of workloads are to be brought to what the generation says."""
+        """A mark that the networks of workloads are to be brought to what is to hold."""
         return self.runtime / "network.due"
 
     @property

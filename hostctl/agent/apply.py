@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Store
 from hostctl.agent.machine import Machine
 from hostctl.agent.outcome import Action, Outcome
 from hostctl.agent.plan import plan, with_images
-from hostctl.agent.rolling import PAUSE, Changeover, Roll, between, draft
+from hostctl.agent.rolling import PATIENCE, PAUSE, Changeover, Roll, between, draft
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_BUSY, HostctlError
@@ -173,8 +174,8 @@ def _declared(stored: Stored | None) -> HostDeclaration | None:
     return parse_host(stored.declaration, f"generation {stored.record.number}") if stored else None
 
 
-def _go_back(context: Context, wanted: Stored, former: Stored | None) -> None:
-    """Put ``former`` in force again and undo what differs."""
+def _go_back(context: Context, wanted: Stored, former: Stored | None, patience: float = math.inf) -> None:
+    """Put ``former`` in force again and undo what differs; connections have ``patience`` seconds to end, at most."""
     if former is None:
         context.layout.current.unlink(missing_ok=True)
         durable.sync_directory(context.layout.state)
@@ -192,7 +193,7 @@ def _go_back(context: Context, wanted: Stored, former: Stored | None) -> None:
         new_release=former.record.release if former else wanted.record.release,
     )
     back = with_images(back, _pins(wanted), _pins(former))
-    context.changeover.take_back(between(wanted.record, _record(former)), target or empty)
+    context.changeover.take_back(between(wanted.record, _record(former)), target or empty, patience)
     activate(back, target or empty, wanted, former, context)
 
 
@@ -216,7 +217,7 @@ def resolve(context: Context) -> str:
     said = ""
     if wanted_path.is_dir():
         former = generation.load(former_path) if pending.former else None
-        _go_back(context, generation.load(wanted_path), former)
+        _go_back(context, generation.load(wanted_path), former, PATIENCE)
         said = f"generation {pending.wanted} was never seen healthy; went back to {pending.former or 'none'}"
     settle(context.layout)
     return said

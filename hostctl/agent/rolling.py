@@ -9,6 +9,8 @@ found by that plan, and a boot begins without it.
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -28,7 +30,8 @@ from hostctl.network import declared, document
 from hostctl.network.model import NetworkPlan
 from hostctl.workload import instance
 
-PATIENCE = 30.0  # seconds that the start of the agent may wait for connections of a change that was cut off
+PATIENCE = 15.0  # seconds that the start of the agent may wait for connections of a change that was cut off
+UNMOVED = 0.0  # when a plan was written by which nothing leads to a new instance yet, so that there is nothing to drain
 PAUSE = threading.Event()  # never set: waiting for it is the time to drain, and a signal ends it
 
 
@@ -137,6 +140,7 @@ class Changeover:
         self.leave([roll.new for roll in rolls])  # of a change long ago, if that was cut off again and again
         new, old = (document.decode((each.path / "network.json").read_bytes()) for each in (wanted, former))
         self._write(declared.during(new, old, [roll.old for roll in rolls], moved=False))
+        os.utime(self.layout.changing_network, (UNMOVED, UNMOVED))
 
     def move(self, rolls: Collection[Roll]) -> bool:
         """Lead names and new connections to the new instances; return whether that was not so before."""
@@ -147,8 +151,9 @@ class Changeover:
         if wanted == plan:
             return False
         self.notify(f"leading new connections to {', '.join(roll.new for roll in rolls)}")
+        self._mark_due()
         self._write(wanted)
-        self.machine.refresh_workload_network()
+        self.catch_up()
         return True
 
     def leave(self, keys: Collection[str], drain: float = 0.0) -> None:
@@ -171,13 +176,12 @@ class Changeover:
 
     def end(self) -> None:
         """Let the generation's own network plan hold again, and make the pass for it; a mark says that this is due."""
-        self.layout.runtime.mkdir(parents=True, exist_ok=True)
-        self.layout.network_due.touch()
+        self._mark_due()
         self.forget()
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Make the pass that is due, if one is: who ended a change may have been killed before it."""
+        """Make the pass that is due, if one is: who moved or ended a change may have been killed before it."""
         if self.layout.network_due.exists():
             self.machine.refresh_workload_network()
             self.layout.network_due.unlink(missing_ok=True)
@@ -189,15 +193,25 @@ class Changeover:
         self.leave([roll.old for roll in rolls], longest_drain(rolls, declaration))
         self.end()
 
-    def take_back(self, rolls: Collection[Roll], declaration: HostDeclaration) -> None:
+    def take_back(self, rolls: Collection[Roll], declaration: HostDeclaration, patience: float = math.inf) -> None:
         """Lead everything to the instances that are gone back to, the ``new`` ones, and let the others leave.
 
         Who goes back makes the pass that is due then.
+
+        Args:
+            rolls: what is gone back with.
+            declaration: what is gone back to.
+            patience: seconds that connections may take at most, however long they are declared to.
         """
         if not rolls:
             return
-        served = self.under_way and self.move(rolls)
-        self.leave([roll.old for roll in rolls], longest_drain(rolls, declaration) if served else 0.0)
+        drain = 0.0
+        if self.under_way:
+            drain = longest_drain(rolls, declaration)
+            if not self.move(rolls):
+                drain -= time.time() - self._moved
+                self.catch_up()  # whoever moved it back may have been killed before the pass
+        self.leave([roll.old for roll in rolls], min(patience, drain))
         self.forget()
 
     def finish(self, current: Stored | None) -> tuple[str, ...]:
@@ -211,16 +225,24 @@ class Changeover:
         if current is not None and keys:
             known = parse_host(current.declaration, f"generation {current.record.number}").workloads
             drains = [float(known[Name(n)].update.drain) for n in map(instance.name_of, keys) if Name(n) in known]
-            passed = time.time() - self.layout.changing_network.stat().st_mtime
-            self.leave(keys, min(PATIENCE, max(drains, default=0.0) - passed))
+            self.leave(keys, min(PATIENCE, max(drains, default=0.0) - (time.time() - self._moved)))
         self.end()
         return tuple(keys)
+
+    @property
+    def _moved(self) -> float:
+        """When new connections were last led elsewhere, by whoever did that; :data:`UNMOVED` if nobody has."""
+        return self.layout.changing_network.stat().st_mtime
 
     def _plan(self) -> NetworkPlan | None:
         try:
             return document.decode(self.layout.changing_network.read_bytes())
         except FileNotFoundError:
             return None
+
+    def _mark_due(self) -> None:
+        self.layout.runtime.mkdir(parents=True, exist_ok=True)
+        self.layout.network_due.touch()
 
     def _write(self, plan: NetworkPlan) -> None:
         self.layout.runtime.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ The machine keeps units and who gets the traffic: a pass reads the plan that is 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -287,6 +288,55 @@ def test_an_agent_that_is_killed_before_it_was_sure_leaves_the_old_one(
     assert resolve(layout, machine) == ""
 
 
+def cut_after_the_move(layout: HostLayout, machine: FakeMachine, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apply a change beside itself and kill the agent when new connections lead to the new instance."""
+    make, already = FakeMachine.refresh_workload_network, len(machine.served)
+
+    def cut(self: FakeMachine, *, block: bool = True) -> None:
+        make(self, block=block)
+        if len(self.served) == already + 2:
+            raise PowerCutError("moved")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeMachine, "refresh_workload_network", cut)
+        with pytest.raises(PowerCutError):
+            transaction.apply(text, "host.yaml", context(layout, machine))
+    assert machine.served[-1] == "site.b"
+    machine.log.clear()
+    machine.served.clear()
+
+
+def drained(machine: FakeMachine) -> list[float]:
+    return [float(line.split()[1]) for line in machine.log if line.startswith("drain")]
+
+
+def test_an_agent_that_is_killed_as_it_goes_back_counts_the_time_of_connections_from_then(
+    layout: HostLayout, machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_after_the_move(layout, machine, NEXT, monkeypatch)
+    machine.cut_at = "pass"
+    with pytest.raises(PowerCutError), transaction.lock(layout):
+        transaction.resolve(context(layout, machine))
+    assert machine.served == []
+    then = layout.changing_network.stat().st_mtime - 4
+    os.utime(layout.changing_network, (then, then))
+    assert "went back to 1" in resolve(layout, machine)
+    assert machine.log.index("pass") < machine.log.index("stop workload-site.b.service")
+    assert machine.served[0] == "site.a"
+    [seconds] = drained(machine)
+    assert 2 < seconds <= 3
+
+
+def test_the_start_of_an_agent_that_goes_back_waits_for_long_connections_only_so_long(
+    layout: HostLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, long = FakeMachine(layout=layout), BASE.replace("drain: 7s", "drain: 10m")
+    transaction.apply(long, "host.yaml", context(layout, machine))
+    cut_after_the_move(layout, machine, long.replace("site:1", "site:2"), monkeypatch)
+    assert "went back" in resolve(layout, machine)
+    assert drained(machine) == [rolling.PATIENCE]
+
+
 def test_a_boot_after_a_cut_starts_the_old_one_again(layout: HostLayout, machine: FakeMachine) -> None:
     machine.cut_at = "start workload-site.b"
     with pytest.raises(PowerCutError):
@@ -314,8 +364,7 @@ def test_an_agent_that_is_killed_while_the_old_one_leaves_has_it_leave_at_its_ne
     assert machine.pinned == {"site.b", "db"}
     assert not any("site.a" in name for name in machine.running)
     assert not layout.changing_network.exists()
-    drained = [float(line.split()[1]) for line in machine.log if line.startswith("drain")]
-    assert all(0 < seconds <= 7 for seconds in drained)
+    assert all(0 < seconds <= 7 for seconds in drained(machine))
 
 
 def test_an_agent_that_is_killed_before_the_last_pass_leaves_word_that_one_is_due(
