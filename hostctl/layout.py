@@ -56,6 +56,16 @@ class HostLayout:
         return self.state / "secrets"
 
     @property
+    def credentials(self) -> Path:
+        """One encrypted file a registry that wants a password."""
+        return self.state / "credentials"
+
+    @property
+    def refused_images(self) -> Path:
+        """Which renewed images were taken back, so that they are not tried again."""
+        return self.state / "refused-images.json"
+
+    @property
     def workloads(self) -> Path:
         """Per workload: mount points and the writable layer."""
         return self.state / "workloads"

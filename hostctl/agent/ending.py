@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 DEPTH = 64  # generations of processes that are followed; each is one open descriptor
@@ -19,24 +21,35 @@ def end_started(pid: int) -> None:
     _end_children(pid, DEPTH)
 
 
+def end(pid: int, is_meant: Callable[[], bool], depth: int = DEPTH) -> None:
+    """Kill a process and what it has started. It is stopped before it is asked for that, so that no more comes.
+
+    Args:
+        pid: of any process.
+        is_meant: asked once it is held, and cannot turn into another: the number may have been another's before.
+        depth: generations of processes that are followed, with its own.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # it has ended
+        return
+    try:
+        if not is_meant():
+            return
+        signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
+        if depth > 1:
+            _end_children(pid, depth - 1)
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
 def _end_children(pid: int, depth: int) -> None:
-    """Kill children and theirs. Each is stopped before it is asked for its own, so that no more come."""
+    """Kill children and theirs."""
     for child in _children(pid):
-        try:
-            descriptor = os.pidfd_open(child)
-        except OSError:  # it has ended
-            continue
-        try:
-            if _parent(child) != pid:  # now that it is held: its number was another's
-                continue
-            signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
-            if depth > 1:
-                _end_children(child, depth - 1)
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        finally:
-            os.close(descriptor)
+        end(child, partial(_is_child, child, pid), depth)
 
 
 def _children(pid: int) -> list[int]:
@@ -47,6 +60,10 @@ def _children(pid: int) -> list[int]:
             with suppress(OSError):
                 found += map(int, (thread / "children").read_text().split())
     return found
+
+
+def _is_child(child: int, pid: int) -> bool:
+    return _parent(child) == pid
 
 
 def _parent(pid: int) -> int:

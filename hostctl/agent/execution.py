@@ -21,16 +21,18 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from hostctl.agent.caller import Caller
 from hostctl.agent.cgroups import cgroup_of
-from hostctl.agent.ending import end_started
+from hostctl.agent.ending import end, end_started
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.request import Request
 from hostctl.errors import HostctlError
+from hostctl.image import retention
 from hostctl.layout import HostLayout
 from hostctl.run import ENVIRONMENT, tail
 from hostctl.workload import accounts
@@ -150,6 +152,34 @@ def execute(
             with _inside(where, [*words, where.name], standard_in, standard_out, standard_error) as child:
                 status = wait_for(child, caller)
     return status if status >= 0 else 128 - status
+
+
+def recover(layout: HostLayout, proc: Path = Path("/proc")) -> None:
+    """End what an agent that was killed was running: who asked for it has no way to it any more.
+
+    The runtime is known by the file that told it what to run. It is in the workload's cgroup, so that what killed the
+    agent and all that it had started did not kill this.
+    """
+    folder = layout.runtime / "exec"
+    left = set(folder.iterdir()) if folder.is_dir() else set()
+    if not left:
+        return
+
+    def is_meant(pid: str) -> bool:
+        return not left.isdisjoint(map(Path, _command_line(proc / pid)))
+
+    for pid in (path.name for path in proc.iterdir() if path.name.isdigit()):
+        if is_meant(pid):
+            end(int(pid), partial(is_meant, pid))
+    retention.discard(left)
+
+
+def _command_line(process: Path) -> list[str]:
+    """Return the words that a process was started with; none if it has ended."""
+    try:
+        return os.fsdecode((process / "cmdline").read_bytes()).split("\0")
+    except OSError:
+        return []
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def collect(layout: HostLayout, pinned: Collection[str]) -> tuple[Path, ...]:
 
 def credential_store(layout: HostLayout) -> CredentialStore:
     """Return the store of this host's credentials."""
-    return CredentialStore(folder=layout.state / "credentials")
+    return CredentialStore(folder=layout.credentials)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

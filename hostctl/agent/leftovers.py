@@ -10,19 +10,28 @@ from contextlib import suppress
 from pathlib import Path
 
 from hostctl.agent import apply as transaction
-from hostctl.image import retention
+from hostctl.image import registry, retention
 from hostctl.layout import HostLayout
 
 
 def find(layout: HostLayout) -> list[Path]:
     """Return files and folders that lead nowhere, of what is written with the machine's write lock held."""
-    state = layout.state
-    written = [path for name in ("pending", "current") for path in state.glob(f".{name}.*.tmp")]
-    return [*layout.generations.glob("*.tmp"), *written, *retention.unfinished(layout.images)]
+    written = (layout.state / "pending", layout.current, layout.changing_network)
+    half = [path for each in written for path in each.parent.glob(f".{each.name}.*.tmp")]
+    return [*layout.generations.glob("*.tmp"), *half, *retention.unfinished(layout.images)]
+
+
+def own(layout: HostLayout) -> list[Path]:
+    """Return those of what only an agent writes, without the lock; none does before it answers."""
+    half = [path for folder in (layout.secrets, layout.credentials) for path in folder.glob(".*.tmp")]
+    half += layout.state.glob(f".{layout.refused_images.name}.*.tmp")
+    return [*half, *registry.dead(layout.runtime / "registries")]
 
 
 def remove(layout: HostLayout) -> None:
-    """Remove them, as far as the disk lets it."""
+    """Remove all of them, as far as the disk lets it."""
+    with suppress(OSError):
+        retention.discard(own(layout))
     if not find(layout):
         return  # nobody is kept from the lock
     with suppress(transaction.BusyError, OSError), transaction.lock(layout):

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from hostctl import durable
@@ -27,7 +26,6 @@ from hostctl.image.room import ImageStoreError
 from hostctl.layout import HostLayout
 from hostctl.update import history
 
-REFUSED = "refused-images.json"
 Result = Literal["current", "new", "refused", "unknown", "renewed", "failed"]
 """current: the tag stands for what runs; new: for something else; refused: for what has failed already; unknown: the
 registry could not say, or did not give it; renewed, failed: what came of something new."""
@@ -83,7 +81,7 @@ def still_refused(refusals: Mapping[str, Refusal], looked: tuple[Renewal, ...]) 
 def read(layout: HostLayout) -> dict[str, Refusal]:
     """Return the images that were taken back, by workload; none if that cannot be read."""
     try:
-        document = json.loads((layout.state / REFUSED).read_bytes())
+        document = json.loads(layout.refused_images.read_bytes())
         return {
             str(name): Refusal(**{key: str(value) for key, value in each.items()}) for name, each in document.items()
         }
@@ -92,10 +90,9 @@ def read(layout: HostLayout) -> dict[str, Refusal]:
 
 
 def _write(layout: HostLayout, refusals: Mapping[str, Refusal]) -> None:
-    path: Path = layout.state / REFUSED
     if refusals != read(layout):
         data = json.dumps({name: asdict(each) for name, each in refusals.items()}, indent=1, sort_keys=True)
-        durable.write_file(path, data.encode() + b"\n")
+        durable.write_file(layout.refused_images, data.encode() + b"\n")
 
 
 def _blames(error: HostctlError) -> bool:

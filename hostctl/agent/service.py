@@ -20,6 +20,7 @@ from hostctl.agent import (
     commit_method,
     control,
     event_log,
+    execution,
     generation,
     images,
     leftovers,
@@ -180,7 +181,8 @@ class HostService:
         return build_method.BuildService(self._layout, self._machine, self._apply)
 
     def recover(self) -> None:
-        """Take back or end what the agent before this one left: stopped workloads, a generation, files, builds."""
+        """Take back or end what the agent before this one left: commands, stopped workloads, generations, files."""
+        execution.recover(self._layout)
         pausing.recover(self._layout, self._machine)
         if transaction.unsettled(self._layout):
             with transaction.lock(self._layout):

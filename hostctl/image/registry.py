@@ -152,6 +152,11 @@ class Session:
         return watch(self._argv(verb, words), tick, every=every, timeout=timeout, env=self._environment)
 
 
+def dead(runtime: Path) -> list[Path]:
+    """Return the folders of sessions whose process was killed; nobody reads the credentials in them any more."""
+    return [path for path in runtime.iterdir() if not _alive(path)] if runtime.is_dir() else []
+
+
 def _alive(path: Path) -> bool:
     word = path.name.partition("-")[0]
     return word.isdigit() and Path("/proc", word).is_dir()
@@ -168,9 +173,8 @@ def session(registry: str, access: Access, skopeo: Skopeo = SKOPEO) -> Iterator[
     """
     runtime = skopeo.runtime
     runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in runtime.iterdir():
-        if not _alive(path):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in dead(runtime):
+        shutil.rmtree(path, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=runtime, prefix=f"{os.getpid()}-") as name:
         folder = Path(name)
         for inner in ("certificates", "registries.d"):

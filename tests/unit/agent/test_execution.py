@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hostctl.agent import ending, execution
 from hostctl.agent.caller import Caller
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.request import ExecRequestError, Request, decode, encode
+from hostctl.agent.service import HostService
 from hostctl.layout import HostLayout
 from hostctl.workload.accounts import Account
 
@@ -114,15 +116,23 @@ def test_a_workload_that_ended_a_moment_ago_does_not_run(tmp_path: Path) -> None
 Runtime = subprocess.Popen[bytes]
 
 
+@contextmanager
+def running(*words: str) -> Iterator[Runtime]:
+    """Run what stands for the runtime: it waits for a program, which has started another, and gives its status."""
+    program = "trap '' HUP; sleep 1000 & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", 'sh -c "$0"; exit $?', program, *words], stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            ending.end_started(process.pid)
+            process.kill()
+
+
 @pytest.fixture
 def runtime() -> Iterator[Runtime]:
-    """Start what stands for the runtime: it waits for a program, which has started another, and gives its status."""
-    program = "trap '' HUP; sleep 1000 & echo $!; wait"
-    words = ["sh", "-c", 'sh -c "$0"; exit $?', program]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+    """Run one."""
+    with running() as process:
         yield process
-        ending.end_started(process.pid)
-        process.kill()
 
 
 def grandchild(runtime: Runtime) -> int:
@@ -168,6 +178,27 @@ def test_a_program_that_was_hung_up_has_time_to_end(runtime: Runtime) -> None:
     before = time.monotonic()
     assert execution.wait_for(runtime, caller, patience=0.5) == 128 + signal.SIGKILL
     assert time.monotonic() - before >= 0.5
+
+
+def test_what_a_killed_agent_ran_is_ended_by_the_next_one_and_nothing_else(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    told = layout.runtime / "exec/web.0.json"
+    (told.parent / "terminal").mkdir(parents=True)
+    told.write_bytes(b"{}")
+    with running("--process", str(told)) as left, running("--process", str(tmp_path / "web.0.json")) as other:
+        program, others = grandchild(left), grandchild(other)
+        HostService(layout).recover()
+        assert left.wait(10) == -signal.SIGKILL
+        until_ended(program)
+        assert runs(others)
+    assert list(told.parent.iterdir()) == []
+
+
+def test_a_process_that_is_another_by_now_is_left_alone(runtime: Runtime) -> None:
+    program = grandchild(runtime)
+    ending.end(runtime.pid, lambda: False)
+    assert runs(program)
+    assert runtime.poll() is None
 
 
 def test_a_caller_who_has_gone_is_seen_by_whoever_looks_later() -> None:

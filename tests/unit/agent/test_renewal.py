@@ -182,7 +182,7 @@ def test_a_refusal_is_of_a_name_and_a_digest() -> None:
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"site": 1}', b'{"site": {}}', b"\xff"])
 def test_a_damaged_memory_is_none(layout: HostLayout, data: bytes) -> None:
     layout.state.mkdir(parents=True)
-    (layout.state / renewal.REFUSED).write_bytes(data)
+    layout.refused_images.write_bytes(data)
     assert renewal.read(layout) == {}
 
 
