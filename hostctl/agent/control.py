@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from hostctl.agent import event_log, health, limits, overview, unit_control
+from hostctl.agent import event_log, health, limits, overview, pausing, unit_control
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
+from hostctl.agent.pausing import FREEZER, Freezer
 from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.config.workload import Workload
@@ -35,10 +36,17 @@ class TimeLimitError(HostctlError):
 class WorkloadControl:
     """Starts, stops, signals and freezes the workloads of the machine below a layout."""
 
-    def __init__(self, layout: HostLayout, machine: Machine, wait: Callable[..., health.Report] = health.wait) -> None:
+    def __init__(
+        self,
+        layout: HostLayout,
+        machine: Machine,
+        wait: Callable[..., health.Report] = health.wait,
+        freezer: Freezer = FREEZER,
+    ) -> None:
         self._layout = layout
         self._machine = machine
         self._wait = wait
+        self._freezer = freezer
 
     def _called(self, call: Call) -> str:
         """Return the full name of the workload that a call names first."""
@@ -59,19 +67,13 @@ class WorkloadControl:
         return [workload_unit(key) for key in self._keys(name)]
 
     def _up(self, name: str) -> list[str]:
-        """Return the units that are up; of replicas at least one must be."""
-        units = self._declared(name)
-        states = self._machine.states(units)
-        up = [unit for unit in units if unit in states and states[unit].is_active and states[unit].main_pid]
+        """Return what the units that are up are called by; of replicas at least one must be."""
+        units = {key: workload_unit(key) for key in self._keys(name)}
+        states = self._machine.states(list(units.values()))
+        up = [key for key, unit in units.items() if unit in states and states[unit].is_active and states[unit].main_pid]
         if not up:
             raise NotRunningError(f"workload {name} is not running", hint=f"hostctl start {name}")
         return up
-
-    def _checks(self, name: str, *kinds: str) -> list[str]:
-        """Return the units of its health checks, as far as there are any."""
-        return list(
-            self._machine.states([f"workload-{key}.health.{kind}" for key in self._keys(name) for kind in kinds])
-        )
 
     def start(self, call: Call) -> str:
         """Start a workload, and what starts it in its own time, a schedule or sockets.
@@ -166,27 +168,24 @@ class WorkloadControl:
         """Send a signal, by name or number, to the first process of a workload, whose init passes it on."""
         name, text = self._called(call), call.arguments[1]
         signal = unit_control.signal_name(text)
-        for unit in self._up(name):
-            unit_control.kill(unit, signal)
+        for key in self._up(name):
+            unit_control.kill(workload_unit(key), signal)
         event_log.write("kill", name, signal=signal)
         return _done(name, "kill")
 
     def pause(self, call: Call) -> str:
         """Let nothing of a workload run until it is unpaused; it is not checked meanwhile."""
         name = self._called(call)
-        units = self._up(name)
-        self._machine.units("stop", self._checks(name, "timer", "service"))
-        for unit in units:
-            unit_control.freeze(unit)
+        for key in self._up(name):
+            pausing.hold(key, self._layout, self._machine, self._freezer)
         event_log.write("pause", name)
         return _done(name, "pause")
 
     def unpause(self, call: Call) -> str:
         """Let a paused workload run on."""
         name = self._called(call)
-        for unit in self._up(name):
-            unit_control.thaw(unit)
-        self._machine.units("start", self._checks(name, "timer"))
+        for key in self._up(name):
+            pausing.release(key, self._layout, self._machine, self._freezer)
         event_log.write("unpause", name)
         return _done(name, "unpause")
 

@@ -45,6 +45,22 @@ def resume(name: str, machine: Machine, freezer: Freezer = FREEZER) -> None:
     machine.units("start", list(machine.states([f"workload-{name}.health.timer"])))
 
 
+def hold(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FREEZER) -> None:
+    """Let nothing of a workload run until :func:`release`; if that fails or is cut off it runs on, and is checked."""
+    with _mark(layout.runtime / STILL / name):
+        try:
+            pause(name, machine, freezer)
+        except HostctlError:
+            resume(name, machine, freezer)
+            raise
+
+
+def release(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FREEZER) -> None:
+    """Let a workload run on that is paused, and check it again; so does the next agent if this is cut off."""
+    with _mark(layout.runtime / STILL / name):
+        resume(name, machine, freezer)
+
+
 @contextmanager
 def still(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FREEZER) -> Iterator[None]:
     """Keep a workload still until the block ends; one that does not run, or is paused already, is left as it is."""
@@ -68,13 +84,22 @@ def stopped(volume: str, units: Sequence[str], layout: HostLayout, machine: Mach
 
 @contextmanager
 def _marked(mark: Path, units: Sequence[str], undo: Callable[[], None]) -> Iterator[None]:
-    """Have a mark until what the block does is undone; one that is there is whole."""
+    """Have a mark until what the block does is undone."""
+    with _mark(mark, units):
+        try:
+            yield
+        finally:
+            undo()
+
+
+@contextmanager
+def _mark(mark: Path, units: Sequence[str] = ()) -> Iterator[None]:
+    """Have a mark until the block ends; one that is there is whole."""
     mark.parent.mkdir(parents=True, exist_ok=True)
     durable.write_file(mark, "\n".join(units).encode())
     try:
         yield
     finally:
-        undo()
         mark.unlink(missing_ok=True)
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import control, event_log, overview, unit_control
+from hostctl.agent import control, event_log, overview, pausing, unit_control
 from hostctl.agent.bus import Call
 from hostctl.agent.control import TimeLimitError, WorkloadControl
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb, exit_status, parse_states
 from hostctl.agent.overview import NotRunningError, UnknownWorkloadError
+from hostctl.agent.pausing import Freezer
 from hostctl.agent.unit_control import SignalError
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
@@ -55,6 +56,77 @@ def layout(tmp_path: Path) -> HostLayout:
 
 def call(*arguments: str) -> Call:
     return Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None)
+
+
+class Running(SystemdMachine):
+    """A machine on which every unit runs; ``log`` is what it was told."""
+
+    def __init__(self, layout: HostLayout) -> None:
+        super().__init__(layout)
+        self.log: list[str] = []
+
+    def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+        """Know of each that it is active."""
+        up = UnitState(
+            name="", active="active", sub="running", result="success", main_pid=9, restarts=0, active_for=9.0
+        )
+        return dict.fromkeys(names, up)
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        """Remember it."""
+        del block
+        self.log += [f"{verb} {name}" for name in names]
+
+
+CHECKS = ["stop workload-web.health.timer", "stop workload-web.health.service"]
+RUNS_ON = ["thaw workload-web.service", "start workload-web.health.timer"]
+
+
+@pytest.mark.parametrize(
+    ("method", "done"), [("Pause", [*CHECKS, "freeze workload-web.service"]), ("Unpause", RUNS_ON)]
+)
+@pytest.mark.parametrize("at", ["", "stop workload-web.health.service", "freeze", "thaw"])
+def test_an_agent_that_is_killed_at_a_pause_leaves_no_workload_that_runs_unchecked(
+    layout: HostLayout, method: str, done: list[str], at: str
+) -> None:
+    machine = Running(layout)
+    units = machine.units
+    freezer = Freezer(*(lambda unit, verb=verb: did(f"{verb} {unit}") for verb in ("freeze", "thaw")))
+    taken_back: list[str] = []
+
+    def did(what: str) -> None:
+        machine.log.append(what)
+        if at and what.startswith(at) and not taken_back:  # killed here, so this is what the next agent does
+            taken_back.append(what)
+            former = machine.log.copy()
+            machine.log.clear()
+            pausing.recover(layout, machine, freezer)
+            taken_back.extend(machine.log)
+            machine.log[:] = former
+
+    def told(verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        units(verb, (), block=block)
+        for name in names:
+            did(f"{verb} {name}")
+
+    machine.units = told  # type: ignore[method-assign]
+    methods = {each.name: each for each in WorkloadControl(layout, machine, freezer=freezer).methods()}
+    methods[method].handler(call("web"))
+    assert machine.log == done
+    assert taken_back[1:] == (RUNS_ON if taken_back else [])
+    assert pausing.recover(layout, machine, freezer) == ()
+
+
+def test_a_workload_that_cannot_be_paused_is_checked_again(layout: HostLayout) -> None:
+    def refuse(unit: str) -> None:
+        raise CommandTimeoutError(f"systemctl freeze {unit}")
+
+    machine = Running(layout)
+    freezer = Freezer(refuse, lambda unit: machine.log.append(f"thaw {unit}"))
+    methods = {each.name: each for each in WorkloadControl(layout, machine, freezer=freezer).methods()}
+    with pytest.raises(CommandTimeoutError):
+        methods["Pause"].handler(call("web"))
+    assert machine.log == [*CHECKS, *RUNS_ON]
 
 
 def test_only_declared_workloads_that_run_are_signalled_and_paused(layout: HostLayout) -> None:
