@@ -21,14 +21,15 @@ from hostctl import durable
 from hostctl.agent import generation, health, spare
 from hostctl.agent.activation import activate
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
-from hostctl.agent.machine import Machine
+from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action, Outcome
-from hostctl.agent.plan import plan, with_images
+from hostctl.agent.plan import plan, with_images, workloads
 from hostctl.agent.rolling import PATIENCE, PAUSE, Changeover, Roll, between, draft
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_BUSY, HostctlError
 from hostctl.layout import HostLayout
+from hostctl.workload import instance
 
 Notify = Callable[[str], None]
 Result = TypeVar("Result")
@@ -89,6 +90,8 @@ class Context:
     """Whether new or changed workloads are started, if that does not follow from what is declared."""
     live: frozenset[str] = frozenset()
     """Workloads that run on while they change: only their networks do, and what of them is read at a start."""
+    forget_limits: Callable[[Sequence[str]], object] = lambda units: None
+    """Lets the limits hold that units declare, where others were set meanwhile; see :mod:`hostctl.agent.limits`."""
     look_up: Callable[[HostDeclaration], Mapping[str, Pin]] = lambda declaration: {}
     """Asks registries what the tags stand for that this change looks up; see :mod:`hostctl.agent.lookups`."""
 
@@ -363,10 +366,22 @@ def _try(
             context.changeover.move(rolls)
         others = [*health.required(declaration), *beside, *renewed]
         _await(declaration, list(dict.fromkeys(others)), wanted, context)
+        # Before it is settled: who is killed from there on does not come back to this.
+        context.forget_limits(_replaced(actions, former, context))
         settle(layout)
     except (HostctlError, OSError) as error:
         raise _taken_back(error, wanted, former, context) from error
     return notes
+
+
+def _replaced(actions: tuple[Action, ...], former: Stored | None, context: Context) -> list[str]:
+    """Return the units of workloads that changed or ended, under every name that they may have had."""
+    names = [name for name in workloads(actions, "change", "remove") if name not in context.live]
+    return [
+        workload_unit(key)
+        for name in names
+        for key in (*instance.keys(name), *(former.record.keys(name) if former else ()))
+    ]
 
 
 def _taken_back(error: HostctlError | OSError, wanted: Stored, former: Stored | None, context: Context) -> ApplyError:

@@ -38,9 +38,8 @@ from hostctl.agent.apply import Context, Notify
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Pin, Renewed, Stored
 from hostctl.agent.image_service import ImageService
-from hostctl.agent.machine import Machine, SystemdMachine, release_version, workload_unit
+from hostctl.agent.machine import Machine, SystemdMachine, release_version
 from hostctl.agent.outcome import Action, Outcome
-from hostctl.agent.plan import workloads as workloads_of
 from hostctl.agent.rolling import Changeover
 from hostctl.agent.stage import HostStager
 from hostctl.agent.volumes import Volumes
@@ -49,7 +48,6 @@ from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.workload import instance
 
 
 def _silent(text: str) -> None:
@@ -66,6 +64,7 @@ def context(layout: HostLayout, *, notify: Notify = _silent, booting: bool = Fal
         release=release,
         notify=notify,
         collect=lambda pinned: images.collect(layout, pinned),
+        forget_limits=lambda units: limits.forget(units, layout.root),
         booting=booting,
     )
 
@@ -139,8 +138,6 @@ class HostService:
         looked_up: Collection[str] | None = (),
     ) -> Outcome:
         """Apply a declaration; tags are looked up of the workloads in ``looked_up``, None for all that want it."""
-        former = generation.current(self._layout)
-        before = former.record if former else None
         where = replace(
             context(self._layout, notify=notify),
             starts=starts or {},
@@ -148,9 +145,6 @@ class HostService:
             look_up=lambda declaration: self._look_up(declaration, looked_up, notify),
         )
         outcome = transaction.apply(text, name, where, renewed, base=base)
-        changed = [each for each in workloads_of(outcome.actions, "change", "remove") if each not in live]
-        gone = [key for each in changed for key in (*instance.keys(each), *(before.keys(each) if before else ()))]
-        limits.forget([workload_unit(key) for key in gone], self._layout.root)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome

@@ -251,6 +251,26 @@ def test_what_starts_a_job_or_a_workload_is_started_and_stopped_and_no_job_is_wa
     assert stopped <= set(machine.log)
 
 
+def test_limits_that_were_set_meanwhile_end_with_a_change_before_it_is_settled(layout: HostLayout) -> None:
+    forgotten: list[str] = []
+
+    def forget(units: Sequence[str]) -> None:
+        assert transaction.read_pending(layout) is not None
+        forgotten.extend(units)
+
+    where = replace(context(layout, FakeMachine(broken="site:3")), forget_limits=forget)
+    transaction.apply(BASE, "host.yaml", where)
+    assert forgotten == []
+    transaction.apply(NEXT, "host.yaml", where)
+    assert set(forgotten) == {f"workload-{key}.service" for key in ("site", "site.a", "site.b")}
+    forgotten.clear()
+    with pytest.raises(ApplyError):
+        transaction.apply(NEXT.replace("site:2", "site:3"), "host.yaml", where)
+    assert forgotten == []
+    transaction.apply(NEXT.replace("site:2", "site:4"), "host.yaml", replace(where, live=frozenset({"site"})))
+    assert forgotten == []
+
+
 def test_what_is_started_by_hand_only_is_not_started_unless_it_runs(layout: HostLayout) -> None:
     machine = FakeMachine()
     more = "  tool: {image: 'r.example/a:1', autostart: false}\n"
