@@ -63,7 +63,8 @@ def lay_all(layout: HostLayout) -> None:
         RootError: one or more could not be laid; the others are.
     """
     with _lock(layout):
-        wanted, laid = _wanted(layout), _laid(layout)
+        laid = _laid(layout)
+        wanted = {**_serving(layout, laid), **_wanted(layout)}
         work, failures = decide(wanted, laid), []
         for key in (*work.remove, *work.lay):
             remove(layout, key)
@@ -253,6 +254,16 @@ def _wanted(layout: HostLayout) -> dict[str, bytes]:
         return found
     live = json.loads((layout.current / "generation.json").read_bytes())["instances"]
     return {key: data for key, data in found.items() if not _letter(key) or live.get(name_of(key)) == _letter(key)}
+
+
+def _serving(layout: HostLayout, laid: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return those of instances while workloads have two: what is gone back from still serves who came to it.
+
+    The generation in force has nothing of it any more. Who lets it leave takes its root off.
+    """
+    if not layout.changing_network.exists():
+        return {}
+    return {key: made_from for key, made_from in laid.items() if made_from and _letter(key)}
 
 
 def _letter(key: str) -> str:

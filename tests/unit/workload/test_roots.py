@@ -233,6 +233,24 @@ def test_a_root_is_laid_once_and_fresh_and_taken_off_with_its_layers(layout: Hos
     assert kernel.mounted == set()
 
 
+def test_an_instance_that_is_gone_back_from_has_its_root_until_the_change_has_ended(
+    layout: HostLayout, kernel: Kernel
+) -> None:
+    for key in ("web.a", "web.b"):
+        bundle(layout, key, root_plan.plan(spec()))
+    layout.changing_network.parent.mkdir(parents=True, exist_ok=True)
+    layout.changing_network.touch()
+    roots.lay_all(layout)
+    kernel.did()
+    (layout.current / "bundles/web.b/root.json").unlink()
+    roots.lay_all(layout)
+    assert kernel.did() == []
+    layout.changing_network.unlink()
+    (layout.current / "generation.json").write_text('{"instances": {"web": "a"}}')
+    roots.lay_all(layout)
+    assert kernel.did()[0] == "off workloads/web.b/rootfs"
+
+
 @pytest.mark.usefixtures("few_files")
 def test_what_a_run_left_is_removed_however_deep_it_is(layout: HostLayout, kernel: Kernel) -> None:
     upper = layout.workloads / "web/upper"
