@@ -14,6 +14,7 @@ from hostctl.agent.machine import Machine, secrets_unit, workload_unit
 from hostctl.agent.outcome import Action
 from hostctl.agent.plan import scaled, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
+from hostctl.agent.requiring import needed
 from hostctl.agent.rolling import between, stop
 from hostctl.config import rolling
 from hostctl.config.host import HostDeclaration
@@ -131,13 +132,14 @@ def _start(
         if not keys or (name in beside and _are_up(machine, keys)):
             continue  # there are only fewer of them; or it is gone back to, and never left
         context.notify(f"starting workload {name}")
+        also = [workload_unit(key) for each in needed(declaration.workloads, [name]) for key in _keys(new, each)]
         try:
             starters = [f"workload-{key}.{declared[name].starter}" for key in keys]
             if name in running:
                 secrets = [secrets_unit(key) for key in keys] if declared[name].env_secrets else []
                 machine.units("restart", [*secrets, *starters], block=block)
             else:  # nobody waits for the end of a job, which may take hours
-                machine.units("start", starters, block=block and declared[name].type != "job")
+                machine.units("start", [*also, *starters], block=block and declared[name].type != "job")
         except HostctlError as error:
             notes.append(f"workload {name} did not start: {error.brief}")
     return tuple(notes)

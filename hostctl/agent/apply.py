@@ -23,7 +23,7 @@ from hostctl.agent.activation import activate
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action, Outcome
-from hostctl.agent.plan import plan, with_images, workloads
+from hostctl.agent.plan import plan, with_images, with_requirers, workloads
 from hostctl.agent.rolling import PATIENCE, PAUSE, Changeover, Roll, between, draft
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
@@ -195,7 +195,7 @@ def _go_back(context: Context, wanted: Stored, former: Stored | None, patience: 
         old_release=wanted.record.release,
         new_release=former.record.release if former else wanted.record.release,
     )
-    back = with_images(back, _pins(wanted), _pins(former))
+    back = with_requirers(with_images(back, _pins(wanted), _pins(former)), tried, target or empty)
     context.changeover.take_back(between(wanted.record, _record(former)), target or empty, patience)
     activate(back, target or empty, wanted, former, context)
 
@@ -231,8 +231,9 @@ def wanted_actions(
 ) -> tuple[Action, ...]:
     """Return what applying ``declaration`` would do; ``pins`` say what names stand for now, if that was looked up."""
     old_release = former.record.release if former else release
-    actions = plan(_declared(former), declaration, old_release=old_release, new_release=release)
-    return with_images(actions, _pins(former), pins or {})
+    old = _declared(former)
+    actions = plan(old, declaration, old_release=old_release, new_release=release)
+    return with_requirers(with_images(actions, _pins(former), pins or {}), old, declaration)
 
 
 def anew(deed: Callable[[], Result]) -> Result:

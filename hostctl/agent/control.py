@@ -7,15 +7,17 @@ What they leave in the journal is what ``hostctl events`` shows. Each is a thin 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
-from hostctl.agent import event_log, health, limits, overview, pausing, unit_control
+from hostctl.agent import event_log, health, limits, overview, pausing, requiring, unit_control
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.pausing import FREEZER, Freezer
+from hostctl.agent.requiring import Requirer
 from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.config.workload import Workload
@@ -76,21 +78,33 @@ class WorkloadControl:
         return up
 
     def start(self, call: Call) -> str:
-        """Start a workload, and what starts it in its own time, a schedule or sockets.
+        """Start a workload, what it requires, and what starts it in its own time; then who was stopped with it.
 
         The end of a job is not waited for; one that was completed is run again.
         """
         name = self._called(call)
         units, starters = self._declared(name), list(self._machine.states(starter_units(name)))
+        needed = requiring.units(overview.require(name, self._layout), name_of(name))
         if self._workload(name).type != "job":
-            self._machine.units("start", [*starters, *units])
+            self._machine.units("start", [*starters, *needed, *units])
+            self._start_again(name_of(name), call.notify)
             return _done(name, "start")
         if starters:
             self._machine.units("start", starters)
+        if needed:
+            self._machine.units("start", needed, block=False)
         states = self._machine.states(units)
         completed = any(state.is_active and not state.main_pid for state in states.values())
         self._machine.units("restart" if completed else "start", units, block=False)
         return json.dumps({"workload": name, "done": "start", "waits": False})
+
+    def _start_again(self, name: str, notify: Callable[[str], None]) -> None:
+        """Start who requires a workload, or one that was started with it, and was stopped for no other reason."""
+        again = requiring.recall(self._layout, overview.require(name, self._layout), name)
+        for each, units in again.items():
+            notify(f"starting workload {each}, which was stopped with it")
+            self._machine.units("start", units)
+        requiring.forget(self._layout, [name, *again])
 
     def _thaw(self, units: Sequence[str]) -> None:
         """Let paused units run, because frozen they could not answer the request to end."""
@@ -104,40 +118,80 @@ class WorkloadControl:
         else:
             unit_control.stop_within(verb, unit, limit)
 
+    def _stop(self, units: Sequence[str], limit: float | None) -> None:
+        """Stop the units of one workload."""
+        self._thaw(units)
+        if limit is None:
+            self._machine.units("stop", units)
+            return
+        with ThreadPoolExecutor(max_workers=max(1, len(units))) as pool:
+            for ended in [pool.submit(self._end_one, "stop", unit, limit) for unit in units]:
+                ended.result()
+
+    def _end(self, requirers: Sequence[Requirer], limit: float | None) -> None:
+        """Stop who requires a workload, with what would start it again.
+
+        systemd does that as well, but frozen they would not end, and they would take the seconds that it has itself.
+        """
+        for each in requirers:
+            self._machine.units("stop", each.starters)
+            self._stop(each.services, limit)
+
     def stop(self, call: Call) -> str:
         """Stop a workload until the next start or boot; what is not down after the seconds, if given, is killed.
 
-        Its schedule or sockets are stopped too.
+        Its schedule or sockets are stopped too, and before it who requires it.
         """
         name, within = self._called(call), call.arguments[1]
         units = self._declared(name)
         limit = None if within == "" else seconds(within)
         self._machine.units("stop", list(self._machine.states(starter_units(name))))
-        self._thaw(units)
-        if limit is None:
-            self._machine.units("stop", units)
-        else:
-            with ThreadPoolExecutor(max_workers=len(units)) as pool:
-                for ended in [pool.submit(self._end_one, "stop", unit, limit) for unit in units]:
-                    ended.result()
+        requirers = requiring.up(overview.require(name, self._layout), self._machine, [name_of(name)])
+        requiring.remember(self._layout, name_of(name), requirers)
+        for each in requirers:
+            call.notify(f"stopping workload {each.name}, which requires {', '.join(each.of)}")
+        self._end(requirers, limit)
+        self._stop(units, limit)
         return _done(name, "stop")
 
     def restart(self, call: Call) -> str:
         """Restart a workload; what is not down after the seconds, if given, is killed.
 
         Replicas are restarted one after the other, each when the one before is healthy, so that the others serve
-        meanwhile. The first that does not become so is the last that is restarted.
+        meanwhile. The first that does not become so is the last that is restarted. Who requires it is restarted too.
         """
         name, within = self._called(call), call.arguments[1]
         stored = overview.require(name, self._layout)
         keys = stored.record.named(name)
         limit = None if within == "" else seconds(within)
+        with self._without(requiring.up(stored, self._machine, [name_of(name)]), name, limit):
+            self._restart(keys, limit, stored, call.notify)
+        return _done(name, "restart")
+
+    @contextmanager
+    def _without(self, others: Sequence[Requirer], name: str, limit: float | None) -> Iterator[None]:
+        """Keep others stopped until the block ends, if each has so many seconds; else that is left to systemd.
+
+        Either way they are up again afterwards.
+        """
+        for each in others:
+            self._thaw(each.services)
+            self._machine.units("reset-failed", each.services)  # a restart that is asked for counts for nobody
+        if limit is None or not others:
+            yield
+            # systemd waits for nobody's restart but the one that it was asked for; theirs is under way.
+            self._machine.units("start", [unit for each in others for unit in each.services])
+            return
+        units = [unit for each in others for unit in (*each.starters, *each.services)]
+        with pausing.stopped(f"workload.{name}", units, self._layout, self._machine, lambda: self._end(others, limit)):
+            yield
+
+    def _restart(self, keys: Sequence[str], limit: float | None, stored: Stored, notify: Callable[[str], None]) -> None:
         self._thaw([workload_unit(key) for key in keys])
         for number, key in enumerate(keys, 1):
             self._end_one("restart", workload_unit(key), limit)
             if number < len(keys):
-                self._require_healthy(key, keys[number:], stored, call.notify)
-        return _done(name, "restart")
+                self._require_healthy(key, keys[number:], stored, notify)
 
     def _require_healthy(self, key: str, later: Sequence[str], stored: Stored, notify: Callable[[str], None]) -> None:
         """Wait until a replica is healthy and serves.

@@ -19,9 +19,12 @@ from hostctl.layout import HostLayout
 from hostctl.os_release import NotAHostError, identity
 from hostctl.removal import remove_tree
 from hostctl.run import CommandError, failure, run
+from hostctl.workload.instance import name_of
 
 Verb = Literal["start", "stop", "restart", "reset-failed"]
 START_TIMEOUT = 300.0  # seconds for one systemctl call that waits for jobs
+STOPPED_WITH = "stopped-with"
+"""Folder with a file for each workload that was stopped with one which it requires."""
 NOT_LOADED = 5  # systemctl's exit status for a unit that systemd does not know (LSB: "program is not installed")
 NETWORK_UNIT = "hostctl-network.service"
 PROPERTIES = (
@@ -234,7 +237,8 @@ class SystemdMachine:
         return said if run == str(started) else ""
 
     def forget_outcome(self, name: str) -> None:
-        """Forget what the workload's last check said, and that a job has ended well."""
+        """Forget what the workload's last check said, that a job has ended well, and with whom it was stopped."""
+        (self.layout.runtime / STOPPED_WITH / name_of(name)).unlink(missing_ok=True)
         for kind in ("health", "completed"):
             (self.layout.runtime / kind / name).unlink(missing_ok=True)
 

@@ -29,7 +29,7 @@ class Freezer:
 FREEZER = Freezer()
 """The kernel's, through systemd."""
 
-STILL, STOPPED = "still", "stopped"  # folders of marks: by the name of a workload; by that of a volume, with units
+STILL, STOPPED = "still", "stopped"  # folders of marks: by the name of a workload; by why, with units
 
 
 def pause(name: str, machine: Machine, freezer: Freezer = FREEZER) -> None:
@@ -75,10 +75,27 @@ def still(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FR
 
 
 @contextmanager
-def stopped(volume: str, units: Sequence[str], layout: HostLayout, machine: Machine) -> Iterator[None]:
-    """Keep units stopped until the block ends, for the sake of a volume."""
-    with _marked(layout.runtime / STOPPED / volume, units, lambda: machine.units("start", units)):
-        machine.units("stop", units)
+def stopped(
+    reason: str,
+    units: Sequence[str],
+    layout: HostLayout,
+    machine: Machine,
+    stop: Callable[[], object] | None = None,
+) -> Iterator[None]:
+    """Keep units stopped until the block ends, for the sake of a volume, or of ``workload.NAME``.
+
+    Args:
+        reason: the name of the mark.
+        units: they are started afterwards.
+        layout: the machine.
+        machine: the same, as it runs.
+        stop: stops them, if that needs more than to ask systemd.
+    """
+    with _marked(layout.runtime / STOPPED / reason, units, lambda: machine.units("start", units)):
+        if stop is None:
+            machine.units("stop", units)
+        else:
+            stop()
         yield
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from hostctl.agent.generation import Pin
 from hostctl.agent.outcome import Action, Area, Kind
+from hostctl.agent.requiring import requirers
 from hostctl.config import networks, rolling
 from hostctl.config.host import HostDeclaration
 
@@ -186,6 +187,36 @@ def with_images(actions: tuple[Action, ...], old: Mapping[str, Pin], new: Mappin
             for name, reasons in moved.items()
         ),
     )
+
+
+def with_requirers(
+    actions: tuple[Action, ...], old: HostDeclaration | None, new: HostDeclaration
+) -> tuple[Action, ...]:
+    """Return the actions, with the restarts of workloads that require one which is stopped for a while, or in part.
+
+    Args:
+        actions: what is done in any case, images included.
+        old: the declaration in force.
+        new: the wanted one; who stays as it was requires the same in both.
+    """
+    if old is None:
+        return actions
+    known = set(workloads(actions, "create", "change"))
+    return (
+        *actions,
+        *(
+            Action(kind="change", area="workload", subject=name, reason=f"it requires {', '.join(of)}")
+            for name, of in requirers(new.workloads, stopped(actions, old, new)).items()
+            if name not in known
+        ),
+    )
+
+
+def stopped(actions: tuple[Action, ...], old: HostDeclaration, new: HostDeclaration) -> frozenset[str]:
+    """Return the workloads of which a container is stopped, if they do not change beside themselves."""
+    before, after = ({str(name): each.replicas for name, each in one.workloads.items()} for one in (old, new))
+    fewer = [name for name in scaled(actions) if after[name] < before[name]]
+    return frozenset((*workloads(actions, "change", "remove"), *fewer))
 
 
 def short(digest: str) -> str:

@@ -20,7 +20,7 @@ from hostctl import durable
 from hostctl.agent.generation import Draft, Pin, Record, Stored
 from hostctl.agent.machine import Machine, secrets_unit, starter_units, workload_unit
 from hostctl.agent.outcome import Action
-from hostctl.agent.plan import workloads
+from hostctl.agent.plan import stopped, workloads
 from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
@@ -57,8 +57,8 @@ def draft(
     """Decide which instance of each workload is the live one in the generation that is made.
 
     A workload keeps its letter unless it changes beside itself. It does not during boot, when nothing runs yet; nor
-    when one of its networks changes, because the old instance could not stay on it; nor when it was stopped first so
-    far.
+    when one of its networks changes, because the old instance could not stay on it; nor when one that it requires is
+    stopped, because the old instance is stopped with that; nor when it was stopped first so far.
 
     Args:
         number: of the new generation.
@@ -72,13 +72,15 @@ def draft(
     letters: dict[str, str] = {}
     leaving: list[str] = []
     changed = () if booting or old is None else workloads(actions, "change")
+    ends = frozenset[str]() if old is None else stopped(actions, old, new)
     for each, workload in new.workloads.items():
         name = str(each)
         former = record.instances.get(name) if record else None
         if not workload.rolls:
             continue
         letters[name] = former or instance.FIRST
-        if former and old is not None and name in changed and _networks_stay(name, old, new):
+        stays = old is not None and name in changed and ends.isdisjoint(old.workloads[each].requires)
+        if former and old is not None and stays and _networks_stay(name, old, new):
             leaving.append(instance.key(name, former))
             letters[name] = instance.other(former)
     return Draft(number=number, instances=letters, leaving=tuple(leaving), renewed=renewed or {})

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.agent import copying, event_log, generation, pausing
+from hostctl.agent import copying, event_log, generation, pausing, requiring
 from hostctl.agent.machine import Machine, starter_units, workload_unit
 from hostctl.agent.outcome import Copied
 from hostctl.config.load import parse_host
@@ -253,7 +253,9 @@ class Volumes:
         return copied
 
     def _units(self, name: str, *, live: bool) -> tuple[str, ...]:
-        """Return the units of the workloads that have a volume mounted, and before them what would start these again.
+        """Return the units that run of the workloads that have a volume mounted, and of who requires those.
+
+        Before them comes what would start these again.
 
         Raises:
             VolumeInUseError: there are some, and they may not be stopped.
@@ -267,10 +269,14 @@ class Volumes:
             )
         if volume is None or not live:
             return ()
-        keys = use(self._layout).keys
+        keys, stored = use(self._layout).keys, generation.current(self._layout)
+        others = requiring.up(stored, self._machine, running) if stored else ()
         starters = self._machine.states([unit for each in volume.workloads for unit in starter_units(each)])
         waiting = [unit for unit, state in starters.items() if state.is_active]
-        return (*waiting, *(workload_unit(key) for each in running for key in keys[each]))
+        waiting += [unit for each in others for unit in each.starters]
+        services = [workload_unit(key) for each in running for key in keys[each]]
+        services += [unit for each in others for unit in each.services]
+        return tuple(dict.fromkeys((*waiting, *services)))
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -348,6 +348,12 @@ class HostDeclaration:
                     yield f"{where}: {other!r} has no healthcheck"
                 elif dependency.condition == "completed" and target.type != "job":
                     yield f"{where}: {other!r} is no job, so it is never completed"
+                elif dependency.requires and target.type == "job":
+                    yield f"{where}.requires: {other!r} is a job, which ends by itself"
+                elif dependency.requires and workload.autostart and not target.autostart:
+                    yield f"{where}.requires: {other!r} has autostart: false, so this one would wait for it at boot"
+                elif dependency.requires and target.rolls:
+                    yield f"{where}.requires: {other!r} has update.order: start-first, so that none starts anew with it"
 
     def _file_problems(self) -> Iterator[str]:
         for path in self.files:

@@ -101,7 +101,15 @@ class Dependency:
     condition: Literal["started", "healthy", "completed"] = "started"
     """started: its start has ended, with notify: true once it says that it is ready; healthy: its check has passed;
     completed: it is a job and has ended well. Starting this one starts the other. What becomes of it later has no
-    effect."""
+    effect without requires."""
+    requires: bool = False
+    """What becomes of the other holds for this one too (systemd Requires=): it does not start where the other cannot,
+    stops with it, and is started again with it. While the other is tried again, so is this one."""
+
+    def __post_init__(self) -> None:
+        """Refuse to live on with what has ended."""
+        if self.requires and self.condition == "completed":
+            raise ValueError("requires: with condition: completed it starts when the other has ended")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,6 +321,8 @@ class Workload:
         for name, given in (("notify", self.notify), ("sockets", self.sockets), ("healthcheck", self.healthcheck)):
             if job and given:
                 yield f"{name}: a job has none"
+        for other in self.requires if job else ():
+            yield f"depends_on.{other}.requires: a job runs once, and not again because {other!r} was restarted"
         if self.required and not self.autostart:
             yield "required: with autostart: false it does not come up by itself"
         if self.sockets and self.init:
@@ -372,6 +382,16 @@ class Workload:
     def rolls(self) -> bool:
         """Whether a changed one is started beside the running one."""
         return self.update.order == "start-first"
+
+    @property
+    def requires(self) -> tuple[Name, ...]:
+        """The workloads with which it stops and is started again."""
+        return tuple(name for name, dependency in self.depends_on.items() if dependency.requires)
+
+    @property
+    def wants(self) -> tuple[Name, ...]:
+        """The other workloads that are started before it."""
+        return tuple(name for name, dependency in self.depends_on.items() if not dependency.requires)
 
     @property
     def restarts(self) -> RestartPolicy:

@@ -24,7 +24,7 @@ from hostctl.errors import HostctlError
 from hostctl.workload import resources, root_plan
 from hostctl.workload.bundle import serve_file
 from hostctl.workload.instance import INSTANCES, key, numbers
-from hostctl.workload.spec import BINDS, HEALTH_PROCESS, SECRETS, VOLUMES, WorkloadSpec
+from hostctl.workload.spec import BINDS, HEALTH_PROCESS, PIDS, SECRETS, VOLUMES, WorkloadSpec
 
 SYSTEM = "systemd/system"
 NETWORK = "hostctl-network.service"
@@ -179,7 +179,9 @@ def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
         "notify": workload.notify,
         "once": workload.restarts == "no" and workload.type != "job" and not workload.notify,
         "sockets": bool(workload.sockets),
-        "after": [f"workload-{key}.service" for other in workload.depends_on for key in _keys(spec, other)],
+        "after": [f"workload-{key}.service" for other in workload.wants for key in _keys(spec, other)],
+        "required": [key for other in workload.requires for key in _keys(spec, other)],
+        "pids": PIDS,
         "healthy": [
             f"workload-{key}.healthy.service" for other in _others(workload, "healthy") for key in _keys(spec, other)
         ],

@@ -217,6 +217,15 @@ def test_how_workloads_run() -> None:
         ("db: {}, init", "nightly: {}, init", "workloads.web.depends_on.nightly"),
         ("db: {}, init", "db: {condition: completed}, init", "workloads.web.depends_on.db"),
         ("healthcheck: {tcp: 'localhost:1', action: none}, ", "", "workloads.init.depends_on.db"),
+        (
+            "{condition: completed}}",
+            "{condition: completed, requires: true}}",
+            "workloads.web.depends_on.init.requires",
+        ),
+        ("{condition: completed}}", "{requires: true}}", "workloads.web.depends_on.init.requires"),
+        ("{}, init: {c", "{}, nightly: {requires: true}, init: {c", "workloads.web.depends_on.nightly"),
+        ("{condition: healthy}", "{condition: healthy, requires: true}", "workloads.init.depends_on.db.requires"),
+        ("db: {}, init", "db: {requires: true, condition: soon}, init", "workloads.web.depends_on.db.condition"),
         ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "workloads.web.seccomp"),
         ("SCMP_ACT_ERRNO", "", "workloads.web.seccomp"),
         ("seccomp: profile", "seccomp: none", "workloads.web.seccomp"),
@@ -228,6 +237,19 @@ def test_how_workloads_run() -> None:
 def test_a_way_to_run_that_cannot_work_is_refused_where_it_stands(old: str, new: str, where: str) -> None:
     assert old in RUNS
     assert [line.split(": ")[1] for line in problems(RUNS.replace(old, new))] == [where]
+
+
+def test_what_changes_beside_itself_cannot_be_required() -> None:
+    """Whoever required it would be stopped with the old instance, or stay bound to it."""
+    rolls = RUNS.replace("notify: true}", "notify: true, update: {order: start-first}}")
+    assert parse_host(rolls).workloads[Name("db")].rolls
+    (found,) = problems(rolls.replace("db: {}, init", "db: {requires: true}, init"))
+    assert "workloads.web.depends_on.db.requires: 'db' has update.order: start-first" in found
+    by_hand = RUNS.replace("notify: true}", "notify: true, autostart: false}")
+    (found,) = problems(by_hand.replace("db: {}, init", "db: {requires: true}, init"))
+    assert "workloads.web.depends_on.db.requires: 'db' has autostart: false" in found
+    bound = parse_host(RUNS.replace("db: {}, init", "db: {requires: true, condition: healthy}, init"))
+    assert bound.workloads[Name("web")].requires == ("db",)
 
 
 def test_a_circle_of_dependencies_is_refused_everywhere() -> None:

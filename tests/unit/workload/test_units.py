@@ -344,6 +344,28 @@ def test_others_come_first_as_declared() -> None:
     assert "Wants=workload-my-web.service\n" in healthy and "\nRequires=" not in healthy
 
 
+def test_what_it_requires_stops_and_restarts_it_and_its_start_fails_without_and_is_tried_again() -> None:
+    wanted = {Name("db"): Dependency(condition="healthy", requires=True), Name("cache"): Dependency()}
+    lines = service(depends_on=wanted)
+    order = {"After=workload-db.service", "After=workload-db.healthy.service"}
+    assert {"PartOf=workload-db.service", *order} <= set(lines)
+    assert "PartOf=workload-cache.service" not in lines
+    # A start that fails is tried again; one that systemd does not even try, because of Requires=, is not.
+    # Nor are both without any pause, as they would be if each try of this one asked for one of the other.
+    assert "Wants=workload-db.service" not in lines
+    assert not [line for line in lines if line.startswith(("BindsTo=", "Requisite=", "Requires="))]
+    starts = [line for line in lines if line.startswith("ExecStart")]
+    assert starts[0] == "ExecStartPre=/usr/bin/head --quiet --bytes=0 /run/hostctl/pids/db"
+    assert starts[1].startswith("ExecStart=/usr/bin/crun ")
+
+
+def test_of_replicas_all_are_required() -> None:
+    waiting = dataclasses.replace(spec(depends_on={Name("db"): Dependency(requires=True)}), replicas_of={"db": 2})
+    lines = units.render(waiting, PROBE, SECRET_ENV, LINKS)["systemd/system/workload-my-web.service"].splitlines()
+    assert {"PartOf=workload-db.service", "PartOf=workload-db.2.service"} <= set(lines)
+    assert "ExecStartPre=/usr/bin/head --quiet --bytes=0 /run/hostctl/pids/db /run/hostctl/pids/db.2" in lines
+
+
 def test_a_job_leaves_word_that_it_has_ended_well() -> None:
     left = "ExecStartPost=/usr/bin/touch /run/hostctl/completed/my-web"
     assert left in service(type="job")
