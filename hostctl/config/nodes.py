@@ -23,6 +23,7 @@ MAX_NODES = 50_000
 """Keys, values and collections of one file."""
 
 _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_BARE_IPV6 = re.compile(r"(?<![\"'])\[[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*\]:")
 # YAML 1.1, section 5.1: all that a stream may contain.
 _UNPRINTABLE = re.compile("[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))
@@ -112,12 +113,17 @@ class Document:
             mark = error.problem_mark or error.context_mark
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
             context = f" {error.context}" if error.context else ""
-            tab = self.lines[line - 1 : line] and self.lines[line - 1][column - 1 : column] == "\t"
-            hint = "indent with spaces, not tabs" if tab else ""
-            raise self.refusal(line, column, f"not YAML: {error.problem}{context}", hint) from None
+            raise self.refusal(line, column, f"not YAML: {error.problem}{context}", self._hint(line, column)) from None
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             # PyYAML lets the errors of chr() through for escapes such as "\UFFFFFFFF".
             raise self.refusal(1, 1, f"not YAML: {error}") from None
+
+    def _hint(self, line: int, column: int) -> str:
+        """Return what the author of a line that is not YAML most likely wants to know."""
+        text = "".join(self.lines[line - 1 : line])
+        if text[column - 1 : column] == "\t":
+            return "indent with spaces, not tabs"
+        return 'an IPv6 address is written in quotes, as in "[::1]:8080"' if _BARE_IPV6.search(text) else ""
 
 
 class _Builder:

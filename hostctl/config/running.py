@@ -45,7 +45,7 @@ class ListenAddress:
     protocol: Literal["tcp", "udp"] = "tcp"
 
     PATTERN: ClassVar[str] = r"((\[[0-9A-Fa-f:.]+\]|[0-9.]+):)?[0-9]{1,5}(/(tcp|udp))?"
-    EXPECTED: ClassVar[str] = "a port to listen on, as in 8080, 127.0.0.1:8080 or 53/udp"
+    EXPECTED: ClassVar[str] = "a port to listen on, as in 8080, 127.0.0.1:8080, [::1]:8080 or 53/udp"
     EXAMPLE: ClassVar[str] = "8080"
 
     @classmethod

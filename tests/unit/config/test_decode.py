@@ -362,6 +362,18 @@ def test_null_means_not_set_where_that_is_possible() -> None:
     assert Name("data") in host.volumes
 
 
+def test_an_ipv6_address_without_quotes_is_told_to_need_them() -> None:
+    """A bracket begins a list in YAML."""
+    quoted = RUNS.replace("[8080]", "['[::1]:8080', '[2001:db8::1]:53/udp']")
+    assert [str(each) for each in parse_host(quoted).workloads[Name("web")].sockets] == [
+        "[::1]:8080",
+        "[2001:db8::1]:53/udp",
+    ]
+    (found,) = problems(RUNS.replace("[8080]", "[[::1]:8080]"))
+    assert "not YAML" in found
+    assert 'an IPv6 address is written in quotes, as in "[::1]:8080"' in found
+
+
 def test_tabs_and_wide_letters_keep_the_caret_in_place() -> None:
     with pytest.raises(DeclarationError) as caught:
         parse_host(HEAD + "users: {日本: {}}\n")
