@@ -10,6 +10,7 @@ Documentation/filesystems/overlayfs.rst of Linux.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -131,11 +132,43 @@ def mapped(source: Path, where: Path, users: int) -> None:
         os.close(tree)
 
 
+def cover(source: Path, where: Path) -> None:
+    """Show a folder at another one, read-only.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    tree = copy(source)
+    try:
+        wanted = _Attributes(attr_set=SAFE | MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE)
+        size = ctypes.c_size_t(ctypes.sizeof(wanted))
+        call(library().mount_setattr, tree, b"", AT_EMPTY_PATH, ctypes.byref(wanted), size)
+        attach(tree, where)
+    finally:
+        os.close(tree)
+
+
+def uncover(where: Path) -> None:
+    """Take off all that :func:`cover` has put there, if anything.
+
+    That is of the same file system as what it covers, so nothing but the attempt tells whether it is there.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    try:
+        while True:
+            call(library().umount2, os.fsencode(where), MNT_DETACH | UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+
+
 def copy(source: Path) -> int:
     """Return a descriptor of what is mounted at a path once more, attached nowhere yet. To be closed.
 
     Args:
-        source: a mount point, or a file of a namespace below /proc.
+        source: a mount point, a folder in one, or a file of a namespace below /proc.
 
     Raises:
         OSError: the kernel refused.

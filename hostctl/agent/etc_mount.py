@@ -22,7 +22,7 @@ class EtcMountError(HostctlError):
     id = "etc-mount-failed"
 
 
-def lay_over(layer: Path, etc: Path, image_root: Path, *, root: Path = Path("/")) -> None:
+def lay_over(layer: Path, etc: Path, image_root: Path, *, root: Path = Path("/"), over: Path | None = None) -> None:
     """Make ``etc`` show ``layer`` over the image's own files.
 
     Args:
@@ -30,6 +30,7 @@ def lay_over(layer: Path, etc: Path, image_root: Path, *, root: Path = Path("/")
         etc: where it is to appear, /etc.
         image_root: a folder at which ``root`` is bound without its mounts; bound now if it is not yet.
         root: the mount that holds the image's files.
+        over: a folder with files that are shown in place of the layer's.
 
     Raises:
         EtcMountError: the kernel refused; ``etc`` shows what it showed before.
@@ -42,7 +43,8 @@ def lay_over(layer: Path, etc: Path, image_root: Path, *, root: Path = Path("/")
             call(libc.mount, os.fsencode(root), os.fsencode(image_root), None, MS_BIND, None)
             # else what is mounted on /etc would show in the bind as well, being its peer
             call(libc.mount, None, os.fsencode(image_root), None, MS_PRIVATE, None)
-        options = [("source", "hostctl-etc"), ("lowerdir", f"{layer.resolve()}:{image_etc}")]
+        lower = [*([over] if over else []), layer.resolve(), image_etc]
+        options = [("source", "hostctl-etc"), ("lowerdir", ":".join(map(str, lower)))]
         with mounting.filesystem("overlay", options, SAFE | MOUNT_ATTR_RDONLY) as overlay:
             covered = etc.is_mount()
             mounting.attach(overlay, etc, MOVE_MOUNT_BENEATH if covered else 0)

@@ -65,6 +65,31 @@ def test_what_is_mounted_aside_is_shown_where_it_is_listed_and_only_if_all_went_
     assert mounts == "257 4"  # standard streams, and the folder that is being listed
 
 
+def test_a_folder_that_is_covered_shows_another_and_cannot_be_written_until_it_is_uncovered(tmp_path: Path) -> None:
+    code = """
+import errno, os, shutil, sys
+from pathlib import Path
+from hostctl import mounting
+base = Path(sys.argv[1])
+own, other = base / "own/bundle", base / "other/bundle"
+for folder in (own, other):
+    folder.mkdir(parents=True)
+    (folder / "file").write_text(folder.parent.name)
+mounting.uncover(own)
+mounting.uncover(base / "missing")
+mounting.cover(other, own)
+print((own / "file").read_text(), os.path.ismount(own))
+try:
+    (own / "file").unlink()
+except OSError as error:
+    print(errno.errorcode[error.errno])
+mounting.cover(other, own)
+mounting.uncover(own)
+print((own / "file").read_text(), (other / "file").read_text(), str(own) in Path("/proc/self/mountinfo").read_text())
+"""
+    assert _run(code, str(tmp_path)) == ["other False", "EROFS", "own other False"]
+
+
 def test_a_point_that_cannot_be_shown_is_an_error_and_the_process_is_back_where_it_was(tmp_path: Path) -> None:
     code = """
 import os, sys

@@ -40,6 +40,11 @@ def look():
 for number in "121":
     lay_over(top / number / "etc", etc, top / "image-root", root=root)
     look()
+over = top / "over"
+over.mkdir()
+(over / "passwd").write_text("over")
+lay_over(top / "1/etc", etc, top / "image-root", root=root, over=over)
+seen.append([(etc / name).read_text() for name in ("hostname", "passwd")])
 uncover(etc)
 seen.append((etc / "hostname").read_text())
 uncover(etc)
@@ -56,4 +61,4 @@ def test_generations_replace_one_another_over_the_image(tmp_path: Path) -> None:
         pytest.skip("this kernel has no overlay file system")
     assert done.returncode == 0, done.stderr
     one = ["1", ["extra", "hostname", "passwd"], False, 1]
-    assert json.loads(done.stdout) == [one, ["2", ["hostname", "passwd"], False, 1], one, "image"]
+    assert json.loads(done.stdout) == [one, ["2", ["hostname", "passwd"], False, 1], one, ["1", "over"], "image"]
