@@ -86,6 +86,11 @@ class HostLayout:
         return self.runtime / "network.json"
 
     @property
+    def turns(self) -> Path:
+        """What the replicas that wait for their turn to change run from; there only while some do."""
+        return self.runtime / "turns"
+
+    @property
     def spare_declaration(self) -> Path:
         """Copy of the declaration in force, for a boot whose state is lost."""
         return self.esp / "hostctl/host.yaml"

@@ -1,7 +1,7 @@
 """Brings the running system from one generation to another: stops, lays /etc, reloads, starts. Only what changed.
 
 The order is what counts here: what ends is stopped by its old units, before systemd reads the new ones. It waits for no
-health; that is for :mod:`hostctl.agent.apply`.
+health; that is for :mod:`hostctl.agent.apply`. Replicas that change one after the other it leaves alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from hostctl.agent.generation import Record, Stored
+from hostctl.agent.in_turn import Turns, but, decide, several, unchanged
 from hostctl.agent.machine import Machine, secrets_unit, workload_unit
 from hostctl.agent.outcome import Action
 from hostctl.agent.plan import scaled, touched, workloads
@@ -18,6 +19,7 @@ from hostctl.agent.requiring import needed
 from hostctl.agent.rolling import between, stop
 from hostctl.config import rolling
 from hostctl.config.host import HostDeclaration
+from hostctl.config.load import parse_host
 from hostctl.errors import HostctlError
 
 if TYPE_CHECKING:
@@ -30,20 +32,23 @@ def activate(
     old: Stored | None,
     new: Stored | None,
     context: Context,
+    turns: Turns | None = None,
 ) -> tuple[str, ...]:
     """Bring the running system from one generation to another; only what ``actions`` name is stopped or started.
 
     Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
-    themselves; of those that get more or fewer replicas the others run on. During boot they may be starting already,
-    and are started again. Returns what could not be started: whether that is a failure is for health to say.
+    themselves, and for replicas in ``turns``; of those that get more or fewer replicas the others run on. During boot
+    they may be starting already, and are started again. Returns what could not be started: whether that is a failure is
+    for health to say.
     """
     machine, block = context.machine, not context.booting
+    counted = {*scaled(actions), *(turns.names if turns else ())}
     beside = {roll.name for roll in between(_record(old), _record(new))}
     idle = _idle(actions, declaration, old, context)
-    changed = [name for name in workloads(actions, "change") if name not in beside | context.live]
+    changed = [name for name in workloads(actions, "change") if name not in beside | context.live | counted]
     stays = {key for name in changed for key in _keys(new, name)}
     ends = [key for name in (*workloads(actions, "remove"), *changed) for key in _keys(old, name)]
-    ends += [key for name in scaled(actions) for key in _keys(old, name) if key not in _keys(new, name)]
+    ends += [key for name in sorted(counted) for key in _keys(old, name) if key not in _keys(new, name)]
     if block:
         stopped = stop(machine, ends)
         kept = {workload_unit(key) for key in stays}
@@ -53,7 +58,10 @@ def activate(
         machine.forget_outcome(key)
         if block and key not in stays:
             machine.forget_workload(key)
-    machine.lay_etc(new.path / "etc" if new else None)
+    if turns:
+        turns.lay(turns.keys)
+    else:
+        machine.lay_etc(new.path / "etc" if new else None)
     machine.reload_units()
     if touched(actions, "hostname"):
         machine.set_hostname(str(declaration.hostname))
@@ -67,7 +75,52 @@ def activate(
     if touched(actions, "workload", "replicas", "workload-network"):
         machine.refresh_workload_network(block=block)
     wanted = tuple(each for each in actions if each.subject not in idle)
-    return _start(wanted, declaration, old, new, beside, context)
+    return _start(wanted, declaration, old, new, beside, counted, context)
+
+
+def one_after_the_other(
+    actions: tuple[Action, ...],
+    declaration: HostDeclaration,
+    old: Stored | None,
+    new: Stored | None,
+    context: Context,
+    *,
+    back: bool = False,
+) -> Turns | None:
+    """Return the steps of workloads whose replicas change one after the other; none if there are none, or at boot.
+
+    Args:
+        actions: what is done.
+        declaration: of the new generation.
+        old: the generation that is left.
+        new: the one that is gone to.
+        context: where and with what.
+        back: whether the new one was in force before; replicas that were not changed yet then have no turn.
+    """
+    if context.booting or old is None or new is None or not several(actions, old.record, new.record):
+        return None  # without reading the declaration once more
+    found = decide(
+        actions,
+        old=parse_host(old.declaration, f"generation {old.record.number}"),
+        new=declaration,
+        before=old.record,
+        after=new.record,
+        apart=_idle(actions, declaration, old, context),
+    )
+    if not found:
+        return None
+    return Turns(
+        layout=context.layout,
+        machine=context.machine,
+        before=old,
+        after=new,
+        turns=but(found, unchanged(context.layout, new.record.number)) if back else found,
+        notify=context.notify,
+        wait=context.wait,
+        clock=context.clock,
+        back=back,
+        patience=context.patience if back else None,
+    )
 
 
 def _idle(
@@ -119,16 +172,20 @@ def _start(
     old: Stored | None,
     new: Stored | None,
     beside: Collection[str],
+    counted: Collection[str],
     context: Context,
 ) -> tuple[str, ...]:
-    """Start the workloads that are new or changed, or what starts them; return what could not be started."""
+    """Start the workloads that are new or changed, or what starts them; return what could not be started.
+
+    Of those in ``counted`` only the replicas that there were not before.
+    """
     machine, block = context.machine, not context.booting
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
     running = () if block else [name for name in workloads(actions, "change") if name not in beside]
     notes = []
-    fewer = {name: set(_keys(old, name)) for name in scaled(actions)}
-    for name in (*workloads(actions, "create", "change"), *fewer):
-        keys = [key for key in _keys(new, name) if key not in fewer.get(name, ())]
+    for name in dict.fromkeys((*workloads(actions, "create", "change"), *scaled(actions))):
+        there = _keys(old, name) if name in counted else ()
+        keys = [key for key in _keys(new, name) if key not in there]
         if not keys or (name in beside and _are_up(machine, keys)):
             continue  # there are only fewer of them; or it is gone back to, and never left
         context.notify(f"starting workload {name}")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hostctl import durable
-from hostctl.agent import generation, health, spare
-from hostctl.agent.activation import activate
+from hostctl.agent import generation, health, in_turn, spare
+from hostctl.agent.activation import activate, one_after_the_other
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action, Outcome
@@ -94,6 +94,11 @@ class Context:
     """Lets the limits hold that units declare, where others were set meanwhile; see :mod:`hostctl.agent.limits`."""
     look_up: Callable[[HostDeclaration], Mapping[str, Pin]] = lambda declaration: {}
     """Asks registries what the tags stand for that this change looks up; see :mod:`hostctl.agent.lookups`."""
+    wait: in_turn.Wait = health.wait
+    """Waits for health."""
+    clock: Callable[[], float] = time.monotonic
+    patience: float | None = None
+    """Seconds that going back may wait, in all, for replicas to be healthy one after the other, if that is bounded."""
 
     @property
     def changeover(self) -> Changeover:
@@ -197,7 +202,13 @@ def _go_back(context: Context, wanted: Stored, former: Stored | None, patience: 
     )
     back = with_requirers(with_images(back, _pins(wanted), _pins(former)), tried, target or empty)
     context.changeover.take_back(between(wanted.record, _record(former)), target or empty, patience)
-    activate(back, target or empty, wanted, former, context)
+    turns = one_after_the_other(back, target or empty, wanted, former, context, back=True)
+    if turns:
+        turns.begin()
+    activate(back, target or empty, wanted, former, context, turns)
+    if turns:
+        turns.take(target or empty)
+    in_turn.clear(context.layout, context.machine, wanted, *([former] if former else []))
 
 
 def _pins(stored: Stored | None) -> dict[str, Pin]:
@@ -330,7 +341,7 @@ def _await(
     declaration: HostDeclaration, names: Sequence[str], wanted: Stored, context: Context, *, checks: bool = True
 ) -> None:
     """Wait for health of workloads and, if ``checks`` are wanted, of all that is declared."""
-    report = health.wait(
+    report = context.wait(
         declaration,
         context.machine,
         notify=context.notify,
@@ -357,10 +368,16 @@ def _try(
         _mark_pending(layout, Pending(former=former_number, wanted=number, booting=context.booting))
         if former is not None:
             context.changeover.begin(former, wanted, rolls)
+        turns = one_after_the_other(actions, declaration, former, wanted, context)
+        if turns:
+            turns.begin()
         generation.put_in_force(layout, number)
-        notes = activate(actions, declaration, former, wanted, context)
+        notes = activate(actions, declaration, former, wanted, context, turns)
         if context.booting:
             return notes
+        if turns:
+            turns.take(declaration)
+            in_turn.clear(layout, context.machine, wanted)
         beside = [roll.name for roll in rolls]
         if beside:  # what is checked by a published port is still the old instance until then
             _await(declaration, beside, wanted, context, checks=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from hostctl.agent import event_log, health, limits, overview, pausing, requiring, unit_control
+from hostctl.agent import event_log, health, in_turn, limits, overview, pausing, requiring, unit_control
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
@@ -200,16 +200,7 @@ class WorkloadControl:
             UnhealthyError: it is not in the time that the workload has for that.
         """
         declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
-        checked = declaration.workloads[Name(name_of(key))].healthcheck is not None
-        report = self._wait(
-            declaration,
-            self._machine,
-            notify=notify,
-            steady=health.SETTLED if checked else 0.0,  # it says so a moment before connections are led here
-            workloads=[name_of(key)],
-            checks=False,
-            keys=lambda name: (key,),
-        )
+        report = in_turn.await_healthy(key, stored.record, declaration, self._machine, notify=notify, wait=self._wait)
         if not report.healthy:
             this, *others = (label(each, len(later) + 1) for each in (key, *later))
             raise health.UnhealthyError(

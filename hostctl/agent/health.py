@@ -206,6 +206,7 @@ def wait(
     workloads: Sequence[str] | None = None,
     checks: bool = True,
     keys: Keys = by_name,
+    limit: float | None = None,
 ) -> Report:
     """Repeat the checks until all pass, or one that still fails is past its deadline.
 
@@ -219,9 +220,12 @@ def wait(
         workloads: those that count; by default the required ones.
         checks: whether the declared checks count as well.
         keys: what units and folders of a workload are called by.
+        limit: seconds after which nothing is waited for, whatever may take longer.
     """
     workloads = tuple(required(declaration)) if workloads is None else workloads
     limits = deadlines(declaration, workloads)
+    if limit is not None:
+        limits = {subject: min(seconds, limit) for subject, seconds in limits.items()}
     started = clock()
     told = ""
     well: float | None = None

@@ -1,8 +1,9 @@
-"""What a generation takes over of the former one so that instances which are about to leave run on meanwhile.
+"""What a generation takes over of the former one so that containers which it replaces run on meanwhile.
 
 Their units, what those do before and after a run, and their bundles, byte for byte: systemd reads the same text again,
-and one that ends by itself is started again as ever. Nothing starts them at boot, and the next generation is without
-them. Reads only.
+and one that ends by itself is started again as ever. The generation has that of instances that are about to leave in
+itself; nothing starts them at boot, and the next generation is without them. It is shown that of replicas that wait for
+their turn, see :mod:`hostctl.agent.in_turn`. Reads only.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from pathlib import Path
 
 from hostctl.agent.generation import Stored
 from hostctl.agent.tree import File, Tree
+from hostctl.workload.instance import is_replica
 
 UNITS = "systemd/system"
 PREPARED = "hostctl/workloads"
 
 
 def tree(former: Stored, keys: Iterable[str], made: Tree) -> Tree:
-    """Return the files below /etc of instances of the former generation.
+    """Return the files below /etc of containers of the former generation.
 
     Args:
         former: where they run.
-        keys: names with letters.
+        keys: what they are called by.
         made: what the new generation has below /etc; what is in it already stands.
     """
     etc = former.path / "etc"
@@ -44,7 +46,9 @@ def _files(etc: Path, key: str) -> Iterator[str]:
 def _named(folder: Path, prefix: str) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.startswith(prefix) and not path.is_symlink())
+    found = (path for path in folder.iterdir() if path.name.startswith(prefix) and not path.is_symlink())
+    # What begins as the first replica's does may be that of another one.
+    return sorted(path for path in found if not is_replica(path.name.removeprefix(prefix).partition(".")[0]))
 
 
 def bundles(former: Stored, keys: Iterable[str]) -> Mapping[str, Mapping[str, bytes]]:

@@ -86,8 +86,14 @@ class SystemdUnavailableError(CommandError):
 class Machine(Protocol):
     """The running system."""
 
-    def lay_etc(self, layer: Path | None) -> None:
-        """Show ``layer`` over /etc; None shows the image's own."""
+    def lay_etc(self, layer: Path | None, *, over: Path | None = None) -> None:
+        """Show ``layer`` over /etc, and ``over`` over that, if given; None shows the image's own."""
+
+    def cover(self, folder: Path, source: Path) -> None:
+        """Show ``source`` at ``folder``, read-only, until it is uncovered or the host restarts."""
+
+    def uncover(self, folder: Path) -> None:
+        """Show what is in ``folder`` itself."""
 
     def reload_units(self) -> None:
         """Read unit files again."""
@@ -165,15 +171,28 @@ class SystemdMachine:
     def __init__(self, layout: HostLayout) -> None:
         self.layout = layout
 
-    def lay_etc(self, layer: Path | None) -> None:
-        """Show ``layer`` over /etc; None shows the image's own."""
+    def lay_etc(self, layer: Path | None, *, over: Path | None = None) -> None:
+        """Show ``layer`` over /etc, and ``over`` over that, if given; None shows the image's own."""
         from hostctl.agent import etc_mount  # noqa: PLC0415 - ctypes is needed only by a change, start-up counts
 
         etc = self.layout.root / "etc"
         if layer is None:
             etc_mount.uncover(etc)
         else:
-            etc_mount.lay_over(layer, etc, self.layout.runtime / "image-root", root=self.layout.root)
+            etc_mount.lay_over(layer, etc, self.layout.runtime / "image-root", root=self.layout.root, over=over)
+
+    def cover(self, folder: Path, source: Path) -> None:
+        """Show ``source`` at ``folder``, read-only, until it is uncovered or the host restarts."""
+        from hostctl import mounting  # noqa: PLC0415 - as above
+
+        mounting.uncover(folder)
+        mounting.cover(source, folder)
+
+    def uncover(self, folder: Path) -> None:
+        """Show what is in ``folder`` itself."""
+        from hostctl import mounting  # noqa: PLC0415 - as above
+
+        mounting.uncover(folder)
 
     def reload_units(self) -> None:
         """Read unit files again."""

@@ -30,7 +30,9 @@ from hostctl.network import declared, document
 from hostctl.network.model import NetworkPlan
 from hostctl.workload import instance
 
-PATIENCE = 15.0  # seconds that the start of the agent may wait for connections of a change that was cut off
+PATIENCE = 10.0
+"""Seconds that an agent which takes up a change that was cut off may wait for connections to end, and as many in all
+for replicas that go back one after the other."""
 UNMOVED = 0.0  # when a plan was written by which nothing leads to a new instance yet, so that there is nothing to drain
 PAUSE = threading.Event()  # never set: waiting for it is the time to drain, and a signal ends it
 
@@ -80,13 +82,14 @@ def draft(
             continue
         letters[name] = former or instance.FIRST
         stays = old is not None and name in changed and ends.isdisjoint(old.workloads[each].requires)
-        if former and old is not None and stays and _networks_stay(name, old, new):
+        if former and old is not None and stays and networks_stay(name, old, new):
             leaving.append(instance.key(name, former))
             letters[name] = instance.other(former)
     return Draft(number=number, instances=letters, leaving=tuple(leaving), renewed=renewed or {})
 
 
-def _networks_stay(name: str, old: HostDeclaration, new: HostDeclaration) -> bool:
+def networks_stay(name: str, old: HostDeclaration, new: HostDeclaration) -> bool:
+    """Tell whether the networks that a workload was on stay as they are."""
     before, after = networks.declared(old), networks.declared(new)
     on = networks.attachments(old.workloads[Name(name)])
     return old.network_pool == new.network_pool and all(before[each] == after.get(each) for each in on)

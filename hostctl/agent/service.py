@@ -40,7 +40,7 @@ from hostctl.agent.generation import Pin, Renewed, Stored
 from hostctl.agent.image_service import ImageService
 from hostctl.agent.machine import Machine, SystemdMachine, release_version
 from hostctl.agent.outcome import Action, Outcome
-from hostctl.agent.rolling import Changeover
+from hostctl.agent.rolling import PATIENCE, Changeover
 from hostctl.agent.stage import HostStager
 from hostctl.agent.volumes import Volumes
 from hostctl.agent.workloads import HostWorkloads
@@ -180,7 +180,7 @@ class HostService:
         pausing.recover(self._layout, self._machine)
         if transaction.unsettled(self._layout):
             with transaction.lock(self._layout):
-                transaction.resolve(context(self._layout))
+                transaction.resolve(replace(context(self._layout), patience=PATIENCE))
         with suppress(HostctlError):  # the mark stays, for the next start
             Changeover(layout=self._layout, machine=self._machine).catch_up()
         leftovers.remove(self._layout)

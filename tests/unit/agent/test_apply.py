@@ -63,9 +63,15 @@ class FakeMachine:
             self.fails -= 1
             raise OSError(errno.EMFILE, "Too many open files", "/proc")
 
-    def lay_etc(self, layer: Path | None) -> None:
+    def lay_etc(self, layer: Path | None, *, over: Path | None = None) -> None:
         self._did("lay")
         self.layer = layer
+
+    def cover(self, folder: Path, source: Path) -> None:
+        raise AssertionError("nothing here has replicas")
+
+    def uncover(self, folder: Path) -> None:
+        raise AssertionError("nothing here has replicas")
 
     def reload_units(self) -> None:
         folder = self.layer / "systemd/system" if self.layer else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import boot_health, control, event_log, generation, health, network_view, overview, plan, volumes
+from hostctl.agent import (
+    boot_health,
+    control,
+    event_log,
+    generation,
+    health,
+    in_turn,
+    network_view,
+    overview,
+    plan,
+    volumes,
+)
 from hostctl.agent import workloads as rendering
 from hostctl.agent.apply import ApplyError, Context
 from hostctl.agent.bus import Call
@@ -41,6 +52,7 @@ workloads:
     required: true
     configs: ['page:/page']
 """
+NEXT = BASE.replace("site:1", "site:2")
 PIN = Pin(reference="registry.example/site:1", digest="sha256:new")
 
 
@@ -48,31 +60,52 @@ def scaled(count: int) -> str:
     return BASE.replace("replicas: 3", f"replicas: {count}")
 
 
+class PowerCutError(BaseException):
+    """The agent was killed here."""
+
+
 @dataclass
 class FakeMachine:
-    """Runs what it is told; ``sick`` are the units that fail at once."""
+    """Runs what it is told; ``sick`` are the units that fail at once, or what is in their files."""
 
-    etc: Path | None = None
-    loaded: frozenset[str] = frozenset()
+    etc: tuple[Path, ...] = ()
+    loaded: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    """What the unit said that each was started by last, and by which it is stopped."""
+    covered: dict[Path, Path] = field(default_factory=dict)
+    cut_at: str = ""
     running: dict[str, int] = field(default_factory=dict)
     starts: int = 0
     log: list[str] = field(default_factory=list)
     sick: tuple[str, ...] = ()
     health: dict[str, str] = field(default_factory=dict)
 
-    def lay_etc(self, layer: Path | None) -> None:
-        self.log.append("lay")
-        self.etc = layer
+    def did(self, what: str) -> None:
+        self.log.append(what)
+        if self.cut_at and what.startswith(self.cut_at):
+            raise PowerCutError(what)
+
+    def lay_etc(self, layer: Path | None, *, over: Path | None = None) -> None:
+        self.did("lay")
+        self.etc = tuple(each for each in (layer, over) if each)
+
+    def cover(self, folder: Path, source: Path) -> None:
+        self.covered[folder] = source
+
+    def uncover(self, folder: Path) -> None:
+        self.covered.pop(folder, None)
 
     def reload_units(self) -> None:
-        folder = self.etc / "systemd/system" if self.etc else None
-        self.loaded = frozenset(path.name for path in folder.iterdir()) if folder and folder.is_dir() else frozenset()
+        folders = [etc / "systemd/system" for etc in self.etc]
+        self.loaded = {
+            path.name: path.read_text() for folder in folders if folder.is_dir() for path in folder.iterdir()
+        }
 
     def reload_network(self, *, block: bool = True) -> None:
         pass
 
     def refresh_workload_network(self, *, block: bool = True) -> None:
-        self.log.append("pass")
+        self.did("pass")
 
     def apply_sysctl(self) -> None:
         pass
@@ -85,18 +118,20 @@ class FakeMachine:
 
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
         for name in names:
-            self.log.append(f"{verb} {name}")
+            if verb == "stop" and name in self.running:
+                assert self.texts[name] == self.loaded[name], "it is stopped by another unit than it was started by"
+            self.did(f"{verb} {name}")
             if verb in ("stop", "reset-failed"):
                 self.running.pop(name, None)
             elif verb == "restart" or name not in self.running:
                 self.starts += 1
-                self.running[name] = self.starts
+                self.running[name], self.texts[name] = self.starts, self.loaded.get(name, "")
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
         return {name: self._state(name) for name in names if name in self.loaded or name in self.running}
 
     def _state(self, name: str) -> UnitState:
-        up = name in self.running and name not in self.sick
+        up = name in self.running and not {name, self.texts[name], f"{name} {self.texts[name]}"} & {*self.sick}
         return UnitState(
             name=name,
             active="active" if up else "failed",
@@ -111,7 +146,7 @@ class FakeMachine:
         return self.health.get(name, "")
 
     def forget_outcome(self, name: str) -> None:
-        self.log.append(f"forget health {name}")
+        self.did(f"forget health {name}")
 
     def forget_workload(self, name: str) -> None:
         self.log.append(f"forget {name}")
@@ -145,7 +180,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
         record=record,
         declaration=source,
         etc={
-            f"systemd/system/workload-{key}.{kind}": text(key)
+            f"systemd/system/workload-{key}.{kind}": text(record.images[instance.name_of(key)].digest)
             for key in keys
             for kind in ("service", "secrets.service")
         },
@@ -229,28 +264,263 @@ def test_a_replica_keeps_its_range_and_nobody_else_gets_it(layout: HostLayout, m
     assert current(layout).range_of("site.3") == first["site.3"]
 
 
+def change(key: str) -> list[str]:
+    """Return what is done to one replica, that of its secrets left out."""
+    return [f"stop workload-{key}.service", "lay", "pass", f"start workload-{key}.service"]
+
+
+def steps(machine: FakeMachine) -> list[str]:
+    """Return what was done but for what is done to secrets and outcomes."""
+    return [each for each in machine.log if "secrets" not in each and each.split()[0] not in ("forget", "reset-failed")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "first", "more"),
+    [
+        pytest.param(NEXT, [], [], id="declaration"),
+        pytest.param(BASE.replace("content: old", "content: new"), [], [], id="config"),
+        pytest.param(NEXT.replace("replicas: 3", "replicas: 4"), [], ["start workload-site.4.service"], id="more"),
+        pytest.param(NEXT.replace("replicas: 3", "replicas: 2"), ["stop workload-site.3.service"], [], id="fewer"),
+    ],
+)
+def test_any_other_change_is_one_of_one_after_the_other(
+    layout: HostLayout, machine: FakeMachine, changed: str, first: list[str], more: list[str]
+) -> None:
+    before = runs(machine)
+    transaction.apply(changed, "host.yaml", context(layout, machine))
+    keys = [key for key in ("site", "site.2", "site.3") if f"stop workload-{key}.service" not in first]
+    assert steps(machine) == [*first, "lay", "pass", *more, *(step for key in keys for step in change(key))]
+    assert all(runs(machine)[f"workload-{key}.service"] > before[f"workload-{key}.service"] for key in keys)
+    assert runs(machine)["workload-db.service"] == before["workload-db.service"]
+    assert machine.covered == {}
+    assert machine.etc == ((layout.current / "etc").resolve(),)
+    assert not layout.turns.exists()
+    assert layout.turns not in machine.etc
+
+
+def test_those_that_wait_for_their_turn_are_what_they_were(layout: HostLayout, machine: FakeMachine) -> None:
+    machine.cut_at = "start workload-site.2"
+    with pytest.raises(PowerCutError):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    two, one = (layout.generations / number / "bundles/site.3" for number in "21")
+    assert machine.covered == {two.resolve(): one.resolve()}
+    assert {key: machine.loaded[f"workload-{key}.service"][-1] for key in ("site", "site.2", "site.3")} == {
+        "site": "2",
+        "site.2": "2",
+        "site.3": "1",
+    }
+    assert in_turn.unchanged(layout, 1) == {"site.3"}
+    assert in_turn.unchanged(layout, 2) == frozenset()
+
+
+def test_one_that_does_not_serve_is_the_first(layout: HostLayout, machine: FakeMachine) -> None:
+    control.WorkloadControl(layout, machine).stop(call("site.2", ""))
+    machine.log.clear()
+    transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    starts = [line for line in machine.log if line.startswith("start")]
+    assert starts == [f"start workload-{key}.service" for key in ("site.2", "site", "site.3")]
+    assert {machine.texts[name] for name in runs(machine) if "site" in name} == {"registry.example/site:2"}
+
+
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param(BASE.replace("site:1", "site:2"), id="declaration"),
-        pytest.param(scaled(4).replace("site:1", "site:2"), id="declaration-and-number"),
-        pytest.param(scaled(4).replace("content: old", "content: new"), id="config-and-number"),
+        pytest.param(NEXT.replace("8080:80", "8081:80"), id="ports"),
+        pytest.param(NEXT + "networks: {default: {mtu: 1400}}\n", id="its-network"),
+        pytest.param(
+            NEXT.replace("required: true", "networks: [back]") + "networks: {back: {}}\n", id="another-network"
+        ),
+        pytest.param(NEXT.replace("replicas: 3", "replicas: 1"), id="to-one"),
     ],
 )
-def test_any_other_change_is_one_of_all(layout: HostLayout, machine: FakeMachine, changed: str) -> None:
-    before = runs(machine)
+def test_what_needs_the_packet_filter_to_change_with_it_is_changed_at_once(
+    layout: HostLayout, machine: FakeMachine, changed: str
+) -> None:
     transaction.apply(changed, "host.yaml", context(layout, machine))
-    after = runs(machine)
-    assert all(after[f"workload-{key}.service"] > before[f"workload-{key}.service"] for key in ("site", "site.2"))
-    assert after["workload-db.service"] == before["workload-db.service"]
     stops = [index for index, line in enumerate(machine.log) if line.startswith("stop workload-site")]
+    assert len(stops) == 6
     assert max(stops) < machine.log.index("lay")
+
+
+REQUIRES = "depends_on: {%s: {requires: true}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        pytest.param(
+            BASE.replace("required: true", REQUIRES % "db"), lambda text: text.replace("db:1", "db:2"), id="requires"
+        ),
+        pytest.param(
+            BASE.replace("registry.example/db:1'", "registry.example/db:1', " + REQUIRES % "site"),
+            lambda text: text.replace("site:1", "site:2"),
+            id="is-required",
+        ),
+    ],
+)
+def test_what_is_stopped_with_another_is_changed_at_once(
+    layout: HostLayout, machine: FakeMachine, text: str, changed: Callable[[str], str]
+) -> None:
+    transaction.apply(text, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    transaction.apply(changed(text), "host.yaml", context(layout, machine))
+    did = [each for each in steps(machine) if each.split()[0] in ("stop", "lay", "start")]
+    assert did.count("lay") == 1
+    laid = did.index("lay")
+    names = {f"workload-{key}.service" for key in ("db", "site", "site.2", "site.3")}
+    assert {each.removeprefix("stop ") for each in did[:laid]} == names
+    assert {each.removeprefix("start ") for each in did[laid + 1 :]} == names
+
+
+def test_what_requires_another_changes_one_after_the_other_when_that_stays(
+    layout: HostLayout, machine: FakeMachine
+) -> None:
+    text = BASE.replace("required: true", REQUIRES % "db")
+    transaction.apply(text, "host.yaml", context(layout, machine))
+    machine.log.clear()
+    transaction.apply(text.replace("site:1", "site:2"), "host.yaml", context(layout, machine))
+    assert [line for line in steps(machine) if line.startswith("st")] == [
+        line for key in ("site", "site.2", "site.3") for line in change(key) if line.startswith("st")
+    ]
+
+
+def test_at_boot_nothing_waits_for_its_turn(layout: HostLayout, machine: FakeMachine) -> None:
+    transaction.apply(NEXT, "host.yaml", context(layout, machine, booting=True))
+    assert [line for line in machine.log if line.startswith("restart")] == [
+        f"restart workload-{key}.service" for key in ("site", "site.2", "site.3")
+    ]
+    assert not layout.turns.exists()
 
 
 def test_a_renewed_image_goes_to_all(layout: HostLayout, machine: FakeMachine) -> None:
     before = runs(machine)
     transaction.apply(BASE, "x", context(layout, machine), Renewed(generation=1, pins={"site": PIN}))
     assert all(runs(machine)[name] > run for name, run in before.items() if "site" in name)
+    assert [line for line in steps(machine) if line.startswith("st")] == [
+        line for key in ("site", "site.2", "site.3") for line in change(key) if line.startswith("st")
+    ]
+
+
+@pytest.mark.parametrize("required", ["true", "false"])
+@pytest.mark.parametrize(
+    ("bad", "rest"),
+    [("site", "; not changed: site.2, site.3"), ("site.2", "; not changed: site.3"), ("site.3", "")],
+)
+def test_one_that_is_not_healthy_is_taken_back_and_what_was_not_touched_runs_on(
+    layout: HostLayout, machine: FakeMachine, required: str, bad: str, rest: str
+) -> None:
+    before, keys = runs(machine), ("site", "site.2", "site.3")
+    machine.sick = (f"workload-{bad}.service registry.example/site:2",)
+    told: list[str] = []
+    where = replace(context(layout, machine), notify=told.append)
+    with pytest.raises(ApplyError) as caught:
+        transaction.apply(NEXT.replace("required: true", f"required: {required}"), "host.yaml", where)
+    label = f"site.{instance.position(instance.split(bad)[1])}"
+    assert caught.value.brief == f"generation 2 was taken back: {label} did not become healthy{rest}"
+    assert f"workload site: {label}: failed" in caught.value.details
+    touched = keys[: keys.index(bad) + 1]
+    assert {key for key in keys if runs(machine)[f"workload-{key}.service"] != before[f"workload-{key}.service"]} == {
+        *touched
+    }
+    back = [line for line in machine.log if line.startswith("start")][len(touched) :]
+    assert back == [f"start workload-{key}.service" for key in (bad, *touched[:-1])]
+    assert all(machine.texts[name].endswith(":1") for name in machine.running)
+    assert (machine.covered, layout.turns.exists(), current(layout).number) == ({}, False, 1)
+    assert told.index(f"changing replica {label}") < told.index(f"waiting for replica {label}")
+    assert f"changing replica {label} back" in told
+    transaction.apply(NEXT.replace("site:2", "site:3"), "host.yaml", context(layout, machine))
+    assert machine.texts["workload-site.3.service"].endswith(":3")
+
+
+def test_what_fails_later_takes_all_back_one_after_the_other(layout: HostLayout, machine: FakeMachine) -> None:
+    machine.sick = ("registry.example/db:2",)
+    with pytest.raises(ApplyError):
+        transaction.apply(
+            NEXT.replace("{image: 'registry.example/db:1'}", "{image: 'registry.example/db:2', required: true}"),
+            "host.yaml",
+            context(layout, machine),
+        )
+    back = steps(machine)[-12:]
+    assert back == [step for key in ("site", "site.2", "site.3") for step in change(key)]
+    assert all(machine.texts[name].endswith(":1") for name in machine.running)
+    assert (machine.covered, layout.turns.exists()) == ({}, False)
+
+
+CUTS = [
+    pytest.param("lay", set(), id="before-any"),
+    pytest.param("stop workload-site.2", {"site"}, id="when-the-second-is-to-stop"),
+    pytest.param("forget health site.2", {"site", "site.2"}, id="when-the-second-has-stopped"),
+    pytest.param("start workload-site.2", {"site", "site.2"}, id="when-the-second-starts"),
+]
+
+
+@pytest.mark.parametrize(("moment", "touched"), CUTS)
+def test_an_agent_that_is_killed_goes_back_by_itself_and_touches_no_others(
+    layout: HostLayout, machine: FakeMachine, moment: str, touched: set[str]
+) -> None:
+    before = runs(machine)
+    machine.cut_at = moment
+    with pytest.raises(PowerCutError):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    machine.cut_at = ""
+    machine.log.clear()
+    with transaction.lock(layout):
+        assert "went back to 1" in transaction.resolve(context(layout, machine))
+    changed = {name for name, run in before.items() if runs(machine)[name] != run}
+    assert changed == {f"workload-{key}.service" for key in touched}
+    assert all(machine.texts[name].endswith(":1") for name in machine.running)
+    assert (machine.covered, layout.turns.exists(), current(layout).number) == ({}, False, 1)
+
+
+def test_going_back_that_is_cut_off_goes_on_where_it_was(layout: HostLayout, machine: FakeMachine) -> None:
+    machine.cut_at = "start workload-site.3"
+    with pytest.raises(PowerCutError):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    machine.cut_at = "stop workload-site.service"
+    with transaction.lock(layout), pytest.raises(PowerCutError):
+        transaction.resolve(context(layout, machine))
+    assert in_turn.unchanged(layout, 1) == {"site.3"}  # it was down, so it was the first
+    machine.cut_at = ""
+    machine.log.clear()
+    with transaction.lock(layout):
+        transaction.resolve(context(layout, machine))
+    assert [line for line in steps(machine) if line.startswith("start")] == [
+        f"start workload-{key}.service" for key in ("site", "site.2")
+    ]
+    assert (machine.covered, layout.turns.exists()) == ({}, False)
+
+
+def test_the_start_of_the_agent_waits_only_so_long_for_those_that_it_goes_back_to(layout: HostLayout) -> None:
+    checked = BASE + "    healthcheck: {tcp: 'localhost:80'}\n"
+    machine, clock = Checked(patience=0), Clock()
+    where = replace(
+        context(layout, machine), wait=partial(health.wait, clock=clock, pause=clock.pause), clock=clock, patience=15.0
+    )
+    transaction.apply(checked, "host.yaml", where)
+    machine.cut_at = "start workload-site.3"
+    with pytest.raises(PowerCutError):
+        transaction.apply(checked.replace("site:1", "site:2"), "host.yaml", where)
+    machine.never, machine.cut_at, began = ("site", "site.2", "site.3"), "", clock.now
+    with transaction.lock(layout):
+        transaction.resolve(where)
+    assert clock.now - began < 20
+    assert all(machine.texts[name].endswith(":1") for name in machine.running)
+    assert set(machine.running) >= {f"workload-{key}.service" for key in ("site", "site.2", "site.3")}
+
+
+def test_each_is_changed_when_the_one_before_has_been_healthy_for_a_while(layout: HostLayout) -> None:
+    checked = BASE + "    healthcheck: {tcp: 'localhost:80'}\n"
+    machine, clock = Checked(), Clock()
+    where = replace(context(layout, machine), wait=partial(health.wait, clock=clock, pause=clock.pause), clock=clock)
+    transaction.apply(checked, "host.yaml", where)
+    machine.log.clear()
+    began = clock.now
+    transaction.apply(checked.replace("site:1", "site:2"), "host.yaml", where)
+    told = [line for line in machine.log if line.startswith(("start", "healthy"))]
+    assert told == [
+        line for key in ("site", "site.2", "site.3") for line in (f"start workload-{key}.service", f"healthy {key}")
+    ]
+    assert clock.now - began >= 3 * (machine.patience * health.PAUSE + health.SETTLED)
 
 
 def test_what_is_required_is_every_one_and_a_failure_takes_only_the_difference_back(

@@ -70,9 +70,15 @@ class FakeMachine:
         if self.cut_at and what.startswith(self.cut_at):
             raise PowerCutError(what)
 
-    def lay_etc(self, layer: Path | None) -> None:
+    def lay_etc(self, layer: Path | None, *, over: Path | None = None) -> None:
         self._did("lay")
         self.etc = layer
+
+    def cover(self, folder: Path, source: Path) -> None:
+        raise AssertionError("nothing here has replicas")
+
+    def uncover(self, folder: Path) -> None:
+        raise AssertionError("nothing here has replicas")
 
     def reload_units(self) -> None:
         folder = self.etc / "systemd/system" if self.etc else None
