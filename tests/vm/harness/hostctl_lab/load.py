@@ -17,7 +17,7 @@ PORT = 8080
 FINISH_SECONDS = 900.0
 PROGRAM = r"""
 import json, os, socket, sys, threading, time
-name, address, port, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+name, address, port, folder, rest = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], float(sys.argv[5])
 least = float("inf")
 made, failed, lock = [], [], threading.Lock()
 
@@ -35,6 +35,7 @@ def ask(wait):
 
 def work(wait):
     while not (os.path.exists(folder + "/stop") and len(made) >= int(open(folder + "/stop").read() or 0)):
+        time.sleep(rest)
         began = time.monotonic()
         try:
             answer = ask(wait)
@@ -78,8 +79,11 @@ class Report:
     """Requests whose connection was there for a while before they asked."""
 
 
-def start(host: Host, workload: str, gateway: str) -> None:
-    """Begin to ask, as the host and from the network of ``workload``, whose gateway is the host."""
+def start(host: Host, workload: str, gateway: str, rest: float = 0.0) -> None:
+    """Begin to ask, as the host and from the network of ``workload``, whose gateway is the host.
+
+    With ``rest``, each asker waits so many seconds before each request, and leaves the machine time for other things.
+    """
     host.run("systemctl", "stop", "load-own.service", "load-other.service", check=False)  # of a test that failed
     host.shell(f"rm -rf {FOLDER}; mkdir {FOLDER}")
     # The kernel remembers each connection for two minutes after its end; a small machine has room for 8192.
@@ -88,8 +92,8 @@ def start(host: Host, workload: str, gateway: str) -> None:
     run = ("systemd-run", "--quiet", "--collect")
     program = ("python3", "-I", f"{FOLDER}/load.py")
     network = f"--property=NetworkNamespacePath=/run/netns/workload-{workload}"
-    host.text(*run, "--unit=load-own", *program, "own", "127.0.0.1", str(PORT), FOLDER)
-    host.text(*run, "--unit=load-other", network, *program, "other", gateway, str(PORT), FOLDER)
+    host.text(*run, "--unit=load-own", *program, "own", "127.0.0.1", str(PORT), FOLDER, str(rest))
+    host.text(*run, "--unit=load-other", network, *program, "other", gateway, str(PORT), FOLDER, str(rest))
 
 
 def stop(host: Host, at_least: int = 0) -> Report:
