@@ -10,6 +10,7 @@ from hostctl_lab.releases import Lab
 BOX = "/usr/bin/busybox"
 FOREVER = f"exec {BOX} sleep 1000000"
 READY_SECONDS = 90.0
+TRIES = 5
 NOTIFY_AFTER = 4.0
 NOTIFIER = f"""
 import os, socket, time
@@ -19,15 +20,16 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as said:
 time.sleep(1000000)
 """
 SERVER = """
-import os, socket
+import os, select, socket
 assert os.environ['LISTEN_PID'] == str(os.getpid()), os.environ
-assert os.environ['LISTEN_FDS'] == '1', os.environ
-listener = socket.socket(fileno=3)
+assert os.environ['LISTEN_FDS'] == '2', os.environ
+listeners = [socket.socket(fileno=number) for number in (3, 4)]
 while True:
-    connection, _ = listener.accept()
-    connection.recv(4096)
-    connection.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nfrom a socket of the host')
-    connection.close()
+    for listener in select.select(listeners, [], [])[0]:
+        connection, _ = listener.accept()
+        connection.recv(4096)
+        connection.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nfrom a socket of the host')
+        connection.close()
 """
 
 
@@ -52,7 +54,7 @@ workloads:
   web:
     {box}
     command: {shell(f"echo web is up; {FOREVER}")}
-    depends_on: {{migrate: {{condition: completed}}}}
+    depends_on: {{migrate: {{condition: completed}}, db: {{}}}}
   migrate:
     {box}
     type: job
@@ -62,6 +64,20 @@ workloads:
     {box}
     command: {shell(f"{BOX} sleep 3; {BOX} touch /tmp/ready; echo db is ready; {FOREVER}")}
     healthcheck: {{exec: [{BOX}, test, -f, /tmp/ready], interval: 1s, start_period: 1m}}
+  shop:
+    {box}
+    command: {shell(FOREVER)}
+    depends_on: {{db: {{requires: true}}}}
+  late:
+    {box}
+    command: {shell(FOREVER)}
+    secrets: [late]
+    autostart: false
+  hopeful:
+    {box}
+    command: {shell(FOREVER)}
+    autostart: false
+    depends_on: {{late: {{requires: true}}}}
   failing:
     {box}
     command: {shell(f"{BOX} sleep 1; exit 3")}
@@ -80,7 +96,7 @@ workloads:
     {python}
     command: [/usr/bin/python3, -I, -S, -c, {json.dumps(SERVER)}]
     init: false
-    sockets: [8080]
+    sockets: [8080, "[::1]:8081"]
   chatty:
     {box}
     command: {shell(f"for n in $({BOX} seq 500); do echo line $n; done; {FOREVER}")}
@@ -92,6 +108,7 @@ workloads:
     seccomp: without-mkdir
     devices: [/dev/kvm, "/dev/hwrng:/dev/noise:r", "/dev/serial/by-id/usb-a_b-if00:/dev/stick"]
     user: 1000:1000
+secrets: {{late: {{}}}}
 configs:
   without-mkdir: {{content: '{own}'}}
 """
@@ -168,6 +185,68 @@ def test_a_job_that_is_changed_or_run_again_leaves_what_waited_for_it_running(ho
     assert show(host, "workload-web.service", "ActiveState") == {"ActiveState": "active"}
 
 
+def process(host: Host, name: str) -> int:
+    """Return the first process of a workload that runs; 0 if it does not."""
+    unit = show(host, f"workload-{name}.service", "MainPID", "ActiveState")
+    runs = unit["ActiveState"] == "active" and name in host.text("crun", "list", "-q").split()
+    return int(unit["MainPID"]) if runs else 0
+
+
+def test_what_requires_another_goes_and_comes_with_it_and_what_only_started_after_it_runs_on(
+    host: Host, wanted: str
+) -> None:
+    before, web = process(host, "shop"), process(host, "web")
+    assert before and web
+    host.text("hostctl", "restart", "db")
+    restarted = process(host, "shop")
+    assert restarted not in (0, before)
+    host.text("hostctl", "kill", "db")
+    host.wait_for("another runs", lambda: process(host, "shop") not in (0, restarted), READY_SECONDS)
+    host.text("hostctl", "stop", "db")
+    assert process(host, "shop") == process(host, "db") == 0
+    host.fails("systemctl", "start", "workload-shop.service")  # past the agent, which would start both
+    host.text("hostctl", "start", "db")
+    assert process(host, "shop") and process(host, "db")
+    host.text("hostctl", "stop", "--time", "20", "db")
+    assert process(host, "shop") == 0
+    host.text("hostctl", "start", "shop")
+    again = process(host, "shop")
+    assert again and process(host, "db")
+    changed = wanted.replace("sleep 3; ", "sleep 2; ")
+    assert host.text("hostctl", "plan", "-", stdin=changed).splitlines()[-1] == "~ workload shop: it requires db"
+    host.apply(changed, seconds=300)
+    assert process(host, "shop") not in (0, again)
+    assert process(host, "web") == web
+
+
+def test_what_requires_one_that_cannot_start_waits_for_it_and_that_is_tried_less_and_less_often(host: Host) -> None:
+    """One lacks its secret. The pauses between its tries grow until that is there; then both run."""
+    unit = "workload-late.service"
+
+    def said() -> list[tuple[float, str]]:
+        rows = host.text("journalctl", "-b", "-u", unit, "-o", "short-monotonic", "--no-pager").splitlines()
+        return [(float(row[1 : row.index("]")]), row) for row in rows if row.startswith("[")]
+
+    def pauses() -> list[float]:
+        found, failed = [], 0.0
+        for at, row in said():
+            failed = at if "Failed with result" in row else failed
+            if "Scheduled restart job, " in row:  # not one that somebody asked for, which waits for nothing
+                found.append(at - failed)
+        return found
+
+    host.fails("hostctl", "start", "hopeful")
+    host.wait_for("it was tried", lambda: len(pauses()) >= TRIES, READY_SECONDS)
+    grown = pauses()[:TRIES]
+    assert 0.4 < grown[0] < 2.5, grown
+    # Each is nearly twice the one before, and may be late by a second where the machine is busy.
+    assert all(later > 1.5 * sooner for sooner, later in zip(grown, grown[2:], strict=False)), grown
+    assert "cannot open '/run/hostctl/pids/late'" in host.text("hostctl", "logs", "hopeful")
+    assert process(host, "hopeful") == 0
+    host.text("hostctl", "secret", "set", "late", stdin="now")
+    host.wait_for("both run", lambda: process(host, "late") > 0 and process(host, "hopeful") > 0, READY_SECONDS)
+
+
 def test_restarts_have_an_end_where_one_is_declared_and_begin_anew_when_somebody_starts_it(host: Host) -> None:
     unit = "workload-failing.service"
     host.wait_for("it has failed", lambda: show(host, unit, "ActiveState")["ActiveState"] == "failed", READY_SECONDS)
@@ -200,9 +279,12 @@ def test_a_start_ends_when_the_workload_says_that_it_is_ready(host: Host) -> Non
     assert took > NOTIFY_AFTER * 1e6
 
 
-def test_the_first_connection_starts_a_workload_that_has_no_network(host: Host) -> None:
+def test_the_first_connection_starts_a_workload_that_has_no_network_by_ipv6_too(host: Host) -> None:
     unit = "workload-listener.service"
     assert show(host, unit, "ActiveState")["ActiveState"] == "inactive"
+    ask = "import urllib.request as r; print(r.urlopen('http://[::1]:8081/').read().decode())"
+    assert host.text("python3", "-c", ask) == "from a socket of the host"
+    assert show(host, unit, "ActiveState")["ActiveState"] == "active"
     host.wait_for("it answers", lambda: host.get() == "from a socket of the host", READY_SECONDS)
     assert show(host, unit, "ActiveState")["ActiveState"] == "active"
 
