@@ -8,7 +8,6 @@ what is in force already does nothing at all.
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import time
@@ -18,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hostctl import durable
-from hostctl.agent import generation, health, in_turn, spare
+from hostctl.agent import generation, health, in_turn, pending
 from hostctl.agent.activation import activate, one_after_the_other
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action, Outcome
+from hostctl.agent.pending import Pending
 from hostctl.agent.plan import plan, with_images, with_requirers, workloads
 from hostctl.agent.rolling import PATIENCE, PAUSE, Changeover, Roll, between, draft
 from hostctl.config.host import HostDeclaration
@@ -60,16 +60,6 @@ decided of it already. It may pull images, and changes nothing that is in force.
 
 Collect = Callable[[frozenset[str]], object]
 """Removes pulled images but those with these manifest digests."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pending:
-    """A generation that is being tried, and the one to go back to; 0 is a machine without one."""
-
-    former: int
-    wanted: int
-    booting: bool = False
-    """Rendered during boot: the boot's health check judges it, not the next start of the agent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,34 +134,9 @@ def _taken(descriptor: int) -> bool:
     return True
 
 
-def read_pending(layout: HostLayout) -> Pending | None:
-    """Return the generation that is being tried; none if everything is settled."""
-    try:
-        document = json.loads((layout.state / "pending").read_bytes())
-        return Pending(
-            former=int(document["former"]), wanted=int(document["wanted"]), booting=bool(document["booting"])
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        return Pending(former=0, wanted=0)  # torn by no power cut of ours; treated as settled by resolve()
-
-
 def unsettled(layout: HostLayout) -> bool:
     """Tell whether a change was cut off, so that :func:`resolve` has something to do."""
-    return read_pending(layout) is not None or layout.changing_network.exists()
-
-
-def _mark_pending(layout: HostLayout, pending: Pending) -> None:
-    document = {"former": pending.former, "wanted": pending.wanted, "booting": pending.booting}
-    durable.write_file(layout.state / "pending", json.dumps(document).encode())
-
-
-def settle(layout: HostLayout) -> None:
-    """Forget the marker: the generation in force stays. Its copy comes before: who is cut off there does both again."""
-    spare.keep(layout)
-    (layout.state / "pending").unlink(missing_ok=True)
-    durable.sync_directory(layout.state)
+    return pending.read(layout) is not None or layout.changing_network.exists()
 
 
 def _record(stored: Stored | None) -> Record | None:
@@ -220,20 +185,20 @@ def resolve(context: Context) -> str:
 
     Of one that was settled, the instances leave that it has taken the place of. Call it with the lock held.
     """
-    pending = read_pending(context.layout)
-    if pending is None and context.changeover.under_way:
+    tried = pending.read(context.layout)
+    if tried is None and context.changeover.under_way:
         left = context.changeover.finish(generation.current(context.layout))
         return f"what was left of a change is gone: {', '.join(left)}" if left else ""
-    if pending is None or pending.booting:
+    if tried is None or tried.booting:
         return ""
-    wanted_path = context.layout.generations / str(pending.wanted)
-    former_path = context.layout.generations / str(pending.former)
+    wanted_path = context.layout.generations / str(tried.wanted)
+    former_path = context.layout.generations / str(tried.former)
     said = ""
     if wanted_path.is_dir():
-        former = generation.load(former_path) if pending.former else None
+        former = generation.load(former_path) if tried.former else None
         _go_back(context, generation.load(wanted_path), former, PATIENCE)
-        said = f"generation {pending.wanted} was never seen healthy; went back to {pending.former or 'none'}"
-    settle(context.layout)
+        said = f"generation {tried.wanted} was never seen healthy; went back to {tried.former or 'none'}"
+    pending.settle(context.layout)
     return said
 
 
@@ -365,7 +330,7 @@ def _try(
     layout, rolls = context.layout, between(_record(former), wanted.record)
     number, former_number = wanted.record.number, former.record.number if former else 0
     try:
-        _mark_pending(layout, Pending(former=former_number, wanted=number, booting=context.booting))
+        pending.mark(layout, Pending(former=former_number, wanted=number, booting=context.booting))
         if former is not None:
             context.changeover.begin(former, wanted, rolls)
         turns = one_after_the_other(actions, declaration, former, wanted, context)
@@ -386,7 +351,7 @@ def _try(
         _await(declaration, list(dict.fromkeys(others)), wanted, context)
         # Before it is settled: who is killed from there on does not come back to this.
         context.forget_limits(_replaced(actions, former, context))
-        settle(layout)
+        pending.settle(layout)
     except (HostctlError, OSError) as error:
         raise _taken_back(error, wanted, former, context) from error
     return notes
@@ -408,7 +373,7 @@ def _taken_back(error: HostctlError | OSError, wanted: Stored, former: Stored | 
     context.notify("going back to the former generation")
     try:
         _go_back(context, wanted, former)
-        settle(context.layout)
+        pending.settle(context.layout)
     except (HostctlError, OSError) as second:
         return ApplyError(
             f"generation {wanted.record.number} could not be taken back: {_words(second)}",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hostctl.agent import aftermath, generation, health
+from hostctl.agent import aftermath, generation, health, pending
 from hostctl.agent import apply as transaction
 from hostctl.agent.aftermath import Aftermath
 from hostctl.agent.apply import Context
@@ -202,7 +202,7 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
         edge.mark_bad()
         edge.reboot()
         return verdict, report
-    if transaction.read_pending(layout) is not None:
-        transaction.settle(layout)
+    if pending.read(layout) is not None:
+        pending.settle(layout)
     _passed(context, edge, counted=counted)
     return verdict, report

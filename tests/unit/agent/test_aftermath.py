@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import aftermath, generation, spare
-from hostctl.agent import apply as transaction
+from hostctl.agent import aftermath, generation, pending, spare
 from hostctl.agent.aftermath import Aftermath, collect
 from hostctl.agent.generation import Draft, Stored
 from hostctl.agent.stage import HostStager, Rendered
@@ -134,6 +133,6 @@ def test_the_copy_is_renewed_before_a_change_counts_as_settled(tmp_path: Path) -
     half.write_text("version")
     (layout.state / "pending").mkdir()  # whatever ends it there
     with pytest.raises(OSError, match="pending"):
-        transaction.settle(layout)
+        pending.settle(layout)
     assert layout.spare_declaration.read_text() == "version: 1\nhostname: a\n"
     assert not half.exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, older, render
+from hostctl.agent import generation, older, pending, render
 from hostctl.agent.apply import ApplyError, BusyError, Context, OvertakenError
 from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
@@ -175,7 +175,7 @@ def test_a_first_declaration_becomes_generation_1(layout: HostLayout) -> None:
     assert (layout.current / "etc/hostname").read_text() == "web-1\n"
     assert (layout.current / "host.yaml").read_text() == BASE
     assert (layout.current / "bundles/site/config.json").is_file()
-    assert transaction.read_pending(layout) is None
+    assert pending.read(layout) is None
 
 
 def test_applying_twice_does_nothing(layout: HostLayout) -> None:
@@ -261,7 +261,7 @@ def test_limits_that_were_set_meanwhile_end_with_a_change_before_it_is_settled(l
     forgotten: list[str] = []
 
     def forget(units: Sequence[str]) -> None:
-        assert transaction.read_pending(layout) is not None
+        assert pending.read(layout) is not None
         forgotten.extend(units)
 
     where = replace(context(layout, FakeMachine(broken="site:3")), forget_limits=forget)
@@ -329,7 +329,7 @@ def test_a_required_workload_that_fails_takes_the_declaration_back(layout: HostL
     assert in_force(layout) == 1
     assert machine.layer == (layout.generations / "1/etc").resolve()
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
-    assert transaction.read_pending(layout) is None
+    assert pending.read(layout) is None
 
 
 @pytest.mark.parametrize("moment", ["stop workload-site", "lay", "workload network"])
@@ -341,7 +341,7 @@ def test_what_the_system_refuses_takes_the_declaration_back(layout: HostLayout, 
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
     assert in_force(layout) == 1
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
-    assert transaction.read_pending(layout) is None
+    assert pending.read(layout) is None
 
 
 def test_what_cannot_be_put_in_force_is_taken_back(layout: HostLayout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_what_cannot_be_put_in_force_is_taken_back(layout: HostLayout, monkeypat
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
     assert refused
     assert in_force(layout) == 1
-    assert transaction.read_pending(layout) is None
+    assert pending.read(layout) is None
 
 
 def test_going_back_that_fails_too_is_left_for_the_next_start(layout: HostLayout) -> None:
@@ -372,7 +372,7 @@ def test_going_back_that_fails_too_is_left_for_the_next_start(layout: HostLayout
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
     assert "Too many open files" in caught.value.details
     assert "hostd" in caught.value.hint
-    assert transaction.read_pending(layout) is not None
+    assert pending.read(layout) is not None
     with transaction.lock(layout):
         assert "went back to 1" in transaction.resolve(context(layout, machine))
     assert in_force(layout) == 1
@@ -389,7 +389,7 @@ def test_a_generation_that_cannot_be_written_changes_nothing(layout: HostLayout)
     with pytest.raises(ApplyError, match="generation 2 could not be written: No space left on device") as caught:
         transaction.apply(NEXT, "host.yaml", replace(context(layout, machine), stage=full))
     assert caught.value.hint == "generation 1 is in force as before"
-    assert (machine.log, in_force(layout), transaction.read_pending(layout)) == ([], 1, None)
+    assert (machine.log, in_force(layout), pending.read(layout)) == ([], 1, None)
 
 
 def test_a_workload_that_systemd_never_got_to_know_is_taken_back(layout: HostLayout) -> None:
@@ -434,7 +434,7 @@ def test_a_power_cut_is_taken_back_by_the_next_start(layout: HostLayout, moment:
     assert "went back to 1" in said
     assert in_force(layout) == 1
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
-    assert transaction.read_pending(layout) is None
+    assert pending.read(layout) is None
 
 
 def test_a_cut_before_the_swap_leaves_the_former_in_force(layout: HostLayout) -> None:
@@ -504,7 +504,7 @@ def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -
     transaction.apply(BASE, "host.yaml", context(layout, machine, booting=True))
     assert "start workload-site.service later" in machine.log
     assert not any(line.startswith("stop") for line in machine.log)
-    assert transaction.read_pending(layout) == transaction.Pending(former=0, wanted=1, booting=True)
+    assert pending.read(layout) == pending.Pending(former=0, wanted=1, booting=True)
     assert transaction.resolve(context(layout, machine)) == ""  # the boot's health check judges it
     assert in_force(layout) == 1
 

@@ -9,8 +9,7 @@ from typing import Literal
 
 import pytest
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import generation
+from hostctl.agent import generation, pending
 from hostctl.agent.apply import Context
 from hostctl.agent.boot_health import BootEdge, check_boot, concerned
 from hostctl.agent.generation import Draft
@@ -65,7 +64,7 @@ def test_a_healthy_boot_settles_what_was_rendered_during_it(tmp_path: Path, port
     context, loader = prepared(tmp_path, port), FakeLoader(counts=counts)
     verdict, report = check_boot(context, loader.edge())
     assert (verdict, report.healthy, loader.log) == ("healthy", True, ["0 entries"])
-    assert transaction.read_pending(context.layout) is None
+    assert pending.read(context.layout) is None
 
 
 def test_a_blessed_trial_and_a_release_that_never_came_up_are_remembered(tmp_path: Path, port: int) -> None:
@@ -112,7 +111,7 @@ def test_a_blessed_release_stays_up_degraded(tmp_path: Path) -> None:
     verdict, report = check_boot(context, loader.edge())
     assert (verdict, report.healthy, loader.log) == ("degraded", False, ["0 entries"])
     assert not (context.layout.state / "history.jsonl").exists()
-    assert transaction.read_pending(context.layout) is None
+    assert pending.read(context.layout) is None
 
 
 def test_nothing_declared_is_healthy(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import control, execution, generation, leaving, network_view, overview, rolling
+from hostctl.agent import control, execution, generation, leaving, network_view, overview, pending, rolling
 from hostctl.agent.apply import ApplyError, BusyError, Context
 from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
@@ -362,7 +362,7 @@ def test_an_agent_that_is_killed_while_the_old_one_leaves_has_it_leave_at_its_ne
     machine.cut_at = moment
     with pytest.raises(PowerCutError):
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
-    assert transaction.read_pending(layout) is None
+    assert pending.read(layout) is None
     assert transaction.unsettled(layout)
     assert resolve(layout, machine) == "what was left of a change is gone: site.a"
     assert not transaction.unsettled(layout)
