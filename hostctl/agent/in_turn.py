@@ -30,6 +30,7 @@ from hostctl.config.host import HostDeclaration
 from hostctl.config.names import Name
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
+from hostctl.workload import root
 from hostctl.workload.instance import name_of
 
 Wait = Callable[..., health.Report]
@@ -246,7 +247,8 @@ class Turns:
         machine.uncover(self.after.path / "bundles" / key)
         self.lay(waiting)
         machine.reload_units()
-        machine.refresh_workload_network()
+        if self._another_root(key):  # the networks stay
+            machine.refresh_workload_network()
         # Until it says that it is ready, which one that is gone back to may never do.
         block = not (self.back and declaration.workloads[Name(name_of(key))].notify)
         try:
@@ -254,6 +256,11 @@ class Turns:
         except HostctlError as error:
             return (error.brief,)
         return ()
+
+    def _another_root(self, key: str) -> bool:
+        """Tell whether the root file system of a replica is to be laid anew, which a pass does."""
+        before, after = (each.path / "bundles" / key / root.FILE for each in (self.before, self.after))
+        return before.read_bytes() != after.read_bytes()
 
     def _note(self, stored: Stored, keys: Collection[str]) -> None:
         document = {"generation": stored.record.number, "keys": sorted(keys)}
