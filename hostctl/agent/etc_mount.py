@@ -46,7 +46,9 @@ def lay_over(layer: Path, etc: Path, image_root: Path, *, root: Path = Path("/")
         lower = [*([over] if over else []), layer.resolve(), image_etc]
         options = [("source", "hostctl-etc"), ("lowerdir", ":".join(map(str, lower)))]
         with mounting.filesystem("overlay", options, SAFE | MOUNT_ATTR_RDONLY) as overlay:
-            covered = etc.is_mount()
+            covered = _mounts(etc)
+            for _ in range(covered - 1):  # whoever laid the last one was killed between the next two steps
+                call(libc.umount2, os.fsencode(etc), MNT_DETACH)
             mounting.attach(overlay, etc, MOVE_MOUNT_BENEATH if covered else 0)
         if covered:
             call(libc.umount2, os.fsencode(etc), MNT_DETACH)
@@ -60,10 +62,15 @@ def uncover(etc: Path) -> None:
     Raises:
         EtcMountError: the kernel refused.
     """
-    if not etc.is_mount():
-        return
     libc = library()
     try:
-        call(libc.umount2, os.fsencode(etc), MNT_DETACH)
+        for _ in range(_mounts(etc)):
+            call(libc.umount2, os.fsencode(etc), MNT_DETACH)
     except OSError as error:
         raise EtcMountError(f"cannot uncover {etc}", details=str(error)) from error
+
+
+def _mounts(etc: Path) -> int:
+    """Return how many mounts lie over each other at a path (proc_pid_mountinfo(5))."""
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return sum(line.split()[4] == os.fsencode(etc) for line in lines)
