@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from hostctl.agent import parsed
 from hostctl.agent.generation import Record, Stored
 from hostctl.agent.in_turn import Turns, but, decide, several, unchanged
 from hostctl.agent.machine import Machine, secrets_unit, workload_unit
@@ -19,7 +20,6 @@ from hostctl.agent.requiring import needed
 from hostctl.agent.rolling import between, stop
 from hostctl.config import rolling
 from hostctl.config.host import HostDeclaration
-from hostctl.config.load import parse_host
 from hostctl.errors import HostctlError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def one_after_the_other(
         return None  # without reading the declaration once more
     found = decide(
         actions,
-        old=parse_host(old.declaration, f"generation {old.record.number}"),
+        old=parsed.declaration(old),
         new=declaration,
         before=old.record,
         after=new.record,

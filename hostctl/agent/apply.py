@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hostctl import durable
-from hostctl.agent import generation, health, in_turn, pending
+from hostctl.agent import generation, health, in_turn, parsed, pending
 from hostctl.agent.activation import activate, one_after_the_other
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import Machine, workload_unit
@@ -144,7 +144,7 @@ def _record(stored: Stored | None) -> Record | None:
 
 
 def _declared(stored: Stored | None) -> HostDeclaration | None:
-    return parse_host(stored.declaration, f"generation {stored.record.number}") if stored else None
+    return parsed.declaration(stored) if stored else None
 
 
 def _go_back(context: Context, wanted: Stored, former: Stored | None, patience: float = math.inf) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hostctl.agent import aftermath, generation, health, pending
+from hostctl.agent import aftermath, generation, health, parsed, pending
 from hostctl.agent import apply as transaction
 from hostctl.agent.aftermath import Aftermath
 from hostctl.agent.apply import Context
@@ -22,7 +22,6 @@ from hostctl.boot.entries import BootEntry, parse_entry
 from hostctl.boot.last_words import Booted, Words
 from hostctl.boot.slots import find_disk, find_slots, read_table, running_root_hash
 from hostctl.config.host import HostDeclaration
-from hostctl.config.load import parse_host
 from hostctl.errors import HostctlError
 from hostctl.run import run
 from hostctl.update import history
@@ -181,7 +180,7 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     stored = generation.current(layout)
     if stored is None:
         return _without_declaration(context, edge)
-    declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+    declaration = parsed.declaration(stored)
     counted = edge.tries() > 0
     if counted:
         reach(Stage.TRIAL, BEFORE)

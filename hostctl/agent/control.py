@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from hostctl.agent import event_log, health, in_turn, limits, overview, pausing, requiring, unit_control
+from hostctl.agent import event_log, health, in_turn, limits, overview, parsed, pausing, requiring, unit_control
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.pausing import FREEZER, Freezer
 from hostctl.agent.requiring import Requirer
-from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.config.workload import Workload
 from hostctl.errors import EXIT_USAGE, HostctlError
@@ -61,7 +60,7 @@ class WorkloadControl:
     def _workload(self, name: str) -> Workload:
         """Return what is declared of a workload."""
         stored = overview.require(name, self._layout)
-        known = parse_host(stored.declaration, f"generation {stored.record.number}").workloads
+        known = parsed.declaration(stored).workloads
         return known[Name(name_of(name))]
 
     def _declared(self, name: str) -> list[str]:
@@ -199,7 +198,7 @@ class WorkloadControl:
         Raises:
             UnhealthyError: it is not in the time that the workload has for that.
         """
-        declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+        declaration = parsed.declaration(stored)
         report = in_turn.await_healthy(key, stored.record, declaration, self._machine, notify=notify, wait=self._wait)
         if not report.healthy:
             this, *others = (label(each, len(later) + 1) for each in (key, *later))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hostctl.agent import generation
+from hostctl.agent import generation, parsed
 from hostctl.agent.generation import Pin
 from hostctl.config.host import HostDeclaration
-from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
@@ -163,7 +162,7 @@ def _check_never(
 def declared(layout: HostLayout) -> HostDeclaration | None:
     """Return the declaration in force; none before the first generation."""
     stored = generation.current(layout)
-    return parse_host(stored.declaration, f"generation {stored.record.number}") if stored else None
+    return parsed.declaration(stored) if stored else None
 
 
 def room(layout: HostLayout, declaration: HostDeclaration | None) -> int:

@@ -14,12 +14,11 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from hostctl import durable
-from hostctl.agent import event_log, generation
+from hostctl.agent import event_log, generation, parsed
 from hostctl.agent.apply import BusyError
 from hostctl.agent.generation import Pin, Renewed, Stored
 from hostctl.agent.outcome import Outcome
 from hostctl.agent.plan import short
-from hostctl.config.load import parse_host
 from hostctl.config.values import ImageReference
 from hostctl.errors import EXIT_BUSY, EXIT_UNAVAILABLE, HostctlError
 from hostctl.image.room import ImageStoreError
@@ -116,7 +115,7 @@ class Renewer:
         if stored is None:
             return ()
         refusals, known = read(self.layout), _Known(self.look_up, self.notify)
-        declared = parse_host(stored.declaration, f"generation {stored.record.number}").workloads
+        declared = parsed.declaration(stored).workloads
         return tuple(
             self._look(str(name), workload.image, stored.record.images[str(name)], refusals.get(str(name)), known)
             for name, workload in declared.items()

@@ -13,9 +13,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from hostctl import durable
+from hostctl.agent import parsed
 from hostctl.agent.generation import Stored
 from hostctl.agent.machine import STOPPED_WITH, Machine, starter_units, workload_unit
-from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.config.workload import Workload
 from hostctl.layout import HostLayout
@@ -121,4 +121,4 @@ def _started_with(declared: Workloads, names: Iterable[str]) -> Collection[str]:
 
 
 def _declared(stored: Stored) -> Workloads:
-    return parse_host(stored.declaration, f"generation {stored.record.number}").workloads
+    return parsed.declaration(stored).workloads

@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from hostctl import durable
+from hostctl.agent import parsed
 from hostctl.agent.generation import Draft, Pin, Record, Stored
 from hostctl.agent.machine import Machine, secrets_unit, starter_units, workload_unit
 from hostctl.agent.outcome import Action
 from hostctl.agent.plan import stopped, workloads
 from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
-from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.layout import HostLayout
 from hostctl.network import declared, document
@@ -228,7 +228,7 @@ class Changeover:
             each.key for each in present if each.instance in instance.INSTANCES and live.get(each.name) != each.instance
         ]
         if current is not None and keys:
-            known = parse_host(current.declaration, f"generation {current.record.number}").workloads
+            known = parsed.declaration(current).workloads
             drains = [float(known[Name(n)].update.drain) for n in map(instance.name_of, keys) if Name(n) in known]
             self.leave(keys, min(PATIENCE, max(drains, default=0.0) - (time.time() - self._moved)))
         self.end()

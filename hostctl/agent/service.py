@@ -27,6 +27,7 @@ from hostctl.agent import (
     limits,
     lookups,
     overview,
+    parsed,
     pausing,
     reach,
     secret_methods,
@@ -235,7 +236,7 @@ class Administrators:
 
     @staticmethod
     def _read(stored: Stored) -> frozenset[int]:
-        declared = parse_host(stored.declaration, f"generation {stored.record.number}").users
+        declared = parsed.declaration(stored).users
         return frozenset(stored.record.uids[str(name)] for name, user in declared.items() if user.sudo)
 
 

@@ -19,10 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.agent import copying, event_log, generation, pausing, requiring
+from hostctl.agent import copying, event_log, generation, parsed, pausing, requiring
 from hostctl.agent.machine import Machine, starter_units, workload_unit
 from hostctl.agent.outcome import Copied
-from hostctl.config.load import parse_host
 from hostctl.config.names import Name
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
@@ -83,7 +82,7 @@ def use(layout: HostLayout) -> Use:
     stored = generation.current(layout)
     if stored is None:
         return Use(declared=frozenset(), mounts={})
-    declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+    declaration = parsed.declaration(stored)
     mounts: dict[str, tuple[str, ...]] = {}
     for workload in sorted(stored.record.images):
         bundle = stored.path / "bundles" / stored.record.key(workload)  # replicas mount what the first does

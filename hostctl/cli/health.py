@@ -6,9 +6,8 @@ import argparse
 import json
 from dataclasses import asdict
 
-from hostctl.agent import generation, health
+from hostctl.agent import generation, health, parsed
 from hostctl.agent.machine import SystemdMachine
-from hostctl.config.load import parse_host
 from hostctl.errors import EXIT_FAILED
 from hostctl.layout import HostLayout
 from hostctl.progress import Progress
@@ -46,7 +45,7 @@ def _checked(arguments: argparse.Namespace, layout: HostLayout) -> tuple[str, he
     stored = generation.current(layout)
     if stored is None:
         return "healthy", health.Report(results=())
-    declaration = parse_host(stored.declaration, f"generation {stored.record.number}")
+    declaration = parsed.declaration(stored)
     machine = SystemdMachine(layout)
     if arguments.wait:
         report = health.wait(declaration, machine, notify=progress.line, keys=stored.record.keys)
