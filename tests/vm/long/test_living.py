@@ -12,6 +12,7 @@ from hostctl_lab.registry import Registry
 BOX = "/usr/bin/busybox"
 PAGE = "a page from inside"
 READY_SECONDS = 60.0
+BUS_RUN = ("systemctl", "show", "dbus-broker.service", "-P", "InvocationID")
 AGENT = ("org.hostctl.Host1", "/org/hostctl/Host1", "org.hostctl.Host1")
 TRAP = f"trap 'echo got a hangup' HUP; while :; do {BOX} sleep 0.2; done"
 
@@ -240,13 +241,14 @@ def test_an_agent_that_is_stopped_is_killed_and_another_answers(host: Host) -> N
 
 
 def test_a_bus_that_dies_is_there_again_without_being_called(host: Host) -> None:
-    before = show(host, "web", "InvocationID")
+    before, dead = show(host, "web", "InvocationID"), host.text(*BUS_RUN)
     host.run("systemctl", "kill", "--signal=KILL", "dbus-broker.service")
 
-    def there() -> bool:  # systemctl speaks to systemd itself, and so starts no bus
-        return host.run("systemctl", "is-active", "dbus-broker.service", check=False).status == 0
+    def another() -> bool:  # systemctl speaks to systemd itself, and so starts no bus
+        up = host.run("systemctl", "is-active", "dbus-broker.service", check=False).status == 0
+        return up and host.text(*BUS_RUN) != dead
 
-    host.wait_for("another bus", there, 30)
+    host.wait_for("another bus", another, 30)
     assert host.run("busctl", "--timeout=60", "call", *AGENT, "Status").status == 0
     assert show(host, "web", "InvocationID") == before
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostctl_lab import images, load
+from hostctl_lab import agent_kills, images, load
 from hostctl_lab.host import Host
 from hostctl_lab.registry import Registry
 from hostctl_lab.releases import Lab
@@ -122,14 +122,6 @@ def test_one_that_is_not_healthy_is_taken_back_under_load(
     assert_settled(host, "new")
 
 
-KILL = """\
-hostctl apply {folder}/wanted.yaml >{folder}/said 2>&1 & deed=$!
-came=
-for i in $(seq 3000); do if {moment}; then came=yes; break; fi; sleep 0.05; done
-test -n "$came" || {{ echo it did not come; cat {folder}/said; exit 1; }}
-systemctl kill --signal=KILL hostd.service
-wait $deed || true
-"""
 NOTED = "/run/hostctl/turns/unchanged"
 
 
@@ -146,8 +138,7 @@ def test_a_killed_agent_goes_back_one_after_the_other(
 ) -> None:
     before = runs(host)
     load.start(host, "client", GATEWAY, REST)
-    host.text("tee", f"{load.FOLDER}/wanted.yaml", stdin=declare("newer", bad=bad))
-    host.shell(KILL.format(folder=load.FOLDER, moment=moment), seconds=APPLY_SECONDS)
+    agent_kills.kill_at(host, declare("newer", bad=bad), moment, load.FOLDER, APPLY_SECONDS)
     began = time.monotonic()
     settled = f"! test -e {NOTED} && ! test -e /var/lib/hostctl/pending"
     host.wait_for("all is settled", lambda: host.run("sh", "-c", settled, check=False).status == 0, 300)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from hostctl_lab import images, load
+from hostctl_lab import agent_kills, images, load
 from hostctl_lab.host import Host
 from hostctl_lab.registry import Registry
 from hostctl_lab.releases import Lab
@@ -150,14 +150,6 @@ def test_a_reboot_starts_the_live_one_alone(host: Host) -> None:
     assert host.text("systemctl", "list-units", "--failed", "--no-legend", "--plain") == ""
 
 
-KILL = """\
-hostctl apply {folder}/wanted.yaml >{folder}/said 2>&1 & deed=$!
-came=
-for i in $(seq 3000); do if {moment}; then came=yes; break; fi; sleep 0.05; done
-test -n "$came" || {{ echo it did not come; cat {folder}/said; exit 1; }}
-systemctl kill --signal=KILL hostd.service
-wait $deed || true
-"""
 CHANGING = "test -e /run/hostctl/network.json"
 
 
@@ -177,8 +169,7 @@ def test_a_killed_agent_leaves_one_of_the_two(
     host: Host, declare: Declare, moment: str, answers: tuple[str, ...], letter: str
 ) -> None:
     load.start(host, "client", GATEWAY)
-    host.text("tee", f"{load.FOLDER}/wanted.yaml", stdin=declare("newer"))
-    host.shell(KILL.format(folder=load.FOLDER, moment=moment), seconds=APPLY_SECONDS)
+    agent_kills.kill_at(host, declare("newer"), moment, load.FOLDER, APPLY_SECONDS)
     settled = f"! {CHANGING} && ! test -e /var/lib/hostctl/pending"
     host.wait_for("all is settled", lambda: host.run("sh", "-c", settled, check=False).status == 0, 300)
     done = load.stop(host)

@@ -37,6 +37,14 @@ KILLS = 12  # of one trial, at most
 TRIES = 4  # trials for each kill that is wanted, at most: some hit nothing
 AGAIN = (0.8, 6.0)  # seconds between two: systemd starts the agent again after one
 HANG_SECONDS = 200.0  # longer than any deed takes, whatever is killed at it
+AT = """\
+hostctl apply {folder}/wanted.yaml >{folder}/said 2>&1 & deed=$!
+came=
+for i in $(seq 3000); do if {moment}; then came=yes; break; fi; sleep 0.05; done
+test -n "$came" || {{ echo it did not come; cat {folder}/said; exit 1; }}
+systemctl kill --signal=KILL {agent}
+wait $deed || true
+"""
 STATE = f"systemctl list-jobs; journalctl --boot --unit={AGENT} --unit={BUS} -n 40 --no-pager -o short-monotonic"
 
 
@@ -56,6 +64,20 @@ class Trial:
     problem: str
     lost: bool
     """It did not settle at all, or not as it should: nothing more is to be learned from this host."""
+
+
+def kill_at(host: Host, text: str, moment: str, folder: str, seconds: float) -> None:
+    """Apply a declaration and kill the agent once, at the first look that finds a moment of it.
+
+    Args:
+        host: where.
+        text: the declaration.
+        moment: a condition of a shell.
+        folder: of the guest, for what is applied and what is said.
+        seconds: for all of it; a moment that does not come is an error.
+    """
+    host.text("tee", f"{folder}/wanted.yaml", stdin=text)
+    host.shell(AT.format(folder=folder, moment=moment, agent=AGENT), seconds=seconds)
 
 
 def _runs(host: Host) -> str:
