@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hostctl.agent import parsed
 from hostctl.agent.generation import Record, Stored
 from hostctl.agent.in_turn import Turns, but, decide, several, unchanged
-from hostctl.agent.machine import Machine, secrets_unit, workload_unit
+from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action
 from hostctl.agent.plan import scaled, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
@@ -193,8 +193,7 @@ def _start(
         try:
             starters = [f"workload-{key}.{declared[name].starter}" for key in keys]
             if name in running:
-                secrets = [secrets_unit(key) for key in keys] if declared[name].env_secrets else []
-                machine.units("restart", [*secrets, *starters], block=block)
+                machine.units("restart", starters, block=block)
             else:  # nobody waits for the end of a job, which may take hours
                 machine.units("start", [*also, *starters], block=block and declared[name].type != "job")
         except HostctlError as error:

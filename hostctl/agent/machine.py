@@ -43,11 +43,6 @@ def starter_units(name: str) -> tuple[str, ...]:
     return f"workload-{name}.timer", f"workload-{name}.socket"
 
 
-def secrets_unit(name: str) -> str:
-    """Return the name of the service that puts secrets into the environment of a workload which declares such."""
-    return f"workload-{name}.secrets.service"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitState:
     """What systemd says of a unit. ``active_for`` is in seconds, 0 when it is not active."""

@@ -10,7 +10,7 @@ from hostctl.agent import copying, difference, event_log, execution, overview
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.execution import Target
 from hostctl.agent.generation import Stored
-from hostctl.agent.machine import Machine, secrets_unit
+from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.request import decode
 from hostctl.layout import HostLayout
 
@@ -18,10 +18,12 @@ from hostctl.layout import HostLayout
 def config_file(stored: Stored, name: str, layout: HostLayout) -> Path:
     """Return the config.json that a workload is started by: with secrets in its environment, the one in memory.
 
-    Whether it has such is told by the unit that makes that one; a file that lies there may be of an earlier generation.
+    Whether it has such is told by its unit, which names that one; a file that lies there may be of an earlier
+    generation.
     """
     key = stored.record.key(name)
-    in_memory = (stored.path / "etc/systemd/system" / secrets_unit(key)).is_file()
+    unit = (stored.path / "etc/systemd/system" / workload_unit(key)).read_text()
+    in_memory = any(line.startswith("ExecStart=") and " --config " in line for line in unit.splitlines())
     folder = layout.runtime / "workloads" if in_memory else stored.path / "bundles"
     return folder / key / "config.json"
 

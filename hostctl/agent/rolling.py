@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hostctl import durable
 from hostctl.agent import parsed
 from hostctl.agent.generation import Draft, Pin, Record, Stored
-from hostctl.agent.machine import Machine, secrets_unit, starter_units, workload_unit
+from hostctl.agent.machine import Machine, starter_units, workload_unit
 from hostctl.agent.outcome import Action
 from hostctl.agent.plan import stopped, workloads
 from hostctl.config import networks
@@ -117,7 +117,7 @@ def stop(machine: Machine, keys: Collection[str]) -> tuple[str, ...]:
 
     Returns the units that it knew.
     """
-    units = [unit for key in keys for unit in (*starter_units(key), workload_unit(key), secrets_unit(key))]
+    units = [unit for key in keys for unit in (*starter_units(key), workload_unit(key))]
     known = tuple(machine.states(units))
     machine.units("stop", known)
     return known

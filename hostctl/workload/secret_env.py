@@ -1,8 +1,8 @@
-"""Puts secrets into a workload's environment: writes files of its bundle with them to memory, once a boot or change.
+"""Puts secrets into a workload's environment: writes files of its bundle with them to memory, before each start.
 
-A program of its own (``python3 -I -S secret_env.pyc BUNDLE TARGET FILE,… VARIABLE=SECRET…``), run by a service before
-the workload's first start, and only for a workload that declares ``env_secrets``. The files are config.json, by which
-the container is started and commands run in it, and what its check is run by. systemd has decrypted the secrets into
+A program of its own (``python3 -I -S secret_env.pyc BUNDLE TARGET FILE,… VARIABLE=SECRET…``), run by the workload's
+service, and only for a workload that declares ``env_secrets``. The files are config.json, by which the container is
+started and commands run in it, and what its check is run by. systemd has decrypted the secrets into
 ``$CREDENTIALS_DIRECTORY`` (systemd.exec(5), "Credentials"). What is written is root's alone and lies on a tmpfs.
 """
 

@@ -133,7 +133,7 @@ class WorkloadSpec:
 
     @property
     def config_file(self) -> str:
-        """The container's config.json; with secrets in the environment it is made before the first start, in memory."""
+        """The container's config.json; with secrets in the environment it is made before each start, in memory."""
         return f"{self._processes}/config.json"
 
     @property

@@ -101,16 +101,14 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path, device_links: Path
         WorkloadError, UnitValueError: it cannot be run as it is declared, or as its image wants.
     """
     templates = environment()
-    service = templates.get_template("workload.service.j2").render(_service(spec, device_links))
+    values = _service(spec, device_links) | _secrets(spec, secret_env)
+    service = templates.get_template("workload.service.j2").render(values)
     made = {f"{SYSTEM}/workload-{spec.key}.service": service}
     if not spec.workload.read_only:
         fresh = {"state": spec.state, "first_id": spec.first_id}
         made[f"hostctl/workloads/{spec.key}.fresh.conf"] = templates.get_template("fresh.conf.j2").render(fresh)
     if _prepares(spec):
         made[f"hostctl/workloads/{spec.key}.conf"] = templates.get_template("start.conf.j2").render(_prepared(spec))
-    if spec.workload.env_secrets:
-        text = templates.get_template("secrets.service.j2").render(_secrets(spec, secret_env))
-        made[f"{SYSTEM}/workload-{spec.key}.secrets.service"] = text
     if not spec.workload.autostart:
         made[f"{SYSTEM}/{NETWORK}.d/{spec.key}.conf"] = templates.get_template("kept.conf.j2").render(name=spec.key)
     if spec.workload.healthcheck is not None:
@@ -192,9 +190,6 @@ def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
         "restart": workload.restarts.when,
         "limit": workload.restarts.limit,
         "window": _systemd_time(_window(workload.restarts.limit or 0)),
-        "config": spec.config_file if workload.env_secrets else "",
-        "variables": bool(workload.env_secrets),
-        "secrets": {str(name): f"{SECRETS}/{name}" for name in workload.secrets},
         "stop_signal": spec.stop_signal,
         "stop_timeout": _systemd_time(workload.stop_grace_period),
         "settings": resources.settings(workload),
@@ -217,15 +212,15 @@ def _window(limit: int) -> float:
 
 
 def _secrets(spec: WorkloadSpec, secret_env: Path) -> dict[str, object]:
+    """Return what the service says of secrets: all that it decrypts, and what puts some into the environment."""
     variables, check = spec.workload.env_secrets, spec.workload.healthcheck
     return {
-        "program": secret_env,
-        "bundle": spec.bundle,
-        "target": spec.runtime,
+        "secrets": {str(name): f"{SECRETS}/{name}" for name in spec.workload.used_secrets},
+        "secret_env": secret_env,
+        "runtime": spec.runtime,
         "files": ["config.json", *([HEALTH_PROCESS] if check is not None and check.exec is not None else [])],
         "variables": [f"{variable}={secret}" for variable, secret in variables.items()],
-        "secrets": {str(name): f"{SECRETS}/{name}" for name in variables.values()},
-        "name": spec.key,
+        "config": spec.config_file if variables else "",
     }
 
 

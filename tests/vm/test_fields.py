@@ -268,6 +268,10 @@ def test_a_secret_is_its_users_alone_and_nowhere_on_the_disk(host: Host, wanted:
 def test_variables_come_from_configs_and_from_secrets(host: Host) -> None:
     variables = inside(host, "cat", "/proc/1/environ", workload="data").split("\0")
     assert {"GREETING=hello you", f"PASSWORD={IN_ENVIRONMENT}", "COLOUR=blue"} <= set(variables)
+    host.text("hostctl", "secret", "set", "password", stdin="waiting")
+    assert f"PASSWORD={IN_ENVIRONMENT}" in inside(host, "env", workload="data").splitlines()
+    host.text("hostctl", "restart", "data")
+    assert "PASSWORD=waiting" in inside(host, "cat", "/proc/1/environ", workload="data").split("\0")
     host.text("hostctl", "secret", "set", "password", "--restart", stdin="changed")
     assert "PASSWORD=changed" in inside(host, "cat", "/proc/1/environ", workload="data").split("\0")
     assert "PASSWORD=changed" in inside(host, "env", workload="data").splitlines()

@@ -136,7 +136,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
     units = {
         f"systemd/system/workload-{name}.{kind}": text(f"image={workload.image}\n")
         for name, workload in declaration.workloads.items()
-        for kind in {"service", "secrets.service", workload.starter}
+        for kind in {"service", workload.starter}
     }
     return Content(
         record=Record(
@@ -233,8 +233,7 @@ def test_only_what_changed_is_restarted(layout: HostLayout) -> None:
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     outcome = transaction.apply(NEXT, "host.yaml", context(layout, machine))
-    stopped = ["stop workload-site.service", "stop workload-site.secrets.service"]
-    assert machine.log == [*stopped, "lay", "workload network", "start workload-site.service"]
+    assert machine.log == ["stop workload-site.service", "lay", "workload network", "start workload-site.service"]
     assert [action.subject for action in outcome.actions] == ["site"]
     assert machine.running["workload-site.service"] == "image=registry.example/site:2\n"
 
@@ -313,9 +312,8 @@ def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> No
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
     transaction.apply(BASE.replace("  db: {image: registry.example/db:1}\n", ""), "x", context(layout, machine))
-    stopped = ["stop workload-db.service", "stop workload-db.secrets.service"]
-    assert machine.log == [*stopped, "forget db", "lay", "workload network"]
-    assert machine.forgiven == ["workload-db.service", "workload-db.secrets.service"]
+    assert machine.log == ["stop workload-db.service", "forget db", "lay", "workload network"]
+    assert machine.forgiven == ["workload-db.service"]
     assert set(machine.running) == {"workload-site.service"}
 
 

@@ -25,7 +25,9 @@ def test_it_is_the_configuration_that_the_container_was_started_with(tmp_path: P
         images={"web": PIN, "other": PIN},
         instances={"web": "b"} if key == "web.b" else {},
     )
-    etc = {f"systemd/system/workload-{key}.secrets.service": text("")} if name == "web" else {}
+    config = f" --config /run/hostctl/workloads/{key}/config.json" if name == "web" else ""
+    unit = f"[Service]\n# crun --config\nExecStart=/usr/bin/crun run{config} --bundle /x {key}\n"
+    etc = {f"systemd/system/workload-{key}.service": text(unit)}
     generation.store(layout, Content(record=record, declaration="", etc=etc, bundles={}, network=b"{}"))
     generation.put_in_force(layout, 1)
     stored = generation.current(layout)

@@ -154,8 +154,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
     units: dict[str, object] = {}
     for name in names:
         key = record.key(name)
-        for kind in ("service", "secrets.service"):
-            units[f"systemd/system/workload-{key}.{kind}"] = text(f"image={record.images[name].digest}\n")
+        units[f"systemd/system/workload-{key}.service"] = text(f"image={record.images[name].digest}\n")
         if key != name:
             units[f"systemd/system/workload-{name}.service"] = Link(target=f"workload-{key}.service")
     old = document.decode((former.path / "network.json").read_bytes()) if former else None
@@ -217,9 +216,7 @@ def test_the_new_one_takes_over_before_the_old_one_leaves(layout: HostLayout, ma
         "pass",
         "drain 7",
         "stop workload-site.a.service",
-        "stop workload-site.a.secrets.service",
         "reset-failed workload-site.a.service",
-        "reset-failed workload-site.a.secrets.service",
         "forget site.a",
         "pass",
     ]
@@ -239,7 +236,7 @@ def test_they_take_turns_and_a_generation_without_a_change_has_only_the_live_one
     assert (layout.current / "bundles/site.a/config.json").is_file()  # the old one could have been started again
     transaction.apply(NEXT.replace("db:1", "db:2"), "host.yaml", context(layout, machine))
     units = {path.name for path in (layout.current / "etc/systemd/system").glob("workload-site*")}
-    assert units == {"workload-site.service", "workload-site.b.service", "workload-site.b.secrets.service"}
+    assert units == {"workload-site.service", "workload-site.b.service"}
     assert not (layout.current / "bundles/site.a").exists()
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     assert current(layout).instances == {"site": "a"}

@@ -174,26 +174,23 @@ def test_a_time_zone_lies_over_the_images_local_time() -> None:
 
 
 def test_secrets_reach_the_service_encrypted_and_the_environment_only_through_memory() -> None:
-    made = units.render(spec(secrets=(Name("db"),), env_secrets={"PASSWORD": Name("pw")}), PROBE, SECRET_ENV, LINKS)
-    service = made["systemd/system/workload-my-web.service"]
-    root = made["systemd/system/workload-my-web.secrets.service"]
-    assert "Requires=workload-my-web.secrets.service\n" in service
-    assert "LoadCredentialEncrypted=db:/var/lib/hostctl/secrets/db\n" in service
-    assert "LoadCredentialEncrypted=pw:" not in service
-    assert "--config /run/hostctl/workloads/my-web/config.json --bundle" in service
-    assert "LoadCredentialEncrypted=pw:/var/lib/hostctl/secrets/pw\n" in root
+    both = {"PASSWORD": Name("pw"), "AGAIN": Name("db")}
+    lines = service(secrets=(Name("db"),), env_secrets=both)
+    decrypted = [line for line in lines if line.startswith("LoadCredential")]
+    assert decrypted == [f"LoadCredentialEncrypted={name}:/var/lib/hostctl/secrets/{name}" for name in ("db", "pw")]
     program = f"{SECRET_ENV} /var/lib/hostctl/current/bundles/my-web /run/hostctl/workloads/my-web"
-    assert f"{program} config.json PASSWORD=pw\n" in root
     for check, files in (
+        (None, "config.json"),
         (WorkloadHealth(exec=("ping",)), "config.json,health-process.json"),
         (WorkloadHealth(tcp=TcpAddress.parse("localhost:1")), "config.json"),
     ):
-        host = spec(env_secrets={"PASSWORD": Name("pw")}, healthcheck=check)
-        root = units.render(host, PROBE, SECRET_ENV, LINKS)["systemd/system/workload-my-web.secrets.service"]
-        assert f"{program} {files} PASSWORD=pw\n" in root
-    assert not [
-        path for path in units.render(spec(secrets=(Name("db"),)), PROBE, SECRET_ENV, LINKS) if "secrets" in path
-    ]
+        lines = service(env_secrets={"PASSWORD": Name("pw")}, healthcheck=check)
+        before = lines.index(f"ExecStartPre=/usr/bin/python3 -I -S {program} {files} PASSWORD=pw")
+        (start,) = [line for line in lines if line.startswith("ExecStart=")]
+        assert before < lines.index(start)
+        assert "--config /run/hostctl/workloads/my-web/config.json --bundle" in start
+    lines = service(secrets=(Name("db"),))
+    assert not [line for line in lines if str(SECRET_ENV) in line or "--config" in line]
 
 
 def test_nobody_requires_the_pass_that_all_wait_for() -> None:

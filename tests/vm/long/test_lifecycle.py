@@ -72,6 +72,7 @@ workloads:
     {box}
     command: {shell(FOREVER)}
     secrets: [late]
+    env_secrets: {{LATE: late}}
     autostart: false
   hopeful:
     {box}
