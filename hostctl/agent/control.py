@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
-from hostctl.agent import event_log, health, in_turn, limits, overview, parsed, pausing, requiring, unit_control
+from hostctl.agent import event_log, health, limits, overview, parsed, pausing, requiring, restarting, unit_control
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, Verb, starter_units, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.pausing import FREEZER, Freezer
@@ -22,7 +22,7 @@ from hostctl.config.names import Name
 from hostctl.config.workload import Workload
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
-from hostctl.workload.instance import label, name_of
+from hostctl.workload.instance import name_of
 
 MAX_STOP_SECONDS = 3600.0
 
@@ -105,26 +105,23 @@ class WorkloadControl:
             self._machine.units("start", units)
         requiring.forget(self._layout, [name, *again])
 
-    def _thaw(self, units: Sequence[str]) -> None:
-        """Let paused units run, because frozen they could not answer the request to end."""
-        for unit, state in self._machine.states(units).items():
-            if state.paused:
-                unit_control.thaw(unit)
-
     def _end_one(self, verb: Verb, unit: str, limit: float | None) -> None:
         if limit is None:
             self._machine.units(verb, [unit])
         else:
             unit_control.stop_within(verb, unit, limit)
 
-    def _stop(self, units: Sequence[str], limit: float | None) -> None:
-        """Stop the units of one workload."""
-        self._thaw(units)
+    def _restart_one(self, key: str, limit: float | None) -> None:
+        self._end_one("restart", workload_unit(key), limit)
+
+    def _end_all(self, verb: Verb, units: Sequence[str], limit: float | None) -> None:
+        """Stop or restart the units of one workload, all at once."""
+        pausing.thaw(units, self._machine)
         if limit is None:
-            self._machine.units("stop", units)
+            self._machine.units(verb, units)
             return
         with ThreadPoolExecutor(max_workers=max(1, len(units))) as pool:
-            for ended in [pool.submit(self._end_one, "stop", unit, limit) for unit in units]:
+            for ended in [pool.submit(self._end_one, verb, unit, limit) for unit in units]:
                 ended.result()
 
     def _end(self, requirers: Sequence[Requirer], limit: float | None) -> None:
@@ -134,7 +131,7 @@ class WorkloadControl:
         """
         for each in requirers:
             self._machine.units("stop", each.starters)
-            self._stop(each.services, limit)
+            self._end_all("stop", each.services, limit)
 
     def stop(self, call: Call) -> str:
         """Stop a workload until the next start or boot; what is not down after the seconds, if given, is killed.
@@ -150,21 +147,29 @@ class WorkloadControl:
         for each in requirers:
             call.notify(f"stopping workload {each.name}, which requires {', '.join(each.of)}")
         self._end(requirers, limit)
-        self._stop(units, limit)
+        self._end_all("stop", units, limit)
         return _done(name, "stop")
 
     def restart(self, call: Call) -> str:
         """Restart a workload; what is not down after the seconds, if given, is killed.
 
         Replicas are restarted one after the other, each when the one before is healthy, so that the others serve
-        meanwhile. The first that does not become so is the last that is restarted. Who requires it is restarted too.
+        meanwhile. The first that does not become so is the last that is restarted. Who requires it is restarted too,
+        and then all replicas at once.
         """
         name, within = self._called(call), call.arguments[1]
         stored = overview.require(name, self._layout)
         keys = stored.record.named(name)
         limit = None if within == "" else seconds(within)
-        with self._without(requiring.up(stored, self._machine, [name_of(name)]), name, limit):
-            self._restart(keys, limit, stored, call.notify)
+        others = requiring.up(stored, self._machine, [name_of(name)])
+        units = [workload_unit(key) for key in keys]
+        with self._without(others, name, limit):
+            if others:
+                self._end_all("restart", units, limit)
+            else:
+                pausing.thaw(units, self._machine)
+                one = partial(self._restart_one, limit=limit)
+                restarting.in_order(keys, one, stored, self._machine, notify=call.notify, wait=self._wait)
         return _done(name, "restart")
 
     @contextmanager
@@ -174,7 +179,7 @@ class WorkloadControl:
         Either way they are up again afterwards.
         """
         for each in others:
-            self._thaw(each.services)
+            pausing.thaw(each.services, self._machine)
             self._machine.units("reset-failed", each.services)  # a restart that is asked for counts for nobody
         if limit is None or not others:
             yield
@@ -184,29 +189,6 @@ class WorkloadControl:
         units = [unit for each in others for unit in (*each.starters, *each.services)]
         with pausing.stopped(f"workload.{name}", units, self._layout, self._machine, lambda: self._end(others, limit)):
             yield
-
-    def _restart(self, keys: Sequence[str], limit: float | None, stored: Stored, notify: Callable[[str], None]) -> None:
-        self._thaw([workload_unit(key) for key in keys])
-        for number, key in enumerate(keys, 1):
-            self._end_one("restart", workload_unit(key), limit)
-            if number < len(keys):
-                self._require_healthy(key, keys[number:], stored, notify)
-
-    def _require_healthy(self, key: str, later: Sequence[str], stored: Stored, notify: Callable[[str], None]) -> None:
-        """Wait until a replica is healthy and serves.
-
-        Raises:
-            UnhealthyError: it is not in the time that the workload has for that.
-        """
-        declaration = parsed.declaration(stored)
-        report = in_turn.await_healthy(key, stored.record, declaration, self._machine, notify=notify, wait=self._wait)
-        if not report.healthy:
-            this, *others = (label(each, len(later) + 1) for each in (key, *later))
-            raise health.UnhealthyError(
-                f"{this} did not become healthy after its restart; not restarted: {', '.join(others)}",
-                details=report.cause(),
-                hint=f"hostctl logs {this}",
-            )
 
     def kill(self, call: Call) -> str:
         """Send a signal, by name or number, to the first process of a workload, whose init passes it on."""

@@ -45,6 +45,13 @@ def resume(name: str, machine: Machine, freezer: Freezer = FREEZER) -> None:
     machine.units("start", list(machine.states([f"workload-{name}.health.timer"])))
 
 
+def thaw(units: Sequence[str], machine: Machine) -> None:
+    """Let those that are paused run: systemd asks no frozen unit to end."""
+    for unit, state in machine.states(units).items():
+        if state.paused:
+            unit_control.thaw(unit)
+
+
 def hold(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FREEZER) -> None:
     """Let nothing of a workload run until :func:`release`; if that fails or is cut off it runs on, and is checked."""
     with _mark(layout.runtime / STILL / name):

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from hostctl.agent import event_log
 from hostctl.agent.bus import Call, Method
+from hostctl.agent.machine import Machine
 from hostctl.layout import HostLayout
 
 RESTART = "restart"
@@ -16,8 +17,9 @@ RESTART = "restart"
 class SecretService:
     """Values of secrets, for the machine below a layout."""
 
-    def __init__(self, layout: HostLayout) -> None:
+    def __init__(self, layout: HostLayout, machine: Machine) -> None:
         self._layout = layout
+        self._machine = machine
 
     def list(self, call: Call) -> str:
         """Return names, never values: an object with secrets, a list of name, changed, declared, workloads."""
@@ -27,14 +29,19 @@ class SecretService:
         return json.dumps({"secrets": [asdict(row) for row in secrets.listed(self._layout)]})
 
     def set(self, call: Call) -> str:
-        """Store a value, read from a file to its end. Options: restart, of the running workloads that see it."""
+        """Store a value, read from a file to its end. Options: restart, of the running workloads that see it.
+
+        Replicas are restarted one after the other, each when the one before is healthy. Says who was restarted.
+        """
         from hostctl.agent import secrets  # noqa: PLC0415 - as above
 
         name, options = call.arguments
         with os.fdopen(os.dup(call.descriptors[0]), "rb") as file:
             secrets.put(self._layout, name, file.read(secrets.MAX_BYTES + 1))
         event_log.write("set", name, kind="secret")
-        restarted = secrets.restart_users(self._layout, name) if RESTART in options.split() else ()
+        restarted: tuple[str, ...] = ()
+        if RESTART in options.split():
+            restarted = secrets.restart_users(self._layout, self._machine, name, notify=call.notify)
         return json.dumps({"done": "set", "name": name, "restarted": restarted})
 
     def remove(self, call: Call) -> str:

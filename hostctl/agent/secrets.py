@@ -7,16 +7,16 @@ nothing here decrypts. systemd-creds encrypts it with the host's key, and with i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.agent import generation
-from hostctl.agent.machine import secrets_unit, workload_unit
-from hostctl.config.host import HostDeclaration
-from hostctl.config.load import parse_host
-from hostctl.config.values import Name
+from hostctl.agent import generation, health, parsed, requiring, restarting
+from hostctl.agent.machine import Machine
+from hostctl.config.names import Name
+from hostctl.config.workload import Workload
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 from hostctl.run import run
@@ -24,7 +24,6 @@ from hostctl.run import run
 MAX_BYTES = 512 << 10
 """Of one secret; systemd takes credentials up to 1 MiB, encoded."""
 TIMEOUT = 60.0  # seconds; a TPM is slow
-RESTART_SECONDS = 300.0
 
 
 class SecretError(HostctlError):
@@ -112,41 +111,63 @@ def stored(layout: HostLayout) -> tuple[StoredSecret, ...]:
     return tuple(StoredSecret(name=path.name, changed=path.stat().st_mtime) for path in files)
 
 
-def users(declaration: HostDeclaration, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the workloads that see a secret as a file only, and those that have it in their environment."""
-    in_environment = tuple(
-        str(each) for each, workload in declaration.workloads.items() if name in workload.env_secrets.values()
-    )
-    as_file = tuple(str(each) for each, workload in declaration.workloads.items() if name in workload.secrets)
-    return tuple(each for each in as_file if each not in in_environment), in_environment
-
-
-def _declaration(layout: HostLayout) -> HostDeclaration | None:
-    found = generation.current(layout)
-    return parse_host(found.declaration, "host.yaml") if found else None
+def users(declared: Mapping[Name, Workload], name: str) -> tuple[str, ...]:
+    """Return the workloads that see a secret, as a file or in their environment."""
+    return tuple(str(each) for each, workload in declared.items() if name in workload.used_secrets)
 
 
 def listed(layout: HostLayout) -> tuple[SecretRow, ...]:
     """Return the secrets that are declared or have a value, by name."""
-    declaration = _declaration(layout)
+    found = generation.current(layout)
+    declaration = parsed.declaration(found) if found else None
     declared = {str(name) for name in declaration.secrets} if declaration else set()
     changed = {each.name: each.changed for each in stored(layout)}
     rows = []
     for name in sorted(declared | set(changed)):
         time = datetime.fromtimestamp(changed[name], UTC).isoformat(timespec="seconds") if name in changed else ""
-        used = {each for way in users(declaration, name) for each in way} if declaration else set()
-        rows.append(SecretRow(name=name, changed=time, declared=name in declared, workloads=tuple(sorted(used))))
+        used = sorted(users(declaration.workloads, name)) if declaration else ()
+        rows.append(SecretRow(name=name, changed=time, declared=name in declared, workloads=tuple(used)))
     return tuple(rows)
 
 
-def restart_users(layout: HostLayout, name: str) -> tuple[str, ...]:
-    """Restart the running workloads that see a secret, and return all that do."""
-    declaration = _declaration(layout)
-    as_file, in_environment = users(declaration, name) if declaration else ((), ())
-    # What is in an environment was put there by a service, which the workload requires.
+def restart_users(
+    layout: HostLayout,
+    machine: Machine,
+    name: str,
+    *,
+    notify: Callable[[str], None],
+    wait: Callable[..., health.Report] = health.wait,
+) -> tuple[str, ...]:
+    """Restart the workloads that see a secret and are up, and return them; a job sees it from its next run on.
+
+    First those that are not replicated, or are restarted with each other, all at once, so that systemd restarts none
+    twice; then replicas one after the other.
+
+    Args:
+        layout: the machine's paths.
+        machine: the running system.
+        name: the secret.
+        notify: told what is waited for.
+        wait: waits for the health of a replica.
+
+    Raises:
+        UnhealthyError: a replica did not become healthy; those behind it were not restarted.
+    """
     found = generation.current(layout)
-    units = [workload_unit(key) for each in as_file if found for key in found.record.keys(each)]
-    units += [secrets_unit(key) for each in in_environment if found for key in found.record.keys(each)]
-    if units:
-        run(["systemctl", "try-restart", "--", *units], timeout=RESTART_SECONDS)
-    return (*as_file, *in_environment)
+    if found is None:
+        return ()
+    declared = parsed.declaration(found).workloads
+    keys = {
+        each: restarting.running(found.record.keys(each), machine)
+        for each in users(declared, name)
+        if declared[Name(each)].type != "job"
+    }
+    together = {str(other) for workload in declared.values() for other in workload.requires}
+    together |= {each for each in keys if each in requiring.requirers(declared, keys.keys() - {each})}
+    turns = [each for each, running in keys.items() if len(running) > 1 and each not in together]
+    restarting.at_once([key for each, running in keys.items() if each not in turns for key in running], machine)
+    for each in turns:
+        restarting.in_order(
+            keys[each], lambda key: restarting.at_once([key], machine), found, machine, notify=notify, wait=wait
+        )
+    return tuple(each for each, running in keys.items() if running)

@@ -205,7 +205,7 @@ class HostService:
             *self._builds().methods(),
             *volume_methods.VolumeService(self._layout, self._machine).methods(),
             *ImageService(self._layout).methods(),
-            *secret_methods.SecretService(self._layout).methods(),
+            *secret_methods.SecretService(self._layout, self._machine).methods(),
             *view_methods.ViewService(self._layout, self._machine).methods(),
         )
 

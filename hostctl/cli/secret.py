@@ -6,13 +6,15 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import asdict
+from typing import Any
 
-from hostctl.agent import event_log, secrets
+from hostctl.agent import client
 from hostctl.cli.tables import table
-from hostctl.errors import HostctlError, UsageError
-from hostctl.layout import HostLayout
+from hostctl.errors import UsageError
+from hostctl.progress import Progress
 
+LONGEST = 1 << 20
+"""Of what is read; the agent says what is too long."""
 EXAMPLES = """examples:
   pwgen 32 1 | hostctl secret set database
   hostctl secret set tls-key --restart < key.pem     workloads that use it are restarted
@@ -20,14 +22,9 @@ EXAMPLES = """examples:
   hostctl secret rm database
 
 A value is stored encrypted, and only workloads that declare the secret see it, from their next start on. It is taken
-as it is, with the end of its last line.
+as it is, with the end of its last line. With --restart, replicas are restarted one after the other, each when the one
+before is healthy. A job sees a value from its next run on.
 """
-
-
-class NotRootError(HostctlError):
-    """Only root may look after secrets."""
-
-    id = "secrets-are-roots"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,38 +35,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
-def _list(layout: HostLayout, *, as_json: bool) -> None:
-    rows = secrets.listed(layout)
-    if as_json:
-        print(json.dumps({"secrets": [asdict(row) for row in rows]}))
-        return
-    lines = [(row.name, row.changed or "no value", " ".join(row.workloads)) for row in rows]
-    print(table(("NAME", "CHANGED", "WORKLOADS"), lines))
+def _set(name: str, *, restart: bool, quiet: bool) -> Any:  # noqa: ANN401 - as the method's documentation says
+    value = os.memfd_create("secret")
+    with os.fdopen(value, "wb", closefd=False) as file:
+        file.write(sys.stdin.buffer.read(LONGEST))
+    os.lseek(value, 0, os.SEEK_SET)
+    progress = Progress(quiet=quiet)
+    options = "restart" if restart else ""
+    return client.ask("SetSecret", name, options, descriptors=(value,), on_progress=progress.line)
+
+
+def _listed(rows: list[dict[str, Any]]) -> str:
+    lines = [(row["name"], row["changed"] or "no value", " ".join(row["workloads"])) for row in rows]
+    return table(("NAME", "CHANGED", "WORKLOADS"), lines)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Store, list or remove.
+    """Let the agent store, list or remove.
 
     Raises:
-        UsageError: a name is missing or too much.
-        NotRootError: the caller is not root.
+        UsageError: a name is missing or too much, or there is nothing to restart for.
     """
     if (arguments.action == "ls") != (arguments.name is None):
         raise UsageError("`set` and `rm` need the name of a secret, `ls` takes none")
-    if os.geteuid() != 0:
-        raise NotRootError("only root may look after secrets", hint="use sudo")
-    layout = HostLayout()
-    if arguments.action == "ls":
-        _list(layout, as_json=arguments.json)
-        return 0
-    restarted: tuple[str, ...] = ()
+    if arguments.restart and arguments.action != "set":
+        raise UsageError("--restart goes with `set`", hint="a removed value is seen to the end of a run")
     if arguments.action == "set":
-        secrets.put(layout, arguments.name, sys.stdin.buffer.read(secrets.MAX_BYTES + 1))
-        event_log.write("set", arguments.name, kind="secret")
-        restarted = secrets.restart_users(layout, arguments.name) if arguments.restart else ()
+        said = _set(arguments.name, restart=arguments.restart, quiet=arguments.json)
     else:
-        secrets.remove(layout, arguments.name)
-        event_log.write("remove", arguments.name, kind="secret")
+        said = client.ask("ListSecrets") if arguments.action == "ls" else client.ask("RemoveSecret", arguments.name)
     if arguments.json:
-        print(json.dumps({"done": arguments.action, "name": arguments.name, "restarted": restarted}))
+        print(json.dumps(said))
+    elif arguments.action == "ls":
+        print(_listed(said["secrets"]))
     return 0

@@ -21,6 +21,7 @@ from hostctl.agent import (
     network_view,
     overview,
     plan,
+    secrets,
     volumes,
 )
 from hostctl.agent import workloads as rendering
@@ -180,9 +181,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
         record=record,
         declaration=source,
         etc={
-            f"systemd/system/workload-{key}.{kind}": text(record.images[instance.name_of(key)].digest)
-            for key in keys
-            for kind in ("service", "secrets.service")
+            f"systemd/system/workload-{key}.service": text(record.images[instance.name_of(key)].digest) for key in keys
         },
         bundles={
             key: {"config.json": b"{}", root.FILE: record.images[instance.name_of(key)].digest.encode()} for key in keys
@@ -217,7 +216,7 @@ def current(layout: HostLayout) -> Record:
 
 def runs(machine: FakeMachine) -> dict[str, int]:
     """Return which start each running workload is from."""
-    return {name: start for name, start in machine.running.items() if not name.endswith(".secrets.service")}
+    return dict(machine.running)
 
 
 def test_all_of_them_are_started(layout: HostLayout, machine: FakeMachine) -> None:
@@ -239,7 +238,7 @@ def test_a_change_of_their_number_starts_or_stops_only_the_difference(layout: Ho
     machine.log.clear()
     transaction.apply(scaled(2), "host.yaml", context(layout, machine))
     stopped = [line for line in machine.log if line.startswith("stop")]
-    assert {line.rpartition(".")[0].removesuffix(".secrets") for line in stopped} == {
+    assert {line.removesuffix(".service") for line in stopped} == {
         *("stop workload-site.3", "stop workload-site.4", "stop workload-site.5"),
     }
     assert machine.log.index("pass") > machine.log.index(stopped[-1])
@@ -267,13 +266,13 @@ def test_a_replica_keeps_its_range_and_nobody_else_gets_it(layout: HostLayout, m
 
 
 def change(key: str) -> list[str]:
-    """Return what is done to one replica, that of its secrets left out."""
+    """Return what is done to one replica."""
     return [f"stop workload-{key}.service", "lay", "pass", f"start workload-{key}.service"]
 
 
 def steps(machine: FakeMachine) -> list[str]:
-    """Return what was done but for what is done to secrets and outcomes."""
-    return [each for each in machine.log if "secrets" not in each and each.split()[0] not in ("forget", "reset-failed")]
+    """Return what was done but for what is done to outcomes."""
+    return [each for each in machine.log if each.split()[0] not in ("forget", "reset-failed")]
 
 
 @pytest.mark.parametrize(
@@ -342,7 +341,7 @@ def test_what_needs_the_packet_filter_to_change_with_it_is_changed_at_once(
 ) -> None:
     transaction.apply(changed, "host.yaml", context(layout, machine))
     stops = [index for index, line in enumerate(machine.log) if line.startswith("stop workload-site")]
-    assert len(stops) == 6
+    assert len(stops) == 3
     assert max(stops) < machine.log.index("lay")
 
 
@@ -754,6 +753,58 @@ def test_a_restart_ends_at_one_that_does_not_become_healthy(layout: HostLayout) 
     restarted = [line for line in machine.log if line.startswith("restart")]
     assert restarted == ["restart workload-site.service", "restart workload-site.2.service"]
     assert health.WORKLOAD_DEADLINE <= clock.now < health.WORKLOAD_DEADLINE + 5
+
+
+def running(*keys: str) -> Checked:
+    """Return a machine on which these run."""
+    units = [f"workload-{key}.service" for key in keys]
+    return Checked(running=dict.fromkeys(units, 1), texts=dict.fromkeys(units, ""))
+
+
+def test_a_new_secret_restarts_replicas_in_their_turn_after_all_others(layout: HostLayout) -> None:
+    declare_check(layout)
+    path = layout.current.resolve() / "host.yaml"
+    seen = "{image: 'registry.example/db:1', env_secrets: {PASSWORD: key}}"
+    told = path.read_text().replace("{image: 'registry.example/db:1'}", seen)
+    path.write_text(f"{told}    secrets: [key]\nsecrets: {{key: {{}}, other: {{}}}}\n")
+    machine, clock = running("db", "site", "site.3"), Clock()
+    wait = partial(health.wait, clock=clock, pause=clock.pause)
+    said: list[str] = []
+    assert secrets.restart_users(layout, machine, "key", notify=said.append, wait=wait) == ("db", "site")
+    assert machine.log == [
+        "restart workload-db.service",
+        *("restart workload-site.service", "healthy site"),
+        "restart workload-site.3.service",  # nothing starts the one that somebody stopped
+    ]
+    assert said == ["waiting for replica site.1"]
+    machine.log.clear()
+    machine.never = ("site",)
+    with pytest.raises(health.UnhealthyError, match=r"site\.1 .* not restarted: site\.3"):
+        secrets.restart_users(layout, machine, "key", notify=said.append, wait=wait)
+    machine.log.clear()
+    assert secrets.restart_users(layout, machine, "other", notify=said.append, wait=wait) == ()
+    machine.running.clear()
+    assert secrets.restart_users(layout, machine, "key", notify=said.append, wait=wait) == ()
+    assert machine.log == []
+
+
+def test_a_new_secret_runs_no_job_and_restarts_what_hangs_together_at_once(layout: HostLayout) -> None:
+    declare_check(layout)
+    path = layout.current.resolve() / "host.yaml"
+    told = path.read_text().replace("{image: 'registry.example/db:1'}", "{image: 'r.example/db:1', type: job, KEY}")
+    told += "    KEY\n    depends_on: {other: {requires: true}}\n  other: {image: 'r.example/other:1', KEY}\n"
+    told = f"{told}secrets: {{key: {{}}}}\n".replace("KEY", "secrets: [key]")
+    path.write_text(told)
+    keys = ("site", "site.2", "site.3", "other")
+    machine = running("db", *keys)
+    assert secrets.restart_users(layout, machine, "key", notify=print) == ("site", "other")
+    assert machine.log == [f"restart workload-{key}.service" for key in keys]
+    machine.log.clear()
+    path.write_text(told.replace("other:1', secrets: [key]}", "other:1'}"))
+    clock = Clock()
+    wait = partial(health.wait, clock=clock, pause=clock.pause)
+    assert secrets.restart_users(layout, machine, "key", notify=print, wait=wait) == ("site",)
+    assert [line for line in machine.log if line.startswith("healthy")] == ["healthy site", "healthy site.2"]
 
 
 def test_a_restart_ends_at_one_that_does_not_stay_up(layout: HostLayout, machine: FakeMachine) -> None:

@@ -250,6 +250,24 @@ def test_a_change_forgets_with_whom_it_was_stopped(layout: HostLayout, machine: 
     assert [path.name for path in (layout.runtime / "stopped-with").iterdir()] == ["top"]
 
 
+@pytest.mark.parametrize("within", ["", "3"])
+def test_who_requires_replicas_is_restarted_once_and_not_with_each(
+    layout: HostLayout, machine: Machine, monkeypatch: pytest.MonkeyPatch, within: str
+) -> None:
+    def impatient(verb: str, unit: str, seconds: float) -> None:
+        assert seconds == 3
+        machine.units(verb, [unit])  # type: ignore[arg-type]  # stop or restart
+
+    monkeypatch.setattr(unit_control, "stop_within", impatient)
+    (layout.current / "host.yaml").write_text(CACHED)
+    WorkloadControl(layout, machine).restart(call("cache", within))
+    restarts = [each for each in machine.done if each.startswith("restart")]
+    assert sorted(restarts) == ["restart cache", "restart cache.2"]
+    first, last = (machine.done.index(each) for each in ("restart cache", "start shop"))
+    assert first < last
+    assert machine.done.count("start shop") == 1
+
+
 def test_paused_ones_are_let_run_so_that_they_can_end(
     layout: HostLayout, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ def layout(tmp_path: Path) -> HostLayout:
 
 def ask(layout: HostLayout, member: str, *arguments: str, descriptors: tuple[int, ...] = ()) -> Any:  # noqa: ANN401
     """Call a method as the bus does."""
-    methods = (*ViewService(layout, Down(layout)).methods(), *SecretService(layout).methods())
+    methods = (*ViewService(layout, Down(layout)).methods(), *SecretService(layout, Down(layout)).methods())
     method = next(each for each in methods if each.name == member)
     assert (method.strings, method.descriptors) == (len(arguments), len(descriptors))
     return json.loads(

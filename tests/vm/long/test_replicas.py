@@ -46,12 +46,14 @@ workloads:
     replicas: {count}
     command: [{BOX}, sh, -c, "{SERVE}"]
     env: {{WORD: {word}}}
+    env_secrets: {{SECRET: key}}
     ports: ["8080:80"]
     volumes: ["shared:/shared"]
     required: true
     healthcheck: {{http: "http://localhost/", interval: 1s, start_period: 5s, retries: 2, action: none}}
   client: {{image: localhost/box:1, command: [{BOX}, sleep, "1000000"]}}
 volumes: {{shared: {{}}}}
+secrets: {{key: {{}}}}
 """
 
     return made
@@ -99,6 +101,7 @@ def wait_answers(host: Host, *numbers: int) -> None:
 
 
 def test_three_answer_at_one_port_each_in_its_turn(host: Host, declare: Declare) -> None:
+    host.text("hostctl", "secret", "set", "key", stdin="one")
     host.apply(declare(3), seconds=APPLY_SECONDS)
     wait_answers(host, 1, 2, 3)
     found = ask(host)
@@ -149,15 +152,21 @@ def test_verbs_reach_all_or_the_one_that_is_named(host: Host) -> None:
     wait_answers(host, 1, 2, 3)
 
 
-def test_a_restart_of_all_leaves_some_that_serve(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [("hostctl restart site", "one"), ("printf another | hostctl secret set key --restart", "another")],
+)
+def test_a_restart_of_all_leaves_some_that_serve(host: Host, command: str, value: str) -> None:
     before = runs(host, 3)
     asked = 'while kill -0 $restart 2>/dev/null; do python3 -I -c "$0" 127.0.0.1 20; done; wait $restart'
-    argv = ("sh", "-euc", f"hostctl restart site & restart=$!; {asked}", ASK)
+    argv = ("sh", "-euc", f"{command} & restart=$!; {asked}", ASK)
     rounds = [json.loads(line) for line in host.text(*argv, seconds=APPLY_SECONDS).splitlines() if line[:1] == "{"]
     assert rounds
     assert not [who for found in rounds for who in found if "Refused" in who], "the port refuses when none works"
     assert all(run != before[key] for key, run in runs(host, 3).items())
     wait_answers(host, 1, 2, 3)
+    seen = {host.text("hostctl", "exec", name, "--", BOX, "printenv", "SECRET") for name in labels(1, 2, 3)}
+    assert seen == {value}
 
 
 def test_one_that_is_unhealthy_gets_no_new_connections_until_it_is_well_again(host: Host) -> None:
