@@ -50,16 +50,15 @@ def users(layout: HostLayout, digest: str) -> tuple[str, ...]:
 
 
 def registry_host(text: str) -> RegistryHost:
-    """Return the registry that ``text`` names, Docker Hub for its other names.
+    """Return the registry that ``text`` names.
 
     Raises:
         UsageError: it is none.
     """
     try:
-        host = RegistryHost(text)
+        return RegistryHost(text)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return RegistryHost("docker.io") if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
 def _note(action: str, image: StoredImage, name: str = "") -> None:

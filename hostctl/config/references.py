@@ -19,8 +19,13 @@ _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"sha256:[0-9a-f]{64}"
 
 
+DOCKER_HUB = "docker.io"
+DOCKER_HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
+"""Other names of Docker Hub, which stand for the same images."""
+
+
 class RegistryHost(Text):
-    """A registry's host name with an optional port."""
+    """A registry's host name with an optional port; Docker Hub has one name only, docker.io."""
 
     __slots__ = ()
     PATTERN: ClassVar[str] = _REGISTRY
@@ -29,10 +34,10 @@ class RegistryHost(Text):
 
     @classmethod
     def canonical(cls, text: str) -> str:
-        """Return it in small letters, as names in the DNS are equal."""
+        """Return it in small letters, as names in the DNS are equal, and Docker Hub's other names as its first."""
         if ":" in text:
             port_number(text.rpartition(":")[2])
-        return text.lower()
+        return DOCKER_HUB if text.lower() in DOCKER_HUB_NAMES else text.lower()
 
 
 class RegistryMirror(Text):
@@ -53,11 +58,6 @@ class RegistryMirror(Text):
     def host(self) -> str:
         """Host and port."""
         return self.partition("/")[0]
-
-
-DOCKER_HUB = "docker.io"
-DOCKER_HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
-"""Other names of Docker Hub, which stand for the same images."""
 
 
 class ImageReference(Text):
@@ -83,8 +83,6 @@ class ImageReference(Text):
             registry = RegistryHost(first)
         else:
             registry, rest = RegistryHost(DOCKER_HUB), name
-        if registry in DOCKER_HUB_NAMES:
-            registry = RegistryHost(DOCKER_HUB)
         if re.fullmatch(rf"{_COMPONENT}(/{_COMPONENT})*(:{_TAG})?", rest) is None:
             raise ValueError(f"{quoted(text)} is not {cls.EXPECTED}")
         if registry == DOCKER_HUB and "/" not in rest:
@@ -102,6 +100,11 @@ class ImageReference(Text):
     def repository(self) -> str:
         """The name within the registry, without tag and digest."""
         return self.partition("/")[2].partition("@")[0].partition(":")[0]
+
+    @property
+    def place(self) -> str:
+        """Registry and name, without tag and digest."""
+        return f"{self.registry}/{self.repository}"
 
     @property
     def tag(self) -> str | None:

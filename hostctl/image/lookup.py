@@ -42,13 +42,14 @@ def find(store: ImageStore, text: str) -> StoredImage:
         UnknownImageError: none is meant.
         AmbiguousImageError: several are.
     """
-    named = next((image for image in store.list() if is_named(image, text)), None)
-    if named is not None:
-        return named
+    known = store.list()
+    named = [image for image in known if is_named(image, text)]
+    if named:
+        return next((image for image in named if image.reference == str(reference(text))), named[0])
     match = _HEX.fullmatch(text)
     wanted = {
         image.digest: image
-        for image in store.list()
+        for image in known
         if match and any(each.removeprefix("sha256:").startswith(match[2]) for each in (image.id, image.digest))
     }
     if len(wanted) > 1:
@@ -59,10 +60,12 @@ def find(store: ImageStore, text: str) -> StoredImage:
 
 
 def is_named(image: StoredImage, text: str) -> bool:
+    """Tell whether a text is an image's name, or its digest in the repository of that name."""
     try:
         wanted = ImageReference(text)
     except ValueError:
         return False
-    if wanted.digest:
-        return wanted.digest == image.digest
-    return str(wanted) == image.reference
+    if str(wanted) == image.reference or not (wanted.digest and image.reference):
+        return str(wanted) == image.reference
+    known = ImageReference(image.reference)
+    return wanted.digest == image.digest and wanted.place == known.place

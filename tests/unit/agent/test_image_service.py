@@ -101,6 +101,16 @@ def test_an_image_has_many_names_and_leaves_with_the_last(layout: HostLayout) ->
         ask(layout, "RemoveImage", digest[7:19])
 
 
+def test_a_digest_counts_in_its_repository(layout: HostLayout) -> None:
+    tagged = ask(layout, "TagImage", "r.example/spare:1", "a.example/live:1")
+    for place in ("a.example/other", "r.example/live", "b.example/spare"):
+        with pytest.raises(UnknownImageError):
+            ask(layout, "RemoveImage", f"{place}@{tagged['digest']}")
+    gone = ask(layout, "RemoveImage", f"r.example/spare@{tagged['digest']}")
+    assert gone == {"untagged": ["r.example/spare:1"], "deleted": []}
+    assert "a.example/live:1" in names(layout)
+
+
 def test_what_a_generation_needs_and_what_came_with_the_release_stays(layout: HostLayout) -> None:
     with pytest.raises(ImageInUseError) as caught:
         ask(layout, "RemoveImage", "r.example/used:1")
@@ -163,7 +173,8 @@ def test_an_archive_has_the_names_that_were_asked_for(layout: HostLayout, tmp_pa
 
 
 def test_names_of_docker_hub_are_one_registry() -> None:
-    assert registry_host("index.docker.io") == registry_host("docker.io") == "docker.io"
+    for name in ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"):
+        assert registry_host(name) == "docker.io"
     with pytest.raises(UsageError):
         registry_host("https://docker.io")
 

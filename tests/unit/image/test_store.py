@@ -142,9 +142,9 @@ def test_what_a_killed_pull_wrote_of_a_blob_goes_and_whole_blobs_stay(tmp_path: 
 def test_images_are_found_by_name_and_by_the_beginning_of_their_ids(filled: Path) -> None:
     store = ImageStore(filled)
     old = by_name(filled)["old"]
-    for text in ("r.example/old:1", old.digest, old.id, old.id[7:19], f"any@{old.digest}"):
+    for text in ("r.example/old:1", old.digest, old.id, old.id[7:19], f"r.example/old@{old.digest}"):
         assert lookup.find(store, text).digest == old.digest
-    for text in ("r.example/gone:1", "0" * 12, old.id[7:10]):
+    for text in ("r.example/gone:1", f"r.example/gone@{old.digest}", "0" * 12, old.id[7:10]):
         with pytest.raises(UnknownImageError):
             lookup.find(store, text)
 
