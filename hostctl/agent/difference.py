@@ -6,6 +6,7 @@ by descriptors, and no symbolic link is followed.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -39,12 +40,23 @@ class Change:
     path: str
 
 
-def walk(folder: int, *, depth: int = 0) -> Iterator[tuple[str, os.stat_result, int]]:
+def walk(
+    folder: int, *, depth: int = 0, seen: Iterator[int] | None = None
+) -> Iterator[tuple[str, os.stat_result, int]]:
     """Yield name below ``folder``, status and an open parent of every entry; folders before what is in them.
 
     No link is followed. The parent is open only until the next step.
+
+    Args:
+        folder: an open folder.
+        depth: how many folders it lies in.
+        seen: counts names, of all folders.
+
+    Raises:
+        TooManyChangesError: there are more than :data:`MAX_CHANGES`; they are not kept in memory before that.
     """
-    for name in sorted(os.listdir(folder)):
+    seen = itertools.count(1) if seen is None else seen
+    for name in _listed(folder, seen):
         try:
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -56,10 +68,20 @@ def walk(folder: int, *, depth: int = 0) -> Iterator[tuple[str, os.stat_result, 
             except OSError:
                 continue
             try:
-                for inner, status, parent in walk(below, depth=depth + 1):
+                for inner, status, parent in walk(below, depth=depth + 1, seen=seen):
                     yield f"{name}/{inner}", status, parent
             finally:
                 os.close(below)
+
+
+def _listed(folder: int, seen: Iterator[int]) -> list[str]:
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if next(seen) > MAX_CHANGES:
+                raise TooManyChangesError(f"more than {MAX_CHANGES} paths are changed")
+            names.append(entry.name)
+    return sorted(names)
 
 
 def _is_whiteout(found: os.stat_result) -> bool:

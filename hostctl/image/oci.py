@@ -16,6 +16,7 @@ from typing import Literal
 
 from hostctl.config.values import ImageReference
 from hostctl.errors import HostctlError
+from hostctl.image.tarstream import PATH_BYTES
 
 MANIFEST_BYTES = 4 << 20  # the limit that the distribution specification asks registries to accept
 CONFIG_BYTES = 4 << 20
@@ -155,9 +156,18 @@ def _list(value: object, what: str, limit: int) -> list[object]:
 
 
 def _text(value: object, what: str) -> str:
-    if not isinstance(value, str) or "\0" in value or len(value) > WORD_BYTES:
+    if not isinstance(value, str) or "\0" in value or len(value) > WORD_BYTES or not _can_be_written(value):
         raise ImageFormatError(f"the image's {what} is no text of at most {WORD_BYTES} characters")
     return value
+
+
+def _can_be_written(text: str) -> bool:
+    """Tell whether a text of JSON is one: half of a surrogate pair is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _words(value: object, what: str) -> tuple[str, ...]:
@@ -233,14 +243,17 @@ def parse_single(data: bytes) -> Descriptor:
 
 
 def _references(values: Iterable[object]) -> tuple[ImageReference, ...]:
-    """Return the names that are whole references; others say nothing, a tag alone for example."""
+    """Return the names that are whole references; others say nothing, a tag alone for example.
+
+    Nor does one with a digest: that of an index would be believed.
+    """
     found = []
     for value in values:
         try:
             found.append(ImageReference(value if isinstance(value, str) else ""))
         except ValueError:
             continue
-    return tuple(found)
+    return tuple(reference for reference in found if not reference.digest)
 
 
 def parse_entries(data: bytes) -> tuple[Named, ...]:
@@ -328,7 +341,9 @@ def parse_config(data: bytes) -> ImageConfig:
         raise ImageFormatError("the image's environment has an entry that is not NAME=value")
     working_dir = _text(config.get("WorkingDir") or "/", "working directory")
     if not working_dir.startswith("/") or ".." in working_dir.split("/"):
-        raise ImageFormatError(f"the image's working directory {working_dir!r} is not absolute")
+        raise ImageFormatError(f"the image's working directory {working_dir[:200]!r} is not absolute")
+    if len(working_dir.encode()) >= PATH_BYTES:
+        raise ImageFormatError(f"the image's working directory has {PATH_BYTES} bytes or more")
     return ImageConfig(
         diff_ids=tuple(check_digest(entry) for entry in _list(rootfs.get("diff_ids"), "diff_ids", LAYERS)),
         entrypoint=_words(config.get("Entrypoint"), "entrypoint"),

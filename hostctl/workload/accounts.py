@@ -43,12 +43,24 @@ def read(root: int, path: str) -> str:
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
             return ""
-        with open(f"/proc/self/fd/{found}", "rb") as file:  # noqa: PTH123 - a descriptor that was looked at
-            return file.read(LIMIT).decode("utf-8", "replace")
+        return _content(found).decode("utf-8", "replace")
     except OSError:
         return ""
     finally:
         os.close(found)
+
+
+def _content(found: int) -> bytes:
+    """Return the beginning of a file, or what there is of it: a link of the workload may lead to one of its /proc that
+    only goes on when the kernel has something to say."""
+    data = b""
+    file = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while len(data) < LIMIT and (part := os.read(file, LIMIT - len(data))):
+            data += part
+    finally:
+        os.close(file)
+    return data
 
 
 def _number(text: str) -> int | None:

@@ -90,7 +90,7 @@ def _lay_aside(layout: HostLayout, wanted: Mapping[str, bytes]) -> list[RootErro
             for key, made_from in wanted.items():
                 try:
                     _lay(layout, key, root.decode(made_from), shown)
-                except (OSError, RootPlanError, NamespaceError) as error:
+                except (OSError, ValueError, RootPlanError, NamespaceError) as error:
                     details = f"{error.brief}: {error.details}" if isinstance(error, HostctlError) else str(error)
                     failures.append(RootError(f"workload {key} has no root file system", details=details))
                 else:

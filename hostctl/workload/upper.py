@@ -51,19 +51,29 @@ class _Writer:
         self._out, self._first, self._limit = out, first_id, limit
         self._digest = sha256()
         self._links: dict[tuple[int, int], str] = {}
-        self._size = self._entries = self._newest = 0
+        self._size = self._entries = self._seen = self._newest = 0
         self._skipped: list[str] = []
 
     def folder(self, folder: int, path: str, depth: int) -> None:
         """Add what is in an open folder."""
         if depth >= DEPTH:
             raise UpperError(f"{path}: more than {DEPTH} folders in each other")
-        for name in sorted(os.listdir(folder)):
+        for name in self._names(folder):
             inner = f"{path}/{name}" if path else name
             try:
                 self._entry(folder, name, inner, depth)
             except FileNotFoundError:  # removed meanwhile
                 self._skip(inner)
+
+    def _names(self, folder: int) -> list[str]:
+        """Return the names in a folder in order; more than a layer has are not even kept in memory."""
+        names = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                self._seen += 1
+                self._count(self._seen)
+        return sorted(names)
 
     def finish(self) -> Packed:
         """Write the end of the archive."""
@@ -89,14 +99,17 @@ class _Writer:
                 hint="remove what is not to be kept, or keep it in a volume",
             )
 
+    def _count(self, entries: int) -> None:
+        if entries > ENTRIES:
+            raise UpperError(f"what was written has more than {ENTRIES} entries")
+
     def _skip(self, path: str) -> None:
         if len(self._skipped) < SKIPPED:
             self._skipped.append(path)
 
     def _header(self, info: tarfile.TarInfo, found: os.stat_result | None = None) -> None:
         self._entries += 1
-        if self._entries > ENTRIES:
-            raise UpperError(f"what was written has more than {ENTRIES} entries")
+        self._count(self._entries)
         if found is not None:
             info.mode, info.mtime = stat.S_IMODE(found.st_mode), int(found.st_mtime)
             info.uid, info.gid = found.st_uid - self._first, found.st_gid - self._first

@@ -1,6 +1,7 @@
 """Layers made to harm: every one is refused, and nothing is left behind."""
 
 import io
+import json
 import tarfile
 
 import pytest
@@ -94,3 +95,20 @@ def test_limits() -> None:
         parse_manifest(b"[" * 100000)
     with pytest.raises(ImageFormatError, match="NAME=value"):
         parse_config(b'{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":[]},"config":{"Env":["x"]}}')
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"WorkingDir": "/a" * 2048},  # a path that no kernel takes, and whose parents would fill the memory
+        {"WorkingDir": "/\ud800"},
+        {"User": "\udfff"},
+        {"Env": ["NAME=\ud800"]},
+        {"Cmd": ["x", "\ud800"]},
+        {"ExposedPorts": {"\ud800": {}}},
+    ],
+)
+def test_words_that_cannot_be_passed_on_are_refused(config: dict[str, object]) -> None:
+    document = {"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": []}, "config": config}
+    with pytest.raises(ImageFormatError):
+        parse_config(json.dumps(document).encode())

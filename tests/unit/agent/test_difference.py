@@ -42,3 +42,19 @@ def test_added_changed_and_deleted(tmp_path: Path) -> None:
         Change(kind="C", path="/srv"),
         Change(kind="D", path="/srv/old"),
     ]
+
+
+def test_names_are_counted_before_they_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difference, "MAX_CHANGES", 5)
+    (tmp_path / "first/inner").mkdir(parents=True)
+    for number in range(3):
+        os.mknod(tmp_path / f"first/{number}", stat.S_IFCHR)  # of nothing below: no change at all
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    assert list(difference.changes(descriptor, ())) == [
+        Change(kind="A", path="/first"),
+        Change(kind="A", path="/first/inner"),
+    ]
+    (tmp_path / "first/inner/more").touch()
+    with pytest.raises(difference.TooManyChangesError):
+        list(difference.changes(descriptor, ()))
+    os.close(descriptor)

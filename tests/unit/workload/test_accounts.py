@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,13 @@ def test_files_are_read_below_the_root_alone(tmp_path: Path) -> None:
     assert [accounts.read(folder, f"etc/{name}") for name in ("absolute", "up", "fifo", "magic", "none")] == [""] * 5
     assert len(accounts.read(folder, "etc/inside")) == accounts.LIMIT
     os.close(folder)
+
+
+def test_a_file_of_proc_that_says_nothing_for_now_is_not_waited_for() -> None:
+    folder = os.open("/", os.O_PATH)
+    said: list[str] = []
+    reading = threading.Thread(target=lambda: said.append(accounts.read(folder, "proc/kmsg")), daemon=True)
+    reading.start()
+    reading.join(10)
+    os.close(folder)
+    assert len(said) == 1

@@ -97,6 +97,17 @@ def test_what_a_layer_cannot_hold_is_left_out_and_told(tmp_path: Path) -> None:
     assert said.skipped == (".wh..wh..opq", ".wh.etc", "disk", "pipe", "socket")
 
 
+def test_names_are_counted_before_they_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upper, "ENTRIES", 2)
+    for number in range(2):
+        os.mkfifo(tmp_path / f"pipe{number}")
+    own(tmp_path)
+    assert packed(tmp_path)[0].skipped == ("pipe0", "pipe1")
+    os.mkfifo(tmp_path / "pipe2")
+    with pytest.raises(UpperError, match="more than 2 entries"):
+        packed(tmp_path)
+
+
 def test_names_that_are_no_text_stay(tmp_path: Path) -> None:
     os.close(os.open(os.fsencode(tmp_path) + b"/\xff\x1b", os.O_CREAT | os.O_WRONLY))
     own(tmp_path)
