@@ -133,8 +133,8 @@ class BuildService:
             found = []
             for reference in map(ImageReference, request.needs):
                 image, reach = store.find(reference), registries.access(reference.registry)
-                if image is None or not store.is_signed(image.digest, reach.key_id):
-                    image = registries(reference, reference.digest if image is None else image.digest)
+                if image is None or not store.is_signed(image.digest, reach.signer(reference)):
+                    image = registries(reference, reference.digest)
                 found.append(image)
             return found
 

@@ -42,8 +42,8 @@ class Images(Protocol):
     def find(self, reference: ImageReference) -> StoredImage | None:
         """Return the image of a reference."""
 
-    def is_signed(self, digest: str, key_id: str) -> bool:
-        """Tell whether an image was found signed by a key; an empty one asks for nothing."""
+    def is_signed(self, digest: str, by: str) -> bool:
+        """Tell whether an image was found signed by a key for a repository; an empty text asks for nothing."""
 
 
 Pull = Callable[[ImageReference, str | None], StoredImage]
@@ -61,7 +61,8 @@ def choose(
     """Return an image for every workload.
 
     A workload whose reference did not change keeps the digest of the former generation, as long as that image is here
-    or can be had. An image that came with an older release and is gone is replaced by the one of the same name.
+    or can be had. An image that came with an older release and is gone is replaced by the one of the same name. An
+    image that is here by its name alone, and not known to be signed, says nothing of what the registry has.
 
     Args:
         declaration: what is wanted.
@@ -117,13 +118,27 @@ def _choose(
         name: _local(reference, former.get(name), images, (renewed or {}).get(name))
         for name, reference in wanted.items()
     }
-    keys = {name: access(declaration, reference.registry).key_id for name, reference in wanted.items()}
-    signed = {name: found is None or images.is_signed(found.digest, keys[name]) for name, (found, _) in local.items()}
+    signers = {name: access(declaration, each.registry).signer(each) for name, each in wanted.items()}
+    signed = {
+        name: found is None or images.is_signed(found.digest, signers[name]) for name, (found, _) in local.items()
+    }
     _check_never(declaration, wanted, {name: found for name, (found, _) in local.items()}, signed)
     return {
-        name: found if found is not None and signed[name] else pull(wanted[name], digest or None)
+        name: found if found is not None and signed[name] else _ask(pull, wanted[name], found, digest)
         for name, (found, digest) in local.items()
     }
+
+
+def _ask(pull: Pull, reference: ImageReference, found: StoredImage | None, digest: str) -> StoredImage:
+    """Ask the registry, for what the name stands for now if it has no longer what a generation had and nobody has."""
+    from hostctl.image.refusal import NotThereError  # noqa: PLC0415 - only when the host lacks an image
+
+    try:
+        return pull(reference, digest or None)
+    except NotThereError:
+        if found is not None or digest in ("", reference.digest):
+            raise
+        return pull(reference, reference.digest)
 
 
 def _local(
@@ -132,9 +147,11 @@ def _local(
     """Return the image of a reference that is here, if it is, and the digest to ask its registry for."""
     if new is not None and new.reference == str(reference):
         return images.get(new.digest), new.digest
-    kept = images.get(pin.digest) if pin is not None and pin.reference == str(reference) else None
+    pinned = pin.digest if pin is not None and pin.reference == str(reference) else ""
+    kept = images.get(pinned) if pinned else None
     found = kept or images.find(reference)
-    return found, found.digest if found is not None else reference.digest or ""
+    asked = pinned if kept is not None or found is None else ""
+    return found, asked or reference.digest or ""
 
 
 def _check_never(
@@ -221,9 +238,11 @@ class Registries:
         """Pull."""
         from hostctl.image import pull  # noqa: PLC0415 - only when the host lacks an image
 
-        found = digest or self.resolve(reference)
+        if digest is None or digest == reference.digest:  # that may be one of an index
+            here = self.store.find(reference) if digest else None
+            digest = self.resolve(reference) if here is None else here.digest
         reach = self.access(reference.registry)
-        return pull.pull(reference, found, self.store, access=reach, skopeo=self._skopeo(), notify=self.notify)
+        return pull.pull(reference, digest, self.store, access=reach, skopeo=self._skopeo(), notify=self.notify)
 
     def _skopeo(self) -> Skopeo:
         return Skopeo(runtime=self.layout.runtime / "registries")

@@ -52,7 +52,7 @@ def _json(value: object) -> bytes:
 def _recipe(layer: Path) -> Path:
     recipe = layer.with_suffix(".recipe")
     if not recipe.is_file():
-        hint = "images that came with the release, or from an older one, cannot be written out: pull it again"
+        hint = "what came with a release cannot be written out: take the image from where the release has it"
         raise RecipeError(f"there is no recipe of {layer.stem}", hint=hint)
     return recipe
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from hostctl.config.values import ImageReference
 from hostctl.durable import sha256_file
@@ -19,6 +20,7 @@ from hostctl.image.layers import MakeErofs, make_erofs
 from hostctl.image.oci import (
     MANIFEST_TYPES,
     Descriptor,
+    ImageFormatError,
     digest_of,
     is_index,
     manifest_type,
@@ -28,7 +30,7 @@ from hostctl.image.oci import (
     verified,
 )
 from hostctl.image.refusal import PullError, UnsignedError, ask_limits, refusal
-from hostctl.image.registry import DIRECT, SKOPEO, Access, Session, Skopeo, session, source
+from hostctl.image.registry import DIRECT, SKOPEO, Access, Mirror, Session, Skopeo, session, source
 from hostctl.image.retention import PARTIAL
 from hostctl.image.room import check_margin
 from hostctl.image.store import ImageStore, StoredImage, pairs
@@ -47,22 +49,57 @@ BEYOND_BYTES = 1 << 20  # so much more than the manifest says may come: skopeo m
 MIB = 1 << 20
 
 Notify = Callable[[str], None]
+Result = TypeVar("Result")
 
 
 def _silent(text: str) -> None:
     del text
 
 
-def _failed(reference: ImageReference, what: str, access: Access, error: CommandError) -> PullError:
-    limits = ask_limits(reference, access, error)
-    return refusal(f"{what} {reference}", reference.registry, error, limits)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """One of the places that may have an image, and skopeo as it is run for that."""
+
+    opened: Session
+    reference: ImageReference
+    access: Access
+    location: str
+
+    def inspect(self, digest: str | None, *words: str) -> bytes:
+        """Return a document of the image."""
+        try:
+            wanted = source(self.reference, digest)
+            return self.opened.run("inspect", "--raw", *words, wanted, timeout=INSPECT_SECONDS).stdout
+        except CommandError as error:
+            raise self.failed("looking up", error) from error
+
+    def failed(self, what: str, error: CommandError) -> PullError:
+        """Return the error for what skopeo could not do."""
+        itself = self.location == self.reference.registry
+        limits = ask_limits(self.reference, self.access, error) if itself else ""
+        return refusal(f"{what} {self.reference}", self.location, error, limits)
 
 
-def _inspect(opened: Session, reference: ImageReference, digest: str | None, access: Access, *words: str) -> bytes:
-    try:
-        return opened.run("inspect", "--raw", *words, source(reference, digest), timeout=INSPECT_SECONDS).stdout
-    except CommandError as error:
-        raise _failed(reference, "looking up", access, error) from error
+def _of_each(
+    reference: ImageReference,
+    access: Access,
+    skopeo: Skopeo,
+    notify: Notify,
+    ask: Callable[[_Place], Result],
+) -> Result:
+    """Ask the mirrors of a registry in their order, and the registry itself when they fail, in whatever way."""
+
+    def at(place: Mirror) -> Result:
+        with session(reference.registry, access, skopeo, place) as opened:
+            return ask(_Place(opened=opened, reference=reference, access=access, location=place.location))
+
+    *mirrors, itself = access.places(reference.registry)
+    for mirror in mirrors:
+        try:
+            return at(mirror)
+        except (PullError, ImageFormatError) as error:
+            notify(f"mirror {mirror.location}: {error.brief}")
+    return at(itself)
 
 
 def resolve(reference: ImageReference, *, access: Access = DIRECT, skopeo: Skopeo = SKOPEO) -> str:
@@ -77,16 +114,20 @@ def resolve(reference: ImageReference, *, access: Access = DIRECT, skopeo: Skope
         PullError: the registry cannot be reached or has no such image.
         ImageFormatError: what it gave is malformed, for another platform, or not what the digest says.
     """
-    with session(reference.registry, access, skopeo) as opened:
-        data = _inspect(opened, reference, reference.digest, access)
-        if reference.digest:
-            verified(data, reference.digest)
-        if not is_index(data):
-            parse_manifest(data)
-            return digest_of(data)
-        digest = parse_index(data).digest
-        parse_manifest(verified(_inspect(opened, reference, digest, access), digest))
-        return digest
+    return _of_each(reference, access, skopeo, _silent, _resolved)
+
+
+def _resolved(place: _Place) -> str:
+    wanted = place.reference.digest
+    data = place.inspect(wanted)
+    if wanted:
+        verified(data, wanted)
+    if not is_index(data):
+        parse_manifest(data)
+        return digest_of(data)
+    digest = parse_index(data).digest
+    parse_manifest(verified(place.inspect(digest), digest))
+    return digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,34 +241,44 @@ def pull(
         ImageFormatError, LayerError: it is not sound.
         ImageStoreError: it has no room, or the disk was about to be full meanwhile.
     """
-    found = store.get(digest)
-    if found is not None and store.is_signed(digest, access.key_id):
+    found, signer = store.get(digest), access.signer(reference)
+    if found is not None and store.is_signed(digest, signer):
         return store.name(found, str(reference))
-    with session(reference.registry, access, skopeo) as opened:
-        manifest_bytes = verified(_inspect(opened, reference, digest, access), digest)
-        manifest = parse_manifest(manifest_bytes)
-        config_bytes = verified(_inspect(opened, reference, digest, access, "--config"), manifest.config.digest)
-        layers = pairs(manifest, parse_config(config_bytes))
-        known = frozenset(diff_id for diff_id in layers if store.layer(diff_id))
-        incoming = _Incoming(folder=store.incoming(digest), layers=layers, known=known, config=len(config_bytes))
-        store.make_room(incoming.total)
-        incoming.prepare()
-        words = ["--quiet", "--dest-oci-accept-uncompressed-layers", "--remove-signatures"]  # checked, not kept
-        if manifest_type(manifest_bytes) == MANIFEST_TYPES[0]:
-            words.append("--preserve-digests")  # Docker's own manifests fit into no OCI layout; their layers do
-        copy = [*words, source(reference, digest), f"oci:{incoming.folder}:pulled"]
-        try:
-            meter = _Meter(str(reference), incoming.total, notify)
-            _copy(opened, copy, _Import(incoming, store, meter, make))
-        except CommandError as error:
-            raise _failed(reference, "pulling", access, error) from error
-        finally:
-            incoming.drop_partial()
+
+    def fetch(place: _Place) -> Path:
+        return _fetch(place, digest, store, make, notify)
+
+    folder = _of_each(reference, access, skopeo, notify, fetch)
+    stored = store.add(folder, digest, str(reference), make=make, signed=signer)
+    shutil.rmtree(folder)
+    return stored
+
+
+def _fetch(place: _Place, digest: str, store: ImageStore, make: MakeErofs, notify: Notify) -> Path:
+    """Bring the blobs of an image from one place and import its layers; return the folder of the rest."""
+    manifest_bytes = verified(place.inspect(digest), digest)
+    manifest = parse_manifest(manifest_bytes)
+    config_bytes = verified(place.inspect(digest, "--config"), manifest.config.digest)
+    layers = pairs(manifest, parse_config(config_bytes))
+    known = {diff_id: path for diff_id in layers if (path := store.own_layer(diff_id))}
+    incoming = _Incoming(folder=store.incoming(digest), layers=layers, known=frozenset(known), config=len(config_bytes))
+    incoming.prepare()
+    # What was counted as there, and what is there of the rest, must neither go nor be counted once more.
+    store.make_room(max(0, incoming.total - incoming.bytes()), needed=known.values())
+    words = ["--quiet", "--dest-oci-accept-uncompressed-layers", "--remove-signatures"]  # checked, not kept
+    if manifest_type(manifest_bytes) == MANIFEST_TYPES[0]:
+        words.append("--preserve-digests")  # Docker's own manifests fit into no OCI layout; their layers do
+    copy = [*words, source(place.reference, digest), f"oci:{incoming.folder}:pulled"]
+    try:
+        meter = _Meter(str(place.reference), incoming.total, notify)
+        _copy(place.opened, copy, _Import(incoming, store, meter, make))
+    except CommandError as error:
+        raise place.failed("pulling", error) from error
+    finally:
+        incoming.drop_partial()
     for document in (manifest_bytes, config_bytes):
         (incoming.folder / "blobs/sha256" / digest_of(document).removeprefix("sha256:")).write_bytes(document)
-    stored = store.add(incoming.folder, digest, str(reference), make=make, signed=access.key_id)
-    shutil.rmtree(incoming.folder)
-    return stored
+    return incoming.folder
 
 
 class _Import:

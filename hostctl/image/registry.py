@@ -46,10 +46,14 @@ class Access:
     key: str = ""
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    @property
-    def key_id(self) -> str:
-        """Return what stands for the key in the store's record of checked images; empty without a key."""
-        return sha256(self.key.encode()).hexdigest() if self.key else ""
+    def signer(self, reference: ImageReference) -> str:
+        """Return what stands for the key, and the repository that it signs for, in the store's record of checked
+        images; empty without a key."""
+        return f"{sha256(self.key.encode()).hexdigest()}@{reference.place}" if self.key else ""
+
+    def places(self, registry: str) -> tuple[Mirror, ...]:
+        """Return where the images of this registry are looked for, in order: its mirrors, and itself."""
+        return (*self.mirrors, Mirror(location=registry, insecure=self.insecure))
 
 
 DIRECT = Access()
@@ -88,15 +92,15 @@ def access(
     )
 
 
-def registries_conf(registry: str, access: Access) -> str:
-    """Return the registries.conf (TOML) for one registry; strings of JSON are strings of TOML."""
-    lines = ["unqualified-search-registries = []", 'short-name-mode = "disabled"']
-    for table, location, insecure in (
-        ("registry", registry, access.insecure),
-        *(("registry.mirror", mirror.location, mirror.insecure) for mirror in access.mirrors),
-    ):
-        lines += [f"[[{table}]]", f"location = {json.dumps(location)}", f"insecure = {str(insecure).lower()}"]
-    return "\n".join([*lines, ""])
+def registries_conf(registry: str, place: Mirror) -> str:
+    """Return the registries.conf (TOML) by which images of a registry come from a place, under the registry's names.
+
+    Not as a mirror of it: skopeo stays with whoever has the manifest, also if that then lacks a layer or never ends.
+    Strings of JSON are strings of TOML.
+    """
+    lines = ["unqualified-search-registries = []", 'short-name-mode = "disabled"', "[[registry]]"]
+    lines += [f"prefix = {json.dumps(registry)}", f"location = {json.dumps(place.location)}"]
+    return "\n".join([*lines, f"insecure = {str(place.insecure).lower()}", ""])
 
 
 def policy(key: Path | None) -> str:
@@ -163,13 +167,14 @@ def _alive(path: Path) -> bool:
 
 
 @contextmanager
-def session(registry: str, access: Access, skopeo: Skopeo = SKOPEO) -> Iterator[Session]:
+def session(registry: str, access: Access, skopeo: Skopeo = SKOPEO, place: Mirror | None = None) -> Iterator[Session]:
     """Write the files for one registry, and remove them in the end; what a killed process left goes first.
 
     Args:
         registry: host[:port].
         access: how it is reached.
         skopeo: the program.
+        place: of :meth:`Access.places`; none is the registry itself.
     """
     runtime = skopeo.runtime
     runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -186,7 +191,7 @@ def session(registry: str, access: Access, skopeo: Skopeo = SKOPEO) -> Iterator[
             key.write_text(access.key)
             (folder / "registries.d/default.yaml").write_text("default-docker:\n  use-sigstore-attachments: true\n")
         (folder / "policy").write_text(policy(key))
-        (folder / "registries.conf").write_text(registries_conf(registry, access))
+        (folder / "registries.conf").write_text(registries_conf(registry, place or access.places(registry)[-1]))
         auths = {host: {"auth": found} for host, found in access.credentials.items()}
         (folder / "auth.json").write_text(json.dumps({"auths": auths}))
         yield Session(folder=folder, skopeo=skopeo)

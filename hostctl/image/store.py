@@ -95,10 +95,16 @@ class ImageStore:
     def _roots(self) -> tuple[Path, ...]:
         return tuple(root for root in (self.baked, self.writable) if root is not None)
 
-    def layer(self, diff_id: str) -> Path | None:
-        """Return the EROFS file of a layer; none if there is none."""
-        paths = (_file(root, "layers", diff_id) for root in self._roots)
+    def _layer(self, diff_id: str, roots: Iterable[Path]) -> Path | None:
+        paths = (_file(root, "layers", diff_id) for root in roots)
         return next((path for path in paths if path.is_file()), None)
+
+    def own_layer(self, diff_id: str) -> Path | None:
+        """Return the EROFS file of a layer in the writable folder; none if there is none.
+
+        One that came with the release goes with it, and has no recipe: an image that outlives it has its own.
+        """
+        return self._layer(diff_id, () if self.writable is None else (self.writable,))
 
     def documents(self, digest: str) -> tuple[bytes, bytes]:
         """Return manifest and configuration of an image that is there, as its registry gave them.
@@ -122,7 +128,8 @@ class ImageStore:
         except ImageStoreError:
             return None
         manifest, config = parse_manifest(manifest_bytes), parse_config(config_bytes)
-        layers = [path for diff_id in config.diff_ids if (path := self.layer(diff_id))]
+        roots = self._roots if self.is_baked(digest) else self._roots[::-1]
+        layers = [path for diff_id in config.diff_ids if (path := self._layer(diff_id, roots))]
         if len(layers) != len(config.diff_ids):
             return None
         return StoredImage(
@@ -150,9 +157,13 @@ class ImageStore:
         return {name: digest for root in self._roots for name, digest in _names(root).items()}
 
     def find(self, reference: ImageReference) -> StoredImage | None:
-        """Return the image of a reference: by its digest if it has one, else by the name it was stored under."""
-        digest = reference.digest or self.names().get(str(reference))
-        return self.get(digest) if digest else None
+        """Return the image of a reference: by its digest if it has one, else by the name it was stored under.
+
+        A digest may be that of an index, which a pull has verified; then it is found by its name as well.
+        """
+        found = self.get(reference.digest) if reference.digest else None
+        digest = self.names().get(str(reference))
+        return found or (self.get(digest) if digest else None)
 
     def digests(self) -> tuple[str, ...]:
         """Return the manifest digests of everything that is there, complete or not."""
@@ -173,16 +184,16 @@ class ImageStore:
         """Tell whether an image came with the release."""
         return self.baked is not None and _file(self.baked, "manifests", digest).is_file()
 
-    def is_signed(self, digest: str, key_id: str) -> bool:
-        """Tell whether an image was once found signed by a key; baked ones are signed with their release.
+    def is_signed(self, digest: str, by: str) -> bool:
+        """Tell whether an image was once found signed; baked ones are signed with their release.
 
         Args:
             digest: of the manifest.
-            key_id: see :attr:`hostctl.image.registry.Access.key_id`; empty asks for no signature.
+            by: the key and the repository, see :meth:`hostctl.image.registry.Access.signer`; empty asks for none.
         """
-        if not key_id or self.is_baked(digest):
+        if not by or self.is_baked(digest):
             return True
-        return self.writable is not None and key_id in _table(self.writable, "signed.json").get(digest, "").split()
+        return self.writable is not None and by in _table(self.writable, "signed.json").get(digest, "").split()
 
     def _root(self) -> Path:
         if self.writable is None:
@@ -234,7 +245,7 @@ class ImageStore:
             digest: digest of the manifest.
             name: the reference to remember it under, if any.
             make: see :func:`hostctl.image.layers.convert`.
-            signed: the key that it was found signed by, see :meth:`is_signed`.
+            signed: by what it was found signed, see :meth:`is_signed`.
 
         Raises:
             ImageFormatError, LayerError: the image is not sound; nothing of it is visible then.
@@ -247,7 +258,7 @@ class ImageStore:
         config_bytes = blobs.document(manifest.config.digest)
         config = parse_config(config_bytes)
         for diff_id, layer in pairs(manifest, config).items():
-            if self.layer(diff_id) is None:
+            if self.own_layer(diff_id) is None:
                 with blobs.layer(layer.digest) as extent:
                     self.take_layer(extent, layer, diff_id, make=make)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,12 @@ from hostctl.agent.generation import Pin
 from hostctl.config.load import parse_host
 from hostctl.config.problems import DeclarationError
 from hostctl.config.values import ImageReference
+from hostctl.image import pull as pulling
 from hostctl.image.oci import ImageConfig
+from hostctl.image.refusal import NotThereError
 from hostctl.image.registry import DIRECT, Mirror, access
-from hostctl.image.store import StoredImage
+from hostctl.image.store import ImageStore, StoredImage
+from hostctl.layout import HostLayout
 
 OLD, NEW = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 NAME = "registry.example:5000/site:1"
@@ -35,6 +39,7 @@ class Store:
         self.named = named
         self.pulled: list[tuple[str, str | None]] = []
         self.signed: set[str] = set()
+        self.gone: set[str] = set()
 
     def get(self, digest: str) -> StoredImage | None:
         return image(digest) if digest in self.digests else None
@@ -42,11 +47,13 @@ class Store:
     def find(self, reference: ImageReference) -> StoredImage | None:
         return image(self.named) if self.named and str(reference) == NAME else None
 
-    def is_signed(self, digest: str, key_id: str) -> bool:
-        return not key_id or digest in self.signed
+    def is_signed(self, digest: str, by: str) -> bool:
+        return not by or digest in self.signed
 
     def pull(self, reference: ImageReference, digest: str | None) -> StoredImage:
         self.pulled.append((str(reference), digest))
+        if digest in self.gone:
+            raise NotThereError("the registry has no such image")
         return image(digest or NEW)
 
 
@@ -67,6 +74,41 @@ def test_a_changed_reference_is_looked_up_by_its_name() -> None:
 
 def test_a_pinned_image_that_left_with_its_release_is_found_by_name() -> None:
     assert chosen(Store(NEW, named=NEW), {"site": Pin(reference=NAME, digest=OLD)}) == NEW
+
+
+def test_a_pinned_image_that_is_not_here_is_asked_for_before_what_its_name_stands_for() -> None:
+    store, pins = Store(), {"site": Pin(reference=NAME, digest=OLD)}
+    assert chosen(store, pins) == OLD
+    assert store.pulled == [(NAME, OLD)]
+    store.gone.add(OLD)
+    assert chosen(store, pins) == NEW
+    assert store.pulled[1:] == [(NAME, OLD), (NAME, None)]
+
+
+def test_an_image_that_is_here_by_its_name_alone_says_nothing_of_what_is_signed() -> None:
+    store = Store(OLD, named=OLD)
+    assert chosen(store, {}, SIGNED) == NEW
+    assert store.pulled == [(NAME, None)]
+
+
+def test_a_digest_that_is_declared_may_be_one_of_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def resolve(reference: ImageReference, **rest: object) -> str:
+        asked.append(str(reference))
+        return NEW
+
+    monkeypatch.setattr(pulling, "resolve", resolve)
+    monkeypatch.setattr(pulling, "pull", lambda reference, digest, store, **rest: image(digest))
+    registries = images.Registries(
+        layout=HostLayout(root=tmp_path), declaration=None, store=ImageStore(tmp_path / "store")
+    )
+    index = ImageReference(f"{NAME}@{OLD}")
+    assert registries(index, OLD).digest == NEW
+    assert registries(ImageReference(NAME), None).digest == NEW
+    assert asked == [str(index), NAME]
+    assert registries(ImageReference(NAME), OLD).digest == OLD  # of a generation: that very manifest
+    assert len(asked) == 2
 
 
 def test_what_is_not_here_comes_from_the_registry() -> None:
@@ -176,9 +218,9 @@ def test_digests_are_wanted_of_whatever_a_declaration_names(more: str, place: st
 
 def test_a_signature_is_wanted_of_image_volumes_too() -> None:
     text = SIGNED.replace(f"'{NAME}'", f"'{NAME}', image_volumes: {{/models: '{NAME}'}}")
-    store = Store(OLD, named=OLD)
+    store, pins = Store(OLD, named=OLD), {"site:/models": Pin(reference=NAME, digest=OLD)}
     for _ in range(2):
-        assert images.choose_mounted(parse_host(text, "x"), {}, store, store.pull)["site:/models"].digest == OLD
+        assert images.choose_mounted(parse_host(text, "x"), pins, store, store.pull)["site:/models"].digest == OLD
         store.signed.add(OLD)
     assert store.pulled == [(NAME, OLD)]
 
@@ -187,5 +229,5 @@ def test_a_signature_is_wanted_of_what_builds() -> None:
     text = SIGNED.replace(HOST, f"version: 1\nhostname: a\nbuild: {{image: '{NAME}'}}\n")
     store = Store(OLD, named=OLD)
     with_builder = parse_host(building.add(text, "run-build-00000000"), "x")
-    assert images.choose(with_builder, {}, store, store.pull)["run-build-00000000"].digest == OLD
-    assert store.pulled == [(NAME, OLD)]
+    assert images.choose(with_builder, {}, store, store.pull)["run-build-00000000"].digest == NEW
+    assert store.pulled == [(NAME, None)]

@@ -11,11 +11,13 @@ import pytest
 from hostctl_lab.images import layer, layout
 
 from hostctl.config.values import ImageReference
-from hostctl.image.oci import ImageFormatError
+from hostctl.image.layers import MakeErofs
+from hostctl.image.oci import ImageFormatError, parse_config, parse_manifest
 from hostctl.image.pull import PullError
 from hostctl.image.refusal import NotThereError, RateLimitError, UnauthorizedError
 from hostctl.image.registry import Access, Mirror
 from hostctl.image.room import NoRoomError
+from hostctl.image.store import ImageStore
 from hostctl.image.tarstream import LayerError
 from tests.unit.image.conftest import Puller
 
@@ -75,6 +77,10 @@ def test_the_platform_is_chosen(registry: str, puller: Puller, tmp_path: Path) -
     assert puller.resolve(reference) == digest
     pinned = ImageReference(f"{registry}/site:gone@{index}")
     assert puller.pull(pinned).digest == digest
+    assert puller.store.names() == {str(pinned): digest}
+    found = puller.store.find(pinned)
+    assert found is not None
+    assert found.digest == digest
     layout(tmp_path / "arm", b"one", platforms=[arm, {"os": "unknown", "architecture": "unknown"}])
     puller.upload(tmp_path / "arm", reference)
     with pytest.raises(ImageFormatError, match="not made for linux/amd64") as caught:
@@ -109,6 +115,27 @@ def test_only_what_is_missing_is_fetched(registry: str, push: Push, puller: Pull
 
 def _manifest(folder: Path, digest: str) -> bytes:
     return (folder / "blobs/sha256" / digest.removeprefix("sha256:")).read_bytes()
+
+
+def test_a_pull_that_was_cut_off_goes_on_where_it_stopped_within_a_limit(
+    registry: str, push: Push, puller: Puller, tmp_path: Path
+) -> None:
+    noise = random.Random(2).randbytes(200_000)  # noqa: S311 - data that cannot be compressed
+    digest = layout(tmp_path / "site", b"imported", noise, b"missing")
+    push(tmp_path / "site", f"{registry}/site:1")
+    manifest = parse_manifest(_manifest(tmp_path / "site", digest))
+    diff_ids = parse_config(_manifest(tmp_path / "site", manifest.config.digest)).diff_ids
+    blobs = [tmp_path / "site/blobs/sha256" / each.digest.removeprefix("sha256:") for each in manifest.layers]
+    incoming = puller.store.incoming(digest) / "blobs/sha256"
+    incoming.mkdir(parents=True)
+    puller.store.take_layer(blobs[0], manifest.layers[0], diff_ids[0], make=puller.make)  # no manifest leads to it yet
+    (incoming / blobs[1].name).write_bytes(blobs[1].read_bytes())
+    puller.store.limit = 300_000  # the large layer fits in once
+    log = tmp_path / "registry/registry.log"
+    before = [blobs_read(log, each.digest) for each in manifest.layers]
+    assert puller.pull(ImageReference(f"{registry}/site:1")).digest == digest
+    fetched = [blobs_read(log, each.digest) - count for each, count in zip(manifest.layers, before, strict=True)]
+    assert fetched == [0, 0, 1]
 
 
 def test_a_layer_that_occurs_twice_and_one_that_is_no_layer(
@@ -203,3 +230,41 @@ def test_mirrors_are_asked_first_and_the_registry_when_they_fail(
     push(tmp_path / "one", f"{registry}/direct:1")
     direct = ImageReference(f"{registry}/direct:1")
     assert puller.pull(direct, access=Access(insecure=True, mirrors=(dead,))).digest == image.digest
+
+
+def test_the_registry_itself_is_asked_when_a_mirror_has_but_a_part(
+    registry: str, push: Push, puller: Puller, tmp_path: Path
+) -> None:
+    digest = layout(tmp_path / "one", b"one", b"two")
+    for name in ("mirror/site:1", "site:1"):
+        push(tmp_path / "one", f"{registry}/{name}")
+    lacking = parse_manifest(_manifest(tmp_path / "one", digest)).layers[1].digest.removeprefix("sha256:")
+    (link,) = (tmp_path / "registry").glob(f"**/repositories/mirror/site/_layers/sha256/{lacking}/link")
+    link.unlink()
+    access = Access(insecure=True, mirrors=(Mirror(location=f"{registry}/mirror", insecure=True),))
+    assert puller.pull(ImageReference(f"{registry}/site:1"), access=access).digest == digest
+    (said,) = [each for each in puller.told if each.startswith("mirror ")]
+    assert said.startswith(f"mirror {registry}/mirror: pulling {registry}/site:1 is not possible")
+    log = (tmp_path / "registry/registry.log").read_text()
+    assert "GET /v2/mirror/site/manifests/" in log
+    assert f"GET /v2/site/blobs/sha256:{lacking} " in log
+
+
+def test_what_is_pulled_has_layers_of_its_own_and_outlives_the_release(
+    registry: str, push: Push, puller: Puller, make: MakeErofs, tmp_path: Path
+) -> None:
+    layout(tmp_path / "base", b"shared")
+    digest = layout(tmp_path / "site", b"shared", b"more")
+    baked = ImageStore(tmp_path / "baked", protect=False)
+    came = baked.add(tmp_path / "base", layout(tmp_path / "again", b"shared"), "r.example/base:1", make=make)
+    puller.store = ImageStore(tmp_path / "store", tmp_path / "baked")
+    push(tmp_path / "site", f"{registry}/site:1")
+    image = puller.pull(ImageReference(f"{registry}/site:1"))
+    assert {path.parent for path in image.layers} == {tmp_path / "store/layers"}
+    assert all(path.with_suffix(".recipe").is_file() for path in image.layers)
+    found = puller.store.get(came.digest)
+    assert found is not None
+    assert found.layers == came.layers  # the release's own stays what it runs from
+    alone = ImageStore(tmp_path / "store").get(digest)
+    assert alone is not None
+    assert alone.layers == image.layers

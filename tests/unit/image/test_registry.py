@@ -187,8 +187,9 @@ def test_only_what_is_signed_by_the_declared_key_gets_in(
     assert not list((tmp_path / "store/layers").iterdir())
     image = puller.pull(signed, access=by(right))
     assert image.digest == digest
-    assert puller.store.is_signed(digest, by(right).key_id)
-    assert not puller.store.is_signed(digest, by(wrong).key_id)
+    assert puller.store.is_signed(digest, by(right).signer(signed))
+    assert not puller.store.is_signed(digest, by(wrong).signer(signed))
+    assert not puller.store.is_signed(digest, by(right).signer(unsigned))
     with pytest.raises(UnsignedError):
         puller.pull(signed, access=by(wrong))
     assert puller.store.find(signed) == image
@@ -204,8 +205,12 @@ def test_a_signature_of_another_repository_does_not_count(
     copy = ["skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"]
     for each in ("1", tag):
         subprocess.run([*copy, f"docker://{registry}/signed:{each}", f"docker://{registry}/moved:{each}"], check=True)
+    access = Access(insecure=True, key=key)
     with pytest.raises(UnsignedError):
-        puller.pull(ImageReference(f"{registry}/moved:1"), access=Access(insecure=True, key=key))
+        puller.pull(ImageReference(f"{registry}/moved:1"), access=access)
+    puller.pull(ImageReference(f"{registry}/signed:1"), access=access)
+    with pytest.raises(UnsignedError):  # nor when the very image is here
+        puller.pull(ImageReference(f"{registry}/moved:1"), access=access)
 
 
 def test_an_unsigned_image_that_is_here_is_signed_later(
@@ -217,10 +222,10 @@ def test_an_unsigned_image_that_is_here_is_signed_later(
     push(tmp_path / "site", site)
     digest = puller.pull(site).digest
     known = Access(insecure=True, key=key)
-    assert not puller.store.is_signed(digest, known.key_id)
+    assert not puller.store.is_signed(digest, known.signer(site))
     signing.push(tmp_path / "site", site, "right")
     assert puller.pull(site, digest, known).digest == digest
-    assert puller.store.is_signed(digest, known.key_id)
+    assert puller.store.is_signed(digest, known.signer(site))
 
 
 @pytest.mark.parametrize(
