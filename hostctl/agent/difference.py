@@ -19,7 +19,7 @@ from hostctl.agent import overview
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.workload.transfer import AS_ARCHIVE, MAX_DEPTH, open_in
+from hostctl.workload.beneath import AS_ARCHIVE, MAX_DEPTH, open_in
 from hostctl.workload.upper import OPAQUE
 
 MAX_CHANGES = 100_000  # what one answer over the bus can hold

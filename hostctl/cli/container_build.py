@@ -18,7 +18,8 @@ from hostctl.cli.pull import references
 from hostctl.errors import HostctlError, UsageError
 from hostctl.image import containerfile
 from hostctl.progress import Progress
-from hostctl.workload.transfer import Packer, TransferError
+from hostctl.workload.beneath import TransferError
+from hostctl.workload.packing import Packer
 
 KEPT = 64 << 10  # bytes of what a quiet build printed that are shown if it fails
 NAMES = ("Containerfile", "Dockerfile")

@@ -19,7 +19,9 @@ from hostctl.agent import client
 from hostctl.agent.copying import CopyError
 from hostctl.agent.outcome import Copied
 from hostctl.errors import UsageError
-from hostctl.workload.transfer import Packer, TransferError, Unpacker, place
+from hostctl.workload.beneath import TransferError
+from hostctl.workload.packing import Packer
+from hostctl.workload.unpacking import Unpacker, place
 
 EXAMPLES = """examples:
   hostctl cp site:/etc/nginx/nginx.conf .

@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 
 from hostctl.errors import EXIT_USAGE, HostctlError
-from hostctl.workload.transfer import AS_CALLER, open_in
+from hostctl.workload.beneath import AS_CALLER, open_in
 
 LIMIT = 1 << 20  # bytes of either file
 LAST_ID = 65535

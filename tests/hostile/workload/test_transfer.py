@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.workload.transfer import Packer, TransferError, Unpacker
+from hostctl.workload.beneath import TransferError
+from hostctl.workload.packing import Packer
+from hostctl.workload.unpacking import Unpacker
 
 SECRET = b"the host's"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.workload import transfer
-from hostctl.workload.transfer import Packer, TransferError, Unpacker
+from hostctl.workload import packing
+from hostctl.workload.beneath import MAX_DEPTH, TransferError, split
+from hostctl.workload.packing import Packer
+from hostctl.workload.unpacking import Unpacker, place
 
 
 def opened(path: Path) -> int:
@@ -109,31 +111,31 @@ def test_names_are_as_with_cp(tree: Path, tmp_path: Path, target: str, made: str
     root = tmp_path / "target"
     (root / "there").mkdir(parents=True)
     (root / "old").write_text("is replaced")
-    folder, rename = transfer.place(opened(root), target)
+    folder, rename = place(opened(root), target)
     Unpacker(folder, rename=rename).unpack(io.BytesIO(pack(tree, "srv/file", "file")))
     assert (root / made).read_bytes() == b"content"
 
 
 def test_a_folder_that_must_be_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="no such folder"):
-        transfer.place(opened(tmp_path), "new/")
+        place(opened(tmp_path), "new/")
     with pytest.raises(FileNotFoundError):
-        transfer.place(opened(tmp_path), "no/new")
+        place(opened(tmp_path), "no/new")
     with pytest.raises(TransferError):
-        transfer.split("/srv/..")
+        split("/srv/..")
 
 
 def test_a_file_that_shrinks_keeps_the_size_of_its_header(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"abc")
     with (tmp_path / "log").open("rb") as file:
-        source = transfer._Exactly(file, 5)
+        source = packing._Exactly(file, 5)
         assert source.read(2) + source.read(2) + source.read() == b"abc\0\0"
         assert source.read(1) == b""
 
 
 def test_folders_too_deep_in_each_other_are_refused(tmp_path: Path) -> None:
     here = os.open(tmp_path, os.O_PATH)
-    for _ in range(transfer.MAX_DEPTH + 2):
+    for _ in range(MAX_DEPTH + 2):
         os.mkdir("d", dir_fd=here)
         inner = os.open("d", os.O_PATH, dir_fd=here)
         os.close(here)
