@@ -62,7 +62,11 @@ class WorkloadReach:
         return json.dumps(asdict(copying.copy("pack", pid, path, call.descriptors[0], options.split())))
 
     def copy_in(self, call: Call) -> str:
-        """Unpack a tar stream from a file at a path of a workload; options are space separated: keep-owner."""
+        """Unpack a tar stream from a file at a path of a workload; options are space separated: keep-owner, contents.
+
+        With contents the path is a folder, or becomes one. Else what comes is put into it if it is a folder; if not, it
+        is one file or folder, and is called as the path says.
+        """
         name, path, options = call.arguments
         pid = self._target(name).pid
         copied = copying.copy("unpack", pid, path, call.descriptors[0], options.split())

@@ -19,7 +19,7 @@ from hostctl.agent import client
 from hostctl.agent.copying import CopyError
 from hostctl.agent.outcome import Copied
 from hostctl.errors import UsageError
-from hostctl.workload.beneath import TransferError
+from hostctl.workload.beneath import TransferError, means_contents
 from hostctl.workload.packing import Packer
 from hostctl.workload.unpacking import Unpacker, place
 
@@ -27,12 +27,13 @@ EXAMPLES = """examples:
   hostctl cp site:/etc/nginx/nginx.conf .
   hostctl cp index.html site:/srv/
   hostctl cp site:/var/log/. logs      what is in the folder, without the folder
+  hostctl cp public/. site:/srv/new    the same inwards; the target is made if it is not there
   hostctl cp -L site:/etc/localtime .  what the link leads to, inside the workload
   hostctl cp site:/srv - | tar t       a tar archive to standard output, or from standard input
 
-Names are as with cp: into a folder that exists, else under the last name of the target. What is copied in belongs to
-the workload's root user, what is copied out to you; -a keeps owners, in the workload's numbers. The workload must run.
-Devices and sockets are left out.
+Names are as with cp: into a folder that exists, else under the last name of the target. An archive from standard input
+goes into a folder that exists. What is copied in belongs to the workload's root user, what is copied out to you; -a
+keeps owners, in the workload's numbers. The workload must run. Devices and sockets are left out.
 """
 
 Left = TypeVar("Left")
@@ -97,7 +98,7 @@ def piped(left: Callable[[int], Left], right: Callable[[int], Right]) -> tuple[L
 
 def copy_out(workload: str, path: str, target: str, *, archive: bool, follow: bool = False) -> Copied:
     """Copy out of a workload to a path here."""
-    folder, rename = _local_place(target, contents=path.endswith("/."))
+    folder, rename = _local_place(target, contents=means_contents(path))
     unpacker = Unpacker(folder, owner=_owner(keep=archive), rename=rename, harmless=True)
 
     options = "follow" if follow else ""
@@ -114,20 +115,17 @@ def copy_out(workload: str, path: str, target: str, *, archive: bool, follow: bo
 
 def _local_place(target: str, *, contents: bool) -> tuple[int, str | None]:
     """Return the open folder here that entries go into, and what their first name becomes."""
-    path = Path(target)
-    if contents and not path.exists():
-        path.mkdir()
     here = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
-        absolute = str(Path.cwd() / path)
-        return place(here, f"{absolute}/" if target.endswith("/") else absolute)
+        absolute = str(Path.cwd() / target)
+        return place(here, f"{absolute}/" if target.endswith(("/", "/.")) else absolute, contents=contents)
     finally:
         os.close(here)
 
 
 def copy_in(source: str, workload: str, path: str, *, archive: bool, follow: bool = False) -> Copied:
     """Copy a path here into a workload."""
-    contents = source.endswith("/.") or Path(source).name == ""
+    contents = means_contents(source)
     if contents and not Path(source).is_dir():
         raise UsageError(f"{source}: no such folder")
 
@@ -135,7 +133,7 @@ def copy_in(source: str, workload: str, path: str, *, archive: bool, follow: boo
         with os.fdopen(os.dup(descriptor), "wb") as stream:
             _pack(source, stream, contents=contents, follow=follow)
 
-    options = "keep-owner" if archive else ""
+    options = " ".join(word for word, wanted in (("keep-owner", archive), ("contents", contents)) if wanted)
     return piped(write, lambda descriptor: client.copy("CopyIn", workload, path, options, descriptor))[1]
 
 
@@ -165,7 +163,8 @@ def run(arguments: argparse.Namespace) -> int:
                 copied = copy_out(source.workload, source.path, target.path, archive=archive, follow=follow)
         elif source.path == "-":
             options = "keep-owner" if archive else ""
-            copied = client.copy("CopyIn", target.workload, target.path, options, 0)
+            # The slash: an archive may hold anything, so it goes into a folder that is there.
+            copied = client.copy("CopyIn", target.workload, f"{target.path}/", options, 0)
         else:
             copied = copy_in(source.path, target.workload, target.path, archive=archive, follow=follow)
     except TransferError as error:

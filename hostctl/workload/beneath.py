@@ -62,3 +62,8 @@ def split(path: str) -> tuple[str, str]:
     if parts and parts[-1] == "..":
         raise TransferError(f"{path}: ends in ..")
     return ("/".join(parts[:-1]), parts[-1]) if parts else ("", "")
+
+
+def means_contents(path: str) -> bool:
+    """Tell whether a source means what is in a folder, without the folder: it ends in ``/.``, or is the root."""
+    return path.endswith("/.") or not names(path)

@@ -21,7 +21,7 @@ import sys
 if __name__ == "__main__":  # which has no path but that of the standard library
     sys.path.append(__file__.rsplit("/", 3)[0])
 
-from hostctl.workload.beneath import TransferError, names, split
+from hostctl.workload.beneath import TransferError, means_contents, split
 from hostctl.workload.packing import Packer
 from hostctl.workload.unpacking import Unpacker, place
 
@@ -45,14 +45,13 @@ def enter(pid: int) -> int:
 
 def _pack(root: int, path: str, *, whole: bool, follow: bool) -> dict[str, object]:
     packer = Packer(os.fdopen(1, "wb", closefd=False), one_file_system=whole)
-    contents = path.endswith("/.") or not names(path)
-    packer.add(root, path, "." if contents else split(path)[1], follow=follow)
+    packer.add(root, path, "." if means_contents(path) else split(path)[1], follow=follow)
     packer.close()
     return {"files": packer.files, "skipped": packer.skipped[:100]}
 
 
-def _unpack(root: int, path: str, *, keep_owner: bool) -> dict[str, object]:
-    folder, rename = place(root, path)
+def _unpack(root: int, path: str, *, keep_owner: bool, contents: bool) -> dict[str, object]:
+    folder, rename = place(root, path, contents=contents)
     unpacker = Unpacker(folder, owner=None if keep_owner else (0, 0), rename=rename)
     unpacker.unpack(os.fdopen(0, "rb", closefd=False))
     return {"files": unpacker.files, "skipped": unpacker.skipped[:100]}
@@ -66,7 +65,8 @@ def main(mode: str, pid: int, path: str, *options: str) -> int:
         pid: a process of the workload; 0 is none, and the root is the folder that this program runs in.
         path: below the root.
         options: ``whole`` packs one file system only, ``follow`` what a link at the path leads to below the root,
-            ``keep-owner`` takes owners from the archive.
+            ``keep-owner`` takes owners from the archive, ``contents`` says that it is of what is in a folder, which the
+            path then is or becomes.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     try:
@@ -74,7 +74,7 @@ def main(mode: str, pid: int, path: str, *options: str) -> int:
         if mode == "pack":
             result = _pack(root, path, whole="whole" in options, follow="follow" in options)
         else:
-            result = _unpack(root, path, keep_owner="keep-owner" in options)
+            result = _unpack(root, path, keep_owner="keep-owner" in options, contents="contents" in options)
     except OSError as error:
         result = {"refused": f"{error.filename or path}: {error.strerror or error}"}
     except (TransferError, MemoryError) as error:

@@ -25,7 +25,7 @@ class Unpacker:
     Args:
         folder: the open folder.
         owner: user and group of everything; None keeps the archive's.
-        rename: what the first name of every entry becomes; None keeps it.
+        rename: what the first name of every entry becomes, which must be one for all of them; None keeps it.
         harmless: leave out what gives rights on a host: set-user-id, set-group-id and extended attributes.
     """
 
@@ -38,6 +38,7 @@ class Unpacker:
         harmless: bool = False,
     ) -> None:
         self._folder, self._owner, self._rename, self._harmless = folder, owner, rename, harmless
+        self._first = ""
         self._late: list[tuple[str, tarfile.TarInfo]] = []
         self.files = 0
         self.skipped: list[str] = []
@@ -46,7 +47,7 @@ class Unpacker:
         """Unpack a whole stream.
 
         Raises:
-            TransferError: it is no archive, or one of its names or links leads out of the folder.
+            TransferError: it is no archive, a name or link in it leads out of the folder, or several would become one.
             OSError: a file cannot be written.
         """
         try:
@@ -65,8 +66,10 @@ class Unpacker:
         parts = names(raw)
         if ".." in parts or "\0" in raw:
             raise TransferError(f"{raw!r} leads out of the folder")
-        if self._rename is not None and parts:
-            parts[0] = self._rename
+        if self._rename is not None:
+            if not parts or parts[0] != (self._first or parts[0]):  # or the last of several would be all that is left
+                raise TransferError(f"{self._rename}: no folder, and the archive is not of one name")
+            self._first, parts[0] = parts[0], self._rename
         return "/".join(parts)
 
     def _entry(self, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
@@ -79,7 +82,7 @@ class Unpacker:
         parent = self._parent(folder)
         try:
             if info.isdir():
-                self._make_folder(parent, last)
+                make_folder(parent, last)
                 self._late.append((name, info))
             elif info.isreg():
                 _remove(parent, last)
@@ -108,17 +111,10 @@ class Unpacker:
             folder, last = split(path)
             above = self._parent(folder)
             try:
-                self._make_folder(above, last)
+                make_folder(above, last)
             finally:
                 os.close(above)
             return open_in(self._folder, path, os.O_PATH | os.O_DIRECTORY, AS_ARCHIVE)
-
-    def _make_folder(self, parent: int, last: str) -> None:
-        try:
-            os.mkdir(last, 0o755, dir_fd=parent)
-        except FileExistsError:
-            if not stat.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
-                raise TransferError(f"{last}: is there and no folder") from None
 
     def _make_file(self, parent: int, last: str, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -186,21 +182,44 @@ def _remove(parent: int, last: str) -> None:
         raise TransferError(f"{last}: is there and a folder") from None
 
 
-def place(root: int, path: str) -> tuple[int, str | None]:
+def make_folder(parent: int, last: str) -> None:
+    """Make a folder, unless there is one.
+
+    Raises:
+        TransferError: something else is there.
+    """
+    try:
+        os.mkdir(last, 0o755, dir_fd=parent)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise TransferError(f"{last}: is there and no folder") from None
+
+
+def place(root: int, path: str, *, contents: bool = False) -> tuple[int, str | None]:
     """Return the folder that an archive for ``path`` goes into, open, and what its first name becomes there.
 
     As with cp(1): into an existing folder, else under the last name of the path into the folder above.
 
+    Args:
+        root: the open folder that the path is below.
+        path: as the caller names it.
+        contents: the archive is of what is in a folder, so the path is made one if nothing is there.
+
     Raises:
         OSError: there is no such folder.
-        TransferError: the path has a slash at its end and is no folder.
+        TransferError: the path is no folder and must be one, for contents or by a slash at its end.
     """
     try:
         return open_in(root, path, os.O_PATH | os.O_DIRECTORY, AS_CALLER), None
-    except FileNotFoundError:
-        if path.endswith(("/", "/.")):
+    except (FileNotFoundError, NotADirectoryError):
+        if path.endswith(("/", "/.")) and not contents:
             raise TransferError(f"{path}: no such folder") from None
-    except NotADirectoryError:
-        pass
     folder, last = split(path)
-    return open_in(root, folder, os.O_PATH | os.O_DIRECTORY, AS_CALLER), last
+    above = open_in(root, folder, os.O_PATH | os.O_DIRECTORY, AS_CALLER)
+    if not contents:
+        return above, last
+    try:
+        make_folder(above, last)
+        return open_in(above, last, os.O_PATH | os.O_DIRECTORY, AS_ARCHIVE), None
+    finally:
+        os.close(above)

@@ -125,6 +125,21 @@ def test_a_folder_that_must_be_there_is_not_made(tmp_path: Path) -> None:
         split("/srv/..")
 
 
+@pytest.mark.parametrize("names", [("a", "b"), (".", "a"), ("a", "."), ("a/x", "b/x")])
+def test_several_names_never_become_one(tmp_path: Path, names: tuple[str, str]) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if name == "." else tarfile.REGTYPE
+            archive.addfile(info)
+    out.seek(0)
+    tmp_path.chmod(0o751)
+    with pytest.raises(TransferError, match="not of one name"):
+        Unpacker(opened(tmp_path), rename="new").unpack(out)
+    assert tmp_path.stat().st_mode & 0o777 == 0o751
+
+
 def test_a_file_that_shrinks_keeps_the_size_of_its_header(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"abc")
     with (tmp_path / "log").open("rb") as file:

@@ -263,6 +263,11 @@ def test_files_go_in_and_out_and_never_elsewhere(host: Host) -> None:
     assert inside(host, "web", "--", BOX, "cat", "/data/tree/sub/one") == "one"
     host.text("hostctl", "cp", "web:/data/tree/.", "/run/t/back")
     assert host.shell("cd /run/t/back && find . | sort && readlink link") == ".\n./link\n./sub\n./sub/one\n/etc/shadow"
+    host.text("hostctl", "cp", "/run/t/back/.", "web:/data/made")  # makes a folder, and replaces no file
+    assert inside(host, "web", "--", BOX, "cat", "/data/made/sub/one") == "one"
+    host.fails("hostctl", "cp", "/run/t/back/.", "web:/data/made/sub/one")
+    assert "no such folder" in host.shell("tar c -C /run/t/tree sub link | hostctl cp - web:/data/missing 2>&1 || true")
+    assert inside(host, "web", "--", BOX, "cat", "/data/made/sub/one") == "one"
     host.text("hostctl", "cp", "talk:/usr/bin/busybox", "/run/t/bb")
     assert host.shell("sha256sum </run/t/bb") == inside(host, "talk", "--", BOX, "sha256sum", BOX).split()[0] + "  -"
     # a workload points its paths at the host's files: what is meant is its own, or nothing
