@@ -236,7 +236,7 @@ class Volumes:
         staged = self._beside(name)
         staged.mkdir(mode=0o755)
         try:
-            copied = copying.copy("unpack", 0, "/", descriptor, ["keep-owner"], folder=staged)
+            copied = copying.copy("unpack", 0, "/", descriptor, ["keep-owner", "itself"], folder=staged)
             whole()
             run(["sync", "--file-system", staged], timeout=SYNC_SECONDS)
             # Asked once more, as unpacking may have taken long: who has it open would go on to write to the former one.

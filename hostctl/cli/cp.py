@@ -21,7 +21,7 @@ from hostctl.agent.outcome import Copied
 from hostctl.errors import UsageError
 from hostctl.workload.beneath import TransferError, means_contents
 from hostctl.workload.packing import Packer
-from hostctl.workload.unpacking import Unpacker, place
+from hostctl.workload.unpacking import Destination, Unpacker, place
 
 EXAMPLES = """examples:
   hostctl cp site:/etc/nginx/nginx.conf .
@@ -98,8 +98,8 @@ def piped(left: Callable[[int], Left], right: Callable[[int], Right]) -> tuple[L
 
 def copy_out(workload: str, path: str, target: str, *, archive: bool, follow: bool = False) -> Copied:
     """Copy out of a workload to a path here."""
-    folder, rename = _local_place(target, contents=means_contents(path))
-    unpacker = Unpacker(folder, owner=_owner(keep=archive), rename=rename, harmless=True)
+    folder, rename, made = _local_place(target, contents=means_contents(path))
+    unpacker = Unpacker(folder, owner=_owner(keep=archive), rename=rename, harmless=True, itself=made)
 
     options = "follow" if follow else ""
 
@@ -113,8 +113,8 @@ def copy_out(workload: str, path: str, target: str, *, archive: bool, follow: bo
         os.close(folder)
 
 
-def _local_place(target: str, *, contents: bool) -> tuple[int, str | None]:
-    """Return the open folder here that entries go into, and what their first name becomes."""
+def _local_place(target: str, *, contents: bool) -> Destination:
+    """Return where entries go here."""
     here = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
         absolute = str(Path.cwd() / target)

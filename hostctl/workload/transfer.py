@@ -50,9 +50,10 @@ def _pack(root: int, path: str, *, whole: bool, follow: bool) -> dict[str, objec
     return {"files": packer.files, "skipped": packer.skipped[:100]}
 
 
-def _unpack(root: int, path: str, *, keep_owner: bool, contents: bool) -> dict[str, object]:
-    folder, rename = place(root, path, contents=contents)
-    unpacker = Unpacker(folder, owner=None if keep_owner else (0, 0), rename=rename)
+def _unpack(root: int, path: str, *, keep_owner: bool, contents: bool, itself: bool) -> dict[str, object]:
+    folder, rename, made = place(root, path, contents=contents)
+    owner = None if keep_owner else (0, 0)
+    unpacker = Unpacker(folder, owner=owner, rename=rename, itself=itself or made)
     unpacker.unpack(os.fdopen(0, "rb", closefd=False))
     return {"files": unpacker.files, "skipped": unpacker.skipped[:100]}
 
@@ -66,7 +67,7 @@ def main(mode: str, pid: int, path: str, *options: str) -> int:
         path: below the root.
         options: ``whole`` packs one file system only, ``follow`` what a link at the path leads to below the root,
             ``keep-owner`` takes owners from the archive, ``contents`` says that it is of what is in a folder, which the
-            path then is or becomes.
+            path then is or becomes, ``itself`` that the folder at the path is to be what the archive says of it.
     """
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     try:
@@ -74,7 +75,8 @@ def main(mode: str, pid: int, path: str, *options: str) -> int:
         if mode == "pack":
             result = _pack(root, path, whole="whole" in options, follow="follow" in options)
         else:
-            result = _unpack(root, path, keep_owner="keep-owner" in options, contents="contents" in options)
+            keep_owner, contents, itself = (word in options for word in ("keep-owner", "contents", "itself"))
+            result = _unpack(root, path, keep_owner=keep_owner, contents=contents, itself=itself)
     except OSError as error:
         result = {"refused": f"{error.filename or path}: {error.strerror or error}"}
     except (TransferError, MemoryError) as error:

@@ -10,7 +10,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from hostctl.workload.beneath import AS_ARCHIVE, AS_CALLER, TransferError, names, open_in, split
 from hostctl.workload.packing import KEPT_XATTRS, XATTR
@@ -27,6 +27,7 @@ class Unpacker:
         owner: user and group of everything; None keeps the archive's.
         rename: what the first name of every entry becomes, which must be one for all of them; None keeps it.
         harmless: leave out what gives rights on a host: set-user-id, set-group-id and extended attributes.
+        itself: give the folder what the archive says of it as well, its owner, mode and times.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Unpacker:
         owner: tuple[int, int] | None = None,
         rename: str | None = None,
         harmless: bool = False,
+        itself: bool = False,
     ) -> None:
         self._folder, self._owner, self._rename, self._harmless = folder, owner, rename, harmless
-        self._first = ""
+        self._itself, self._first = itself, ""
         self._late: list[tuple[str, tarfile.TarInfo]] = []
         self.files = 0
         self.skipped: list[str] = []
@@ -75,7 +77,7 @@ class Unpacker:
     def _entry(self, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         name = self._name(info.name)
         if not name:
-            if info.isdir():
+            if info.isdir() and self._itself:
                 self._late.append((".", info))
             return
         folder, last = split(name)
@@ -182,8 +184,8 @@ def _remove(parent: int, last: str) -> None:
         raise TransferError(f"{last}: is there and a folder") from None
 
 
-def make_folder(parent: int, last: str) -> None:
-    """Make a folder, unless there is one.
+def make_folder(parent: int, last: str) -> bool:
+    """Make a folder, unless there is one; return whether it was made.
 
     Raises:
         TransferError: something else is there.
@@ -193,10 +195,23 @@ def make_folder(parent: int, last: str) -> None:
     except FileExistsError:
         if not stat.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
             raise TransferError(f"{last}: is there and no folder") from None
+        return False
+    return True
 
 
-def place(root: int, path: str, *, contents: bool = False) -> tuple[int, str | None]:
-    """Return the folder that an archive for ``path`` goes into, open, and what its first name becomes there.
+class Destination(NamedTuple):
+    """Where an archive goes."""
+
+    folder: int
+    """Open."""
+    rename: str | None = None
+    """What the first name of every entry becomes there; None keeps it."""
+    made: bool = False
+    """Whether the folder was made for the archive, and so is to be as that says."""
+
+
+def place(root: int, path: str, *, contents: bool = False) -> Destination:
+    """Return where an archive for ``path`` goes.
 
     As with cp(1): into an existing folder, else under the last name of the path into the folder above.
 
@@ -210,16 +225,16 @@ def place(root: int, path: str, *, contents: bool = False) -> tuple[int, str | N
         TransferError: the path is no folder and must be one, for contents or by a slash at its end.
     """
     try:
-        return open_in(root, path, os.O_PATH | os.O_DIRECTORY, AS_CALLER), None
+        return Destination(open_in(root, path, os.O_PATH | os.O_DIRECTORY, AS_CALLER))
     except (FileNotFoundError, NotADirectoryError):
         if path.endswith(("/", "/.")) and not contents:
             raise TransferError(f"{path}: no such folder") from None
     folder, last = split(path)
     above = open_in(root, folder, os.O_PATH | os.O_DIRECTORY, AS_CALLER)
     if not contents:
-        return above, last
+        return Destination(above, rename=last)
     try:
-        make_folder(above, last)
-        return open_in(above, last, os.O_PATH | os.O_DIRECTORY, AS_ARCHIVE), None
+        made = make_folder(above, last)
+        return Destination(open_in(above, last, os.O_PATH | os.O_DIRECTORY, AS_ARCHIVE), made=made)
     finally:
         os.close(above)

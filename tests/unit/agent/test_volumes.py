@@ -148,6 +148,8 @@ def restore(service: VolumeService, path: Path, data: bytes, name: str = "conten
 def test_a_backup_comes_back(layout: HostLayout, machine: Units, tmp_path: Path) -> None:
     service = VolumeService(layout, machine)
     content = layout.volumes / "content"
+    content.chmod(0o750)
+    os.chown(content, 33, 34)
     before = tree(content)
     data = backup(service, tmp_path / "b")
     (content / "file").write_text("spoiled")
@@ -156,6 +158,9 @@ def test_a_backup_comes_back(layout: HostLayout, machine: Units, tmp_path: Path)
     assert tree(content) == before
     restore(service, tmp_path / "b", data, name="another")
     assert tree(layout.volumes / "another") == before
+    for volume in (content, layout.volumes / "another"):
+        found = volume.stat()
+        assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (0o750, 33, 34)
     assert sorted(path.name for path in layout.volumes.iterdir()) == ["another", "content", "old"]
     assert machine.done == [("stop", ()), ("start", ())] * 2
 

@@ -78,11 +78,21 @@ def test_contents_go_into_a_folder_that_is_made_for_them(site: Path, target: str
         assert (folder.stat().st_mode & 0o777, folder.stat().st_mtime) == (0o750, 5)
 
 
-def test_contents_go_beside_what_is_there(site: Path) -> None:
-    copy("site/.", "web:/etc")
-    assert files(site / "etc") == {"conf": "conf", **BOTH}
-    copy("web:/etc/.", "site")
-    assert files(Path("site")) == {"conf": "conf", **BOTH}
+def test_contents_go_beside_what_is_there_and_leave_the_folder_what_it_is(site: Path) -> None:
+    Path("there").mkdir()
+    for mode, words, folder in (
+        (0o1777, ("site/.", "web:/etc"), site / "etc"),
+        (0o700, ("web:/etc/.", "there"), Path("there")),
+    ):
+        folder.chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(folder, 7, 8)
+        before = folder.stat()
+        copy(*words)
+        assert files(folder) == {"conf": "conf", **BOTH}
+        after = folder.stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+        assert after.st_mtime >= before.st_mtime
 
 
 @pytest.mark.parametrize("target", ["file", "link"])

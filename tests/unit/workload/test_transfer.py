@@ -111,7 +111,7 @@ def test_names_are_as_with_cp(tree: Path, tmp_path: Path, target: str, made: str
     root = tmp_path / "target"
     (root / "there").mkdir(parents=True)
     (root / "old").write_text("is replaced")
-    folder, rename = place(opened(root), target)
+    folder, rename, _ = place(opened(root), target)
     Unpacker(folder, rename=rename).unpack(io.BytesIO(pack(tree, "srv/file", "file")))
     assert (root / made).read_bytes() == b"content"
 

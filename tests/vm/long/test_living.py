@@ -268,6 +268,10 @@ def test_files_go_in_and_out_and_never_elsewhere(host: Host) -> None:
     host.fails("hostctl", "cp", "/run/t/back/.", "web:/data/made/sub/one")
     assert "no such folder" in host.shell("tar c -C /run/t/tree sub link | hostctl cp - web:/data/missing 2>&1 || true")
     assert inside(host, "web", "--", BOX, "cat", "/data/made/sub/one") == "one"
+    before = host.shell("stat -c '%a %u' /tmp")
+    host.text("hostctl", "cp", "web:/data/tree/.", "/tmp")
+    assert host.shell("stat -c '%a %u' /tmp; cat /tmp/sub/one") == f"{before}\none"
+    host.shell("rm -r /tmp/sub /tmp/link")
     host.text("hostctl", "cp", "talk:/usr/bin/busybox", "/run/t/bb")
     assert host.shell("sha256sum </run/t/bb") == inside(host, "talk", "--", BOX, "sha256sum", BOX).split()[0] + "  -"
     # a workload points its paths at the host's files: what is meant is its own, or nothing
