@@ -31,9 +31,10 @@ EXAMPLES = """examples:
   hostctl cp -L site:/etc/localtime .  what the link leads to, inside the workload
   hostctl cp site:/srv - | tar t       a tar archive to standard output, or from standard input
 
-Names are as with cp: into a folder that exists, else under the last name of the target. An archive from standard input
-goes into a folder that exists. What is copied in belongs to the workload's root user, what is copied out to you; -a
-keeps owners, in the workload's numbers. The workload must run. Devices and sockets are left out.
+Names are as with cp: into a folder that exists, else under the last name of the target. A source that ends in / or /.
+is a folder, or a link to one, which is followed. An archive from standard input goes into a folder that exists. What is
+copied in belongs to the workload's root user, what is copied out to you; -a keeps owners, in the workload's numbers.
+The workload must run. Devices and sockets are left out.
 """
 
 Left = TypeVar("Left")
@@ -126,7 +127,7 @@ def _local_place(target: str, *, contents: bool) -> Destination:
 def copy_in(source: str, workload: str, path: str, *, archive: bool, follow: bool = False) -> Copied:
     """Copy a path here into a workload."""
     contents = means_contents(source)
-    if contents and not Path(source).is_dir():
+    if (contents or source.endswith("/")) and not Path(source).is_dir():
         raise UsageError(f"{source}: no such folder")
 
     def write(descriptor: int) -> None:
@@ -142,7 +143,8 @@ def _pack(source: str, stream: BinaryIO, *, contents: bool, follow: bool) -> Non
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
         packer = Packer(stream)
-        packer.add(root, str(absolute), "." if contents else absolute.name, follow=follow)
+        path = f"{absolute}/" if source.endswith(("/", "/.")) else str(absolute)
+        packer.add(root, path, "." if contents else absolute.name, follow=follow)
         packer.close()
     finally:
         os.close(root)

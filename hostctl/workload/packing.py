@@ -30,17 +30,19 @@ class Packer:
         self.skipped: list[str] = []
 
     def add(self, root: int, path: str, name: str, *, follow: bool = False) -> None:
-        """Add the tree at ``path`` below ``root`` as ``name``; a link there is added as a link, unless it is followed.
+        """Add the tree at ``path`` below ``root`` as ``name``.
+
+        A link there is added as a link, unless it is followed, as it is wherever the path ends in ``/`` or ``/.``.
 
         Raises:
-            OSError: it is not there.
+            OSError: it is not there, or no folder although the path ends so.
             TransferError: its folders are too deep in each other.
         """
         folder, last = split(path)
         parent = open_in(root, folder, os.O_PATH | os.O_DIRECTORY, AS_CALLER)
         try:
             device = os.fstat(parent).st_dev
-            if follow and last:
+            if last and (follow or path.endswith(("/", "/."))):
                 self._opened(open_in(root, path, os.O_PATH, AS_CALLER), name, device, 0)
             else:
                 self._entry(parent, last or ".", name, device, 0)

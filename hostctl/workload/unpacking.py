@@ -77,7 +77,9 @@ class Unpacker:
     def _entry(self, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         name = self._name(info.name)
         if not name:
-            if info.isdir() and self._itself:
+            if not info.isdir():
+                self.skipped.append(".")
+            elif self._itself:
                 self._late.append((".", info))
             return
         folder, last = split(name)

@@ -15,6 +15,7 @@ import pytest
 from hostctl.agent import bus, copying
 from hostctl.agent.copying import CopyError
 from hostctl.cli import cp
+from hostctl.errors import UsageError
 
 
 class Agent:
@@ -143,3 +144,34 @@ def test_an_archive_wants_a_folder_that_is_there(site: Path, target: str) -> Non
         os.dup2(given, 0)
         os.close(given)
     assert files(site) == {"etc/conf": "conf", **{f"etc/{name}": text for name, text in BOTH.items()}}
+
+
+def test_a_link_is_followed_where_a_folder_is_meant(site: Path) -> None:
+    (site / "app/releases/2").mkdir(parents=True)
+    (site / "app/releases/2/page").write_text("page")
+    (site / "app/current").symlink_to("releases/2")
+    (site / "app/absolute").symlink_to("/app/releases")
+    for source, target in (("current/.", "new"), ("current/.", "new"), ("absolute/2/", "."), ("current/", "third")):
+        copy(f"web:/app/{source}", target)
+    assert files(Path("new")) == files(Path("2")) == files(Path("third")) == {"page": "page"}
+    copy("web:/app/current", "link")
+    assert str(Path("link").readlink()) == "releases/2"
+    Path("now").symlink_to("site")
+    copy("now/.", "web:/in")
+    copy("now/", "web:/etc")
+    copy("now", "web:/link")
+    assert files(site / "in") == files(site / "etc/now") == BOTH
+    assert str((site / "link").readlink()) == "site"
+
+
+@pytest.mark.parametrize("end", ["/", "/."])
+def test_what_is_no_folder_has_no_contents(site: Path, end: str) -> None:
+    (site / "dangling").symlink_to("nothing")
+    for source in ("etc/conf", "nothing", "dangling"):
+        with pytest.raises(CopyError, match=f"/{source}{end}: N"):  # Not a directory, No such file
+            copy(f"web:/{source}{end}", "new")
+    for source in ("site/index.html", "nothing"):
+        with pytest.raises(UsageError, match="no such folder"):
+            copy(f"{source}{end}", "web:/new")
+    assert not (site / "new").exists()
+    assert files(Path()) == {f"site/{name}": text for name, text in BOTH.items()}

@@ -96,6 +96,28 @@ def test_a_link_at_the_end_is_followed_on_request_and_never_out_of_the_root(tree
         packed("srv/link", "link")
 
 
+@pytest.mark.parametrize("end", ["/", "/."])
+def test_what_ends_in_a_slash_is_a_folder_and_followed_within_the_root(tree: Path, tmp_path: Path, end: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("secret")
+    (tree / "up").symlink_to("../../../../../outside")
+    (tree / "absolute").symlink_to("/srv")
+    for path in ("way", "absolute", "srv"):
+        with tarfile.open(fileobj=io.BytesIO(pack(tree, path + end, "x"))) as archive:
+            assert archive.getmember("x").isdir()
+            assert {"x/file", "x/deep/same"} <= set(archive.getnames())
+    with pytest.raises(FileNotFoundError):
+        pack(tree, f"up{end}", "x")
+    with pytest.raises(NotADirectoryError):
+        pack(tree, f"srv/file{end}", "x")
+
+
+def test_what_is_called_as_the_folder_and_is_none_is_told_as_left_out(tree: Path, tmp_path: Path) -> None:
+    unpacker = Unpacker(opened(tmp_path), itself=True)
+    unpacker.unpack(io.BytesIO(pack(tree, "srv/link", ".")))
+    assert unpacker.skipped == ["."]
+
+
 def test_what_only_a_host_would_grant_is_left_out(tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()

@@ -283,6 +283,12 @@ def test_files_go_in_and_out_and_never_elsewhere(host: Host) -> None:
     host.text("hostctl", "cp", "-L", "talk:/l", "/run/t/l")
     assert host.shell("test ! -L /run/t/l && cat /run/t/l") == "x"
     host.fails("hostctl", "cp", "-L", "talk:/e", "/run/t/stolen")
+    script(host, "talk", "ln -s /d /current")  # is followed where a folder is meant, as far as it leads to one inside
+    host.text("hostctl", "cp", "talk:/current/.", "/run/t/contents")
+    host.text("hostctl", "cp", "talk:/current/", "/run/t/folder")
+    assert host.shell("cat /run/t/contents/y /run/t/folder/y") == "x\nx"
+    host.fails("hostctl", "cp", "talk:/e/.", "/run/t/stolen")
+    host.fails("hostctl", "cp", "talk:/d/y/.", "/run/t/none")
     host.text("hostctl", "cp", "/run/t/bb", "talk:/s")  # replaces the link, and does not follow it
     assert host.shell("head -c4 /etc/shadow || true") != "\x7fELF"
     assert host.shell("hostctl cp talk:/d - | tar t") == "d/\nd/y"
