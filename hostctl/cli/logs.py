@@ -1,17 +1,25 @@
-"""``hostctl logs``: what workloads print, from the journal. Replaces itself by journalctl."""
+"""``hostctl logs``: what workloads print, from the journal.
+
+Replaces itself by journalctl where that gives lines as they are, or as JSON. Where it puts something before lines it
+keeps back whole ones for one character that a terminal would obey; so it is asked for all of them, and they are made
+harmless here.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hostctl.agent.generation import Record
 from hostctl.agent.machine import workload_unit
 from hostctl.agent.overview import require
-from hostctl.errors import HostctlError, UsageError
+from hostctl.errors import EXIT_FAILED, HostctlError, UsageError
 from hostctl.layout import HostLayout
 from hostctl.run import CommandNotFoundError
 from hostctl.workload import instance
@@ -25,9 +33,14 @@ EXAMPLES = """examples:
 
 Times are those of journalctl, or as Docker has them: 10m, 1h30m, 2026-11-26T08:00:00Z. A program gives a line its
 priority by <3> in front of it (sd-daemon(3)); --all-messages adds what systemd and the runtime say of the workload.
+Lines are as they were printed; with -t, of several workloads and with --all-messages they lose their colours, and what
+else a terminal would obey is written out, as \\x0d.
 """
 PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 JOURNALS = ("var/log/journal", "run/log/journal")
+CHUNK = 64 << 10  # bytes
+_COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _AGO = re.compile(r"(?:[0-9]+[smhd])+")
 _ISO = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9:]{5,8})(?:\.[0-9]+)?(Z?)")
 
@@ -118,9 +131,9 @@ def command(
         raise UsageError(f"--lines {lines}: a number, or all")
     words = ["journalctl", "--no-pager", "--quiet"]
     if as_json:
-        words.append("--output=json")
+        words += ["--output=json", "--all"]  # long fields as well
     elif timestamps or several or all_messages:
-        words += ["--output=short-iso-precise" if timestamps else "--output=short-iso", "--no-hostname"]
+        words += ["--output=short-iso-precise" if timestamps else "--output=short-iso", "--no-hostname", "--all"]
     else:
         words.append("--output=cat")
     words += ["--follow"] if follow else []
@@ -147,8 +160,44 @@ def become(words: Sequence[str]) -> int:
         raise CommandNotFoundError("journalctl is not installed") from error
 
 
+def harmless(lines: bytes) -> str:
+    """Return lines without colours, and with what else a terminal would obey, or is no text, written out."""
+    text = _COLOUR.sub(b"", lines).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def whole_lines(source: int, sink: int) -> Iterator[bytes]:
+    """Yield what comes from a file, in whole lines, until it ends or nobody reads from ``sink`` any more."""
+    waiting = select.poll()
+    waiting.register(source, select.POLLIN)
+    waiting.register(sink, 0)  # for errors alone
+    rest = b""
+    while sink not in dict(waiting.poll()) and (data := os.read(source, CHUNK)):
+        lines, end, rest = (rest + data).rpartition(b"\n")
+        yield lines + end
+    yield rest
+
+
+def show(words: Sequence[str]) -> int:
+    """Print what journalctl prints, made :func:`harmless`, and return an exit status.
+
+    Raises:
+        CommandNotFoundError: it is not installed.
+    """
+    try:  # it never ends by itself when it follows, so not through run()
+        reader = subprocess.Popen(list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    except FileNotFoundError as error:
+        raise CommandNotFoundError("journalctl is not installed") from error
+    with reader:
+        assert reader.stdout is not None  # noqa: S101 - asked for above
+        for lines in whole_lines(reader.stdout.fileno(), sys.stdout.fileno()):
+            sys.stdout.buffer.write(harmless(lines).encode())
+            sys.stdout.buffer.flush()
+    return EXIT_FAILED if reader.returncode else 0
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Become journalctl."""
+    """Become journalctl, or pass on what it prints."""
     require_journal()
     records = {name: require(name, HostLayout()).record for name in arguments.workload}
     words = command(
@@ -163,4 +212,4 @@ def run(arguments: argparse.Namespace) -> int:
         all_messages=arguments.all_messages,
         as_json=arguments.json,
     )
-    return become(words)
+    return become(words) if {"--output=cat", "--output=json"} & set(words) else show(words)

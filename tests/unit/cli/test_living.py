@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from hostctl.agent.overview import WorkloadStatus
 from hostctl.agent.processes import Process
 from hostctl.agent.usage import Figures
 from hostctl.cli import events, formats, logs, many, ps, stats, top, unit
-from hostctl.errors import EXIT_BUSY, HostctlError, UsageError
+from hostctl.errors import EXIT_BUSY, EXIT_FAILED, HostctlError, UsageError
+from hostctl.run import CommandNotFoundError
 
 
 def row(name: str = "web", state: str = "active", **changes: object) -> WorkloadStatus:
@@ -116,18 +119,47 @@ def test_logs_ask_journalctl_for_what_the_workload_printed() -> None:
     words = logs.command(logs.units(RECORD, "site"), follow=True, lines="5", since="-1h; reboot", as_json=True)
     assert words[0] == "journalctl"
     assert set(words[1:]) == {
-        "--no-pager", "--quiet", "--output=json", "--follow", "--lines=5", "_SYSTEMD_UNIT=workload-site.service",
-        "_SYSTEMD_UNIT=workload-site.a.service", "_SYSTEMD_UNIT=workload-site.b.service", "--since=-1h; reboot",
+        "--no-pager", "--quiet", "--output=json", "--all", "--follow", "--lines=5", "--since=-1h; reboot",
+        *(f"_SYSTEMD_UNIT=workload-site{instance}.service" for instance in ("", ".a", ".b")),
     }  # fmt: skip
-    assert "--output=cat" in logs.command(["workload-site.service"])
+    plain = logs.command(["workload-site.service"])
+    assert "--output=cat" in plain
+    assert "--all" not in plain, "it is asked only where nothing reaches a terminal as it is"
     several = logs.command(
         ["workload-web.service"], several=True, timestamps=True, priority="err", until="2026-11-26T08:00:00.5Z"
     )
-    assert {"--output=short-iso-precise", "--priority=err", "--until=2026-11-26 08:00:00 UTC"} <= set(several)
+    assert {"--output=short-iso-precise", "--all", "--priority=err", "--until=2026-11-26 08:00:00 UTC"} <= set(several)
     assert "--unit=workload-web.service" in logs.command(["workload-web.service"], all_messages=True)
     assert "--lines=all" in logs.command(["web"], follow=True)
     with pytest.raises(UsageError):
         logs.command(["web"], lines="-5")
+
+
+SAID = b"10%\r20%\x1b[1;31mred\x1b[0m\x1b\x1b[0m[2J\x1b]0;title\x07\x9b2J caf\xe9 \xc2\x9b\x00\x7f\ttab \xc3\xa9\nnext"
+SHOWN = r"10%\x0d20%red\x1b[2J\x1b]0;title\x07\x9b2J caf\xe9 \x9b\x00\x7f" + "\ttab é\nnext"
+
+
+def test_lines_with_something_before_them_are_whole_and_harmless(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    code = f"import sys; sys.stdout.buffer.write({SAID!r} * 2); sys.exit(int(sys.argv[1]))"
+    assert logs.show([sys.executable, "-c", code, "0"]) == 0
+    assert capfdbinary.readouterr().out.decode() == SHOWN * 2
+    assert logs.show([sys.executable, "-c", code, "7"]) == EXIT_FAILED
+    with pytest.raises(CommandNotFoundError):
+        logs.show(["no-such-journalctl"])
+
+
+def test_lines_that_are_followed_end_with_who_reads_them() -> None:
+    # As journalctl does, it waits for more and for the end of who reads it.
+    quiet = "import select; print('one', flush=True); end = select.poll(); end.register(1, 0); end.poll()"
+    code = f"import sys; from hostctl.cli import logs; sys.exit(logs.show([sys.executable, '-c', {quiet!r}]))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as showing:
+        assert showing.stdout is not None
+        assert showing.stdout.readline() == b"one\n"
+        showing.stdout.close()
+        try:
+            assert showing.wait(20) == 0
+        finally:
+            showing.kill()
 
 
 @pytest.mark.parametrize(

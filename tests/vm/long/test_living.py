@@ -15,6 +15,7 @@ READY_SECONDS = 60.0
 BUS_RUN = ("systemctl", "show", "dbus-broker.service", "-P", "InvocationID")
 AGENT = ("org.hostctl.Host1", "/org/hostctl/Host1", "org.hostctl.Host1")
 TRAP = f"trap 'echo got a hangup' HUP; while :; do {BOX} sleep 0.2; done"
+ODD = f"{BOX} printf 'old\\\\015new\\\\033[2J\\\\n'; {BOX} seq -s x 2000"  # in a string of YAML
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ workloads:
     command: [{BOX}, sh, -c, "{TRAP}"]
   job:
     image: localhost/box:1
-    command: [{BOX}, sh, -c, "echo '<3>it went wrong'; echo done; {BOX} sleep 20; exit 7"]
+    command: [{BOX}, sh, -c, "{ODD}; echo '<3>it went wrong'; echo done; {BOX} sleep 20; exit 7"]
     restart: "no"
 volumes: {{content: {{}}}}
 metrics: {{listen: "127.0.0.1:9600"}}
@@ -78,6 +79,9 @@ def test_logs_are_what_was_printed(host: Host) -> None:
     lines = host.text("hostctl", "logs", "-t", "--since", "1h", "job", "web").splitlines()
     assert any("job[" in line and line.endswith("done") and line.startswith("20") for line in lines)
     assert host.text("hostctl", "logs", "--until", "2020-01-01T00:00:00Z", "job") == ""
+    assert any(line.endswith("old\\x0dnew\\x1b[2J") for line in lines)
+    messages = [json.loads(line)["MESSAGE"] for line in host.text("hostctl", "logs", "--json", "job").splitlines()]
+    assert any(isinstance(said, str) and said.endswith("x1999x2000") for said in messages), "it is of 8 KiB"
 
 
 def test_facts_agree_with_the_kernel(host: Host) -> None:
