@@ -26,6 +26,7 @@ MAX_SEARCH = 6  # resolv.conf(5), MAXDNSRCH of older libraries
 SMALLEST_MTU, SMALLEST_MTU6, LARGEST_MTU = 576, 1280, 65535  # RFC 791, RFC 8200, <linux/if_ether.h> ETH_MAX_MTU
 
 
+Subnet = IPv4Network | IPv6Network
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 
 
@@ -313,23 +314,23 @@ def problems_of_several(declaration: HostDeclaration, names: Iterable[Name], set
 
 def _overlaps(declaration: HostDeclaration) -> Iterator[str]:
     """Yield subnets that overlap each other or what the host's declared links are in; macvlan is in one of those."""
-    links = [
-        (f"network.{name}", ipaddress.ip_interface(address).network)
-        for name, link in declaration.network.items()
-        for address in link.addresses
-    ]
-    seen: list[tuple[str, IPv4Network | IPv6Network]] = links
-    pool = declaration.network_pool
-    if DEFAULT not in declaration.networks or declaration.networks[Name(DEFAULT)].subnet is None:
-        for where, subnet in links:
-            if isinstance(subnet, IPv4Network) and subnet.overlaps(pool.first) and declaration.workloads:
-                yield f"network_pool: its first half, {pool.first}, overlaps {subnet} of {where}"
+    links = link_networks(declaration)
+    seen = links
+    first = _first_half(declaration)
+    for where, subnet in links:
+        if first is not None and isinstance(subnet, IPv4Network) and subnet.overlaps(first):
+            yield f"network_pool: its first half, {first}, overlaps {subnet} of {where}"
     for name, network in declaration.networks.items():
         if network.driver == "macvlan":
             continue
-        own: list[tuple[str, IPv4Network | IPv6Network]] = []
+        own: list[tuple[str, Subnet]] = []
         if network.subnet is not None:
             own.append((f"networks.{name}.subnet", network.subnet.network))
+            if first is not None and network.subnet.network.overlaps(first):
+                yield (
+                    f"networks.{name}.subnet: {network.subnet} overlaps {first}, the first half of network_pool, which "
+                    f"network {DEFAULT!r} has; choose another one, or give networks.{DEFAULT} a subnet of its own"
+                )
         if isinstance(network.ipv6, Ipv6Subnet):
             own.append((f"networks.{name}.ipv6", network.ipv6.network))
         for place, subnet in own:
@@ -337,6 +338,22 @@ def _overlaps(declaration: HostDeclaration) -> Iterator[str]:
                 if subnet.version == other.version and subnet.overlaps(other):
                     yield f"{place}: {subnet} overlaps {other} of {where.removesuffix('.subnet').removesuffix('.ipv6')}"
         seen = [*seen, *own]
+
+
+def link_networks(declaration: HostDeclaration) -> list[tuple[str, Subnet]]:
+    """Return the networks that the host's declared links are in, each with the place of its link."""
+    return [
+        (f"network.{name}", ipaddress.ip_interface(address).network)
+        for name, link in declaration.network.items()
+        for address in link.addresses
+    ]
+
+
+def _first_half(declaration: HostDeclaration) -> IPv4Network | None:
+    """Return what the network `default` has of the pool; none if it has a subnet of its own, or is not there."""
+    own = declaration.networks.get(Name(DEFAULT))
+    there = own is not None or any(DEFAULT in attachments(each) for each in declaration.workloads.values())
+    return declaration.network_pool.first if there and (own is None or own.subnet is None) else None
 
 
 def _static(where: str, name: str, attachment: Attachment, declaration: HostDeclaration) -> Iterator[str]:

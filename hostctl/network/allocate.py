@@ -110,7 +110,7 @@ def allocate(
     base, declared = former or NetworkPlan(), sorted(wanted, key=lambda each: each.key)
     asked = {each.name: each for each in networks}
     used = {attachment.network for each in declared for attachment in each.attachments}
-    if DEFAULT in used or any(each.name == DEFAULT for each in base.networks):
+    if DEFAULT in used or _is_remembered(base, asked, pools or Pools()):
         asked.setdefault(DEFAULT, WantedNetwork())
     made = _subnets(asked, base, pools or Pools())
     places: dict[str, dict[str, Attachment]] = {each.key: {} for each in declared}
@@ -139,6 +139,13 @@ def allocate(
     )
     check_published(plan)
     return plan
+
+
+def _is_remembered(base: NetworkPlan, asked: Mapping[str, WantedNetwork], pools: Pools) -> bool:
+    """Tell whether `default`, which nobody is on, stays, so that its addresses come back late: unless in the way."""
+    first, _ = pools.ipv4.subnets()
+    bridges = [each.subnet for each in asked.values() if each.driver == "bridge" and each.subnet is not None]
+    return any(each.name == DEFAULT for each in base.networks) and not _overlap(first, bridges)
 
 
 def _interfaces(wanted: Wanted, base: NetworkPlan) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hostctl.config import networks
 from hostctl.config.host import HostDeclaration
-from hostctl.network import balance, nftables
+from hostctl.network import balance, document, nftables
 from hostctl.network.allocate import Pools, Wanted, WantedAttachment, WantedNetwork, allocate
 from hostctl.network.model import NetworkPlan, WorkloadNetwork
 from hostctl.workload import identity, instance
@@ -62,6 +62,7 @@ def plan(
 
     Raises:
         NetworkFullError, NetworkCollisionError, PublishedAddressError: it cannot be done as it is declared.
+        NetworkPlanError: what came of it could not be read again.
     """
     wanted = [
         Wanted(
@@ -80,7 +81,9 @@ def plan(
     asked = [_network(str(name), network) for name, network in declaration.networks.items()]
     staying = [_staying(each) for each in (former.workloads if former else ()) if each.key in leaving]
     made = allocate([*wanted, *staying], former, asked, pools)
-    return replace(made, workloads=tuple(each for each in made.workloads if each.key not in leaving))
+    done = replace(made, workloads=tuple(each for each in made.workloads if each.key not in leaving))
+    document.check(done)
+    return done
 
 
 def _staying(workload: WorkloadNetwork) -> Wanted:

@@ -123,6 +123,18 @@ def _old(plan: NetworkPlan) -> Mapping[str, object]:
     }
 
 
+def check(plan: NetworkPlan) -> None:
+    """Check, before a plan is stored, that it can be read again: else no later change of the host could begin.
+
+    Raises:
+        NetworkPlanError: it breaks an invariant of :mod:`hostctl.network.model`.
+    """
+    try:
+        _check(plan)
+    except ValueError as error:
+        raise NetworkPlanError("the declared networks do not fit together", details=str(error)) from error
+
+
 def decode(data: bytes) -> NetworkPlan:
     """Return the plan that ``network.json`` holds; ``{}`` is a generation without private networks.
 

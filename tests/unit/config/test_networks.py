@@ -84,6 +84,31 @@ def test_the_pool_must_not_be_where_the_host_is() -> None:
     assert parse(f"{text}network_pool: {{ipv4: 172.20.0.0/16}}\n", web="pids: 5")
 
 
+FIRST_HALF = "networks: {b: {subnet: 10.88.5.0/24}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "workloads"),
+    [
+        (FIRST_HALF, {"web": "networks: [b]", "other": "pids: 5"}),
+        (FIRST_HALF, {"web": "networks: [b, default]"}),
+        (FIRST_HALF.replace("{b:", "{default: {ipv6: pool}, b:"), {"web": "networks: [b]"}),
+    ],
+)
+def test_a_declared_subnet_is_not_inside_what_the_network_default_has(text: str, workloads: dict[str, str]) -> None:
+    assert problems(text, **workloads) == [
+        "networks.b.subnet: 10.88.5.0/24 overlaps 10.88.0.0/16, the first half of network_pool, which network "
+        "'default' has; choose another one, or give networks.default a subnet of its own"
+    ]
+
+
+def test_it_may_be_there_where_the_network_default_is_elsewhere_or_nowhere() -> None:
+    assert parse(FIRST_HALF, web="networks: [b]", far="network: host")
+    both = {"web": "networks: [b]", "other": "pids: 5"}
+    assert parse(FIRST_HALF.replace("{b:", "{default: {subnet: 10.91.0.0/24}, b:"), **both)
+    assert parse(f"{FIRST_HALF}network_pool: {{ipv4: 172.20.0.0/16}}\n", **both)
+
+
 @pytest.mark.parametrize(
     ("workload", "said"),
     [

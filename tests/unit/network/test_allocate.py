@@ -118,6 +118,14 @@ def test_what_is_there_stays_when_the_host_gets_into_such_a_network_later() -> N
     assert addresses(allocate(wanted("a", "b"), plan, pools=pools)) == {"a": "10.88.0.2", "b": "10.88.0.3"}
 
 
+def test_the_network_default_that_nobody_is_on_makes_way_for_a_declared_one() -> None:
+    plan = allocate(wanted("a"))
+    apart = WantedNetwork(name="b", subnet=IPv4Network("10.91.5.0/24"))
+    beside = WantedNetwork(name="b", subnet=IPv4Network("10.88.5.0/24"))
+    assert [each.name for each in allocate(wanted("a", on=["b"]), plan, [apart]).networks] == ["b", "default"]
+    assert [each.name for each in allocate(wanted("a", on=["b"]), plan, [beside]).networks] == ["b"]
+
+
 def test_the_pool_runs_out() -> None:
     pools = Pools(ipv4=IPv4Network("10.88.0.0/22"))
     names = ["one", "two", "three"]

@@ -6,9 +6,12 @@ import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+import pytest
+
 from hostctl.config.load import parse_host
 from hostctl.network import declared, surroundings
-from hostctl.network.model import NetworkPlan
+from hostctl.network.allocate import Pools
+from hostctl.network.model import NetworkPlan, NetworkPlanError
 from hostctl.network.names import tables
 
 TEXT = """
@@ -43,6 +46,14 @@ def test_a_declaration_becomes_a_plan() -> None:
     }
     assert made.network("front").subnet6 == IPv6Network((declared.unique_local(MACHINE).network_address, 64))
     assert [network.bridge for network in made.bridges] == ["hcb-back", "hcb-front"]
+
+
+def test_a_plan_that_nobody_could_read_again_is_not_made() -> None:
+    host = parse_host(TEXT.replace("[back, front]", "[back, front, default]"), "host.yaml")
+    ranges = {str(name): number for number, name in enumerate(host.workloads)}
+    with pytest.raises(NetworkPlanError, match="do not fit together") as caught:
+        declared.plan(host, ranges, None, Pools(ipv4=IPv4Network("10.90.0.0/15")))
+    assert caught.value.details == "networks default and front overlap"
 
 
 def test_the_ipv6_pool_is_the_machines_own_and_stays() -> None:
