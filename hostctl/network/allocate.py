@@ -8,10 +8,10 @@ keeps what it has, unless the declaration says otherwise: a change of one worklo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal
+from typing import Literal, TypeVar
 
 from hostctl.config.networks import DEFAULT
 from hostctl.config.references import PortMapping
@@ -31,6 +31,7 @@ SIZE, SIZE6 = 24, 64  # prefix lengths of networks from the pools
 _HIGH = 1 << 32  # IPv6 addresses that do not follow from the IPv4 one are counted from here
 
 Subnet = IPv4Network | IPv6Network
+Address = TypeVar("Address", IPv4Address, IPv6Address)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,15 +105,17 @@ def allocate(
 
     Raises:
         NetworkFullError: there are more workloads than addresses, or more networks than the pool has.
-        NetworkCollisionError: a subnet overlaps what the host is in, or a static address is somebody else's.
+        NetworkCollisionError: a subnet overlaps what the host is in, or what a network has from the pool that workloads
+            stay on, or a static address is somebody else's.
         PublishedAddressError: a port is to be published at an IPv6 address, and there is no IPv6.
     """
-    base, declared = former or NetworkPlan(), sorted(wanted, key=lambda each: each.key)
+    base, declared, pools = former or NetworkPlan(), sorted(wanted, key=lambda each: each.key), pools or Pools()
     asked = {each.name: each for each in networks}
     used = {attachment.network for each in declared for attachment in each.attachments}
-    if DEFAULT in used or _is_remembered(base, asked, pools or Pools()):
+    if DEFAULT in used or _is_remembered(base, asked, pools):
         asked.setdefault(DEFAULT, WantedNetwork())
-    made = _subnets(asked, base, pools or Pools())
+    before = {place.network for workload in base.workloads for place in workload.attachments}
+    made = _subnets(asked, base, pools, before & used)
     places: dict[str, dict[str, Attachment]] = {each.key: {} for each in declared}
     done = []
     for name, network in made.items():
@@ -171,12 +174,23 @@ def _held(base: NetworkPlan, network: Network) -> dict[str, Attachment]:
     }
 
 
-def _subnets(asked: Mapping[str, WantedNetwork], base: NetworkPlan, pools: Pools) -> dict[str, Network]:
-    """Give every network its subnets; the addresses handed out last stay remembered where the subnet stays."""
+def _subnets(
+    asked: Mapping[str, WantedNetwork], base: NetworkPlan, pools: Pools, lived_in: Collection[str]
+) -> dict[str, Network]:
+    """Give every network its subnets; the addresses handed out last stay remembered where the subnet stays.
+
+    Args:
+        asked: the networks by name.
+        base: the former plan.
+        pools: where subnets come from.
+        lived_in: the networks that workloads were on, and are.
+    """
     former = {each.name: each for each in base.networks}
-    routes = pools.taken
-    occupied: list[Subnet] = [each.subnet for each in asked.values() if each.subnet is not None]
-    occupied += [each.subnet6 for each in asked.values() if isinstance(each.subnet6, IPv6Network)]
+    declared: dict[str, Subnet] = {
+        f"{name}.subnet": each.subnet for name, each in asked.items() if each.subnet is not None
+    }
+    declared |= {f"{name}.ipv6": each.subnet6 for name, each in asked.items() if isinstance(each.subnet6, IPv6Network)}
+    occupied = [*declared.values()]
     made: dict[str, Network] = {}
     known = [name for name in asked if name in former]
     for name in [*known, *(name for name in asked if name not in former)]:
@@ -184,13 +198,15 @@ def _subnets(asked: Mapping[str, WantedNetwork], base: NetworkPlan, pools: Pools
         if one.driver == "macvlan" and one.subnet is not None:
             subnet, subnet6 = one.subnet, one.subnet6 if isinstance(one.subnet6, IPv6Network) else None
         else:
+            if old is not None and name in lived_in:
+                _check_stays(one, old, pools, declared)
             subnet = one.subnet or _from_pool(name, old.subnet if old else None, pools, occupied)
             subnet6 = one.subnet6 if isinstance(one.subnet6, IPv6Network) else None
             if one.subnet6 == "pool":
                 subnet6 = _from_pool6(old.subnet6 if old else None, pools, occupied)
             for new, before in ((subnet, old.subnet if old else None), (subnet6, old.subnet6 if old else None)):
                 if new is not None and new != before:
-                    _check_free(name, new, routes)
+                    _check_free(name, new, pools.taken)
             occupied += [subnet, *([subnet6] if subnet6 else [])]
         gateway = one.gateway or (subnet[1] if one.driver == "bridge" else None)
         stays = old is not None and old.subnet == subnet
@@ -210,6 +226,24 @@ def _subnets(asked: Mapping[str, WantedNetwork], base: NetworkPlan, pools: Pools
 
 def _overlap(one: Subnet, others: Iterable[Subnet]) -> bool:
     return any(one.version == other.version and one.overlaps(other) for other in others)
+
+
+def _check_stays(one: WantedNetwork, old: Network, pools: Pools, declared: Mapping[str, Subnet]) -> None:
+    """Refuse a declared subnet that would drive a network out of what it has from the pool.
+
+    The workloads on it did not change themselves: they would run on in namespaces that are in no network any more.
+    """
+    _, rest = pools.ipv4.subnets()
+    kept: list[Subnet] = [old.subnet] if one.subnet is None and old.subnet.subnet_of(rest) else []
+    if one.subnet6 == "pool" and old.subnet6 is not None and old.subnet6.subnet_of(pools.ipv6):
+        kept.append(old.subnet6)
+    for where, subnet in declared.items():
+        if _overlap(subnet, kept):
+            raise NetworkCollisionError(
+                f"networks.{where}: {subnet} overlaps what network {old.name} has from the pool, "
+                f"{' and '.join(map(str, kept))}, and workloads are on it",
+                hint=f"declare another one, or one for networks.{old.name} as well, which restarts its workloads",
+            )
 
 
 def _check_free(name: str, subnet: Subnet, routes: Mapping[str, Subnet]) -> None:
@@ -261,12 +295,7 @@ class _Addresses:
             for name, place in on
             if name in self.held and place.address is None and self.held[name].address != self.network.gateway
         }
-        for name, address in kept.items():
-            if static.get(address, name) != name:
-                raise NetworkCollisionError(
-                    f"network {self.network.name}: {static[address]} is to have {address}, the address of {name}",
-                    hint=f"give {static[address]} another address, or {name} a static one as well",
-                )
+        self._check_static(static, kept)
         # What is freed by this very change is left alone too, as long as there is anything else.
         taken = {*static, *kept.values(), *([self.network.gateway] if self.network.gateway else [])}
         freed = {place.address for place in self.held.values()} - taken
@@ -285,6 +314,15 @@ class _Addresses:
             for name, place in on
         }
         return self.last, places
+
+    def _check_static(self, static: Mapping[Address, str], kept: Mapping[str, Address]) -> None:
+        """Refuse a static address that another workload has, which is not restarted and so would keep it."""
+        for name, address in kept.items():
+            if static.get(address, name) != name:
+                raise NetworkCollisionError(
+                    f"network {self.network.name}: {static[address]} is to have {address}, the address of {name}",
+                    hint=f"give {static[address]} another address, or {name} a static one as well",
+                )
 
     def _next(self, taken: set[IPv4Address], freed: set[IPv4Address]) -> IPv4Address:
         """Return the first free address after the last one, going round; a freed one only if there is no other."""
@@ -308,19 +346,22 @@ class _Addresses:
         subnet6 = self.network.subnet6
         if subnet6 is None:
             return {}
-        static = {name: place.address6 for name, place in on if place.address6 is not None}
-        taken = {*static.values(), subnet6[0], subnet6[1]}
-        made = dict(static)
+        static = {place.address6: name for name, place in on if place.address6 is not None}
+        own = (subnet6[0], subnet6[1])
+        kept = {
+            name: former
+            for name, place in on
+            if name in self.held and place.address6 is None and (former := self.held[name].address6) is not None
+            if former in subnet6 and former not in own
+        }
+        self._check_static(static, kept)
+        made = {**{name: address for address, name in static.items()}, **kept}
+        taken = {*made.values(), *own}
         for name, address in given.items():
             if name in made:
                 continue
-            former = self.held[name].address6 if name in self.held else None
             follows = subnet6[int(address) - int(self.network.subnet.network_address)]
-            choices: Iterator[IPv6Address] = itertools.chain(
-                [former] if former is not None and former in subnet6 else [],
-                [follows],
-                (subnet6[_HIGH + number] for number in itertools.count()),
-            )
-            made[name] = next(choice for choice in choices if choice not in taken)
+            more = (subnet6[_HIGH + number] for number in itertools.count())
+            made[name] = next(choice for choice in itertools.chain([follows], more) if choice not in taken)
             taken.add(made[name])
         return made

@@ -126,6 +126,41 @@ def test_the_network_default_that_nobody_is_on_makes_way_for_a_declared_one() ->
     assert [each.name for each in allocate(wanted("a", on=["b"]), plan, [beside]).networks] == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("declared", "place"),
+    [
+        (WantedNetwork(name="b", subnet=IPv4Network("10.89.0.0/20")), r"networks\.b\.subnet: 10\.89\.0\.0/20"),
+        (WantedNetwork(name="b", subnet6=IPv6Network("fd68:6f73:7463::/64")), r"networks\.b\.ipv6: fd68"),
+        (
+            WantedNetwork(name="b", driver="macvlan", parent="eth0", subnet=IPv4Network("10.89.0.128/25")),
+            r"networks\.b\.subnet",
+        ),
+    ],
+)
+def test_a_declared_subnet_drives_no_workloads_out_of_what_their_network_has(
+    declared: WantedNetwork, place: str
+) -> None:
+    front = WantedNetwork(name="front", subnet6="pool")
+    plan = allocate(wanted("a", on=["front"]), networks=[front])
+    with pytest.raises(NetworkCollisionError, match=place) as caught:
+        allocate([*wanted("a", on=["front"]), *wanted("c", on=["b"])], plan, [front, declared])
+    assert "networks.front" in (caught.value.hint or "")
+    moved = WantedNetwork(name="front", subnet=IPv4Network("10.91.0.0/24"))
+    assert allocate([*wanted("a", on=["front"]), *wanted("c", on=["b"])], plan, [moved, declared])
+    left = allocate(wanted("c", on=["b"]), plan, [front, declared])
+    assert not left.network("front").subnet.overlaps(left.network("b").subnet)
+
+
+def test_a_network_that_another_pool_is_for_moves_whatever_is_declared() -> None:
+    front = WantedNetwork(name="front")
+    plan = allocate(wanted("a", on=["front"]), networks=[front])
+    declared = WantedNetwork(name="b", subnet=IPv4Network("10.89.0.0/24"))
+    pools = Pools(ipv4=IPv4Network("172.20.0.0/16"))
+    assert str(allocate(wanted("a", on=["front"]), plan, [front, declared], pools).network("front").subnet).startswith(
+        "172.20."
+    )
+
+
 def test_the_pool_runs_out() -> None:
     pools = Pools(ipv4=IPv4Network("10.88.0.0/22"))
     names = ["one", "two", "three"]
@@ -155,6 +190,25 @@ def test_a_static_ipv6_address_makes_way_for_nobody() -> None:
     a, b = (each.attachments[0].address6 for each in plan.workloads)
     assert str(b) == "fd00::2"
     assert str(a) == "fd00::1:0:0"
+
+
+def test_a_static_ipv6_address_is_not_taken_from_whoever_has_it() -> None:
+    network = WantedNetwork(subnet6=IPv6Network("fd00::/64"))
+    plan = allocate(wanted("a"), networks=[network])
+    with pytest.raises(NetworkCollisionError, match="b is to have fd00::2, the address of a"):
+        allocate([*wanted("a"), static("b", None, "fd00::2")], plan, [network])
+    assert allocate([static("a", None, "fd00::9"), static("b", None, "fd00::2")], plan, [network])
+
+
+def test_a_new_workload_gets_no_ipv6_address_that_another_keeps() -> None:
+    network = WantedNetwork(subnet=IPv4Network("10.1.0.0/29"), subnet6=IPv6Network("fd00::/64"))
+    plan = allocate(wanted("z"), networks=[network])
+    moved = allocate([static("z", "10.1.0.6")], plan, [network])
+    assert str(moved.workloads[0].attachments[0].address6) == "fd00::2"
+    more = allocate([*wanted("a", "c", "d", "e"), static("z", "10.1.0.6")], moved, [network])
+    held = {each.name: str(each.attachments[0].address6) for each in more.workloads}
+    assert (addresses(more)["e"], held["z"]) == ("10.1.0.2", "fd00::2")
+    assert len(set(held.values())) == len(held)
 
 
 def test_a_port_needs_a_network_that_lets_it_in() -> None:
