@@ -15,7 +15,8 @@ published port is missing or a workload is less isolated.
   no replica took it must not remember of UDP, which is dropped.
 - Workloads reach the outside behind the host's address, those of their own networks, and published ports; of the host
   itself only answers, ICMP, and the name server at the gateway's address. Nothing else reaches them, neither from
-  outside nor from another network. A network that is internal lets nothing in or out but that name server.
+  outside nor from another network. A network that is internal lets nothing in or out but that name server, which
+  answers nobody but the workloads and the host.
 - A workload can send from an address of the network only, and IPv6 only where the network has it.
 
 See libnftables-json(5) for the format and nft(8) for the meaning.
@@ -182,6 +183,7 @@ def _rules(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
     for network in plan.bridges:
         yield from _name_server(network, "to-host", ACCEPT)
     yield "to-host", (_meta("iifname", names), DROP)
+    yield from _strangers(plan)
 
 
 def _spoofed(network: Network) -> Iterator[tuple[str, Sequence[Json]]]:
@@ -232,6 +234,21 @@ def _name_server(network: Network, chain: str, verdict: Json) -> Iterator[tuple[
         if network.gateway6 is not None:
             six = _ip("daddr", str(network.gateway6), protocol="ip6")
             yield chain, (_meta("iifname", network.bridge), six, asked, verdict)
+
+
+def _strangers(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:
+    """Yield what keeps from the name server who came to a gateway's address by way of the host, from beside it.
+
+    What comes from a bridge was judged before; the host itself asks by its loopback link.
+    """
+    elsewhere = _meta("iifname", {"set": [*(network.bridge for network in plan.bridges), "lo"]}, "!=")
+    gateways = [str(network.gateway) for network in plan.bridges]
+    gateways6 = [str(network.gateway6) for network in plan.bridges if network.gateway6 is not None]
+    for family, addresses in (("ip", gateways), ("ip6", gateways6)):
+        for protocol in ("udp", "tcp"):
+            asked = _match({"payload": {"protocol": protocol, "field": "dport"}}, DNS)
+            if addresses:
+                yield "to-host", (elsewhere, _ip("daddr", {"set": addresses}, protocol=family), asked, DROP)
 
 
 def _published(plan: NetworkPlan) -> Iterator[tuple[str, Sequence[Json]]]:

@@ -384,6 +384,23 @@ def test_who_publishes_port_53_is_not_asked_instead_of_the_name_servers(host: Ho
         assert host.ask("10.88.0.1", 53, "udp", net=netns("other")) == "refused"
 
 
+def test_the_name_server_is_for_workloads_and_the_host_alone(host: Host) -> None:
+    """Whoever is beside the host may send to the address of a gateway by way of it."""
+    web = wanted("web", on=("front", "back"))
+    host.apply(allocate([web, wanted("db", on=("back",)), wanted("other")], networks=[FRONT, BACK]))
+    for kind in ("udp", "tcp"):
+        with host.listen(53, kind):
+            for address in ("10.89.0.1", "10.89.1.1", "10.88.0.1", "fd00:1::1"):
+                assert host.ask(address, 53, kind, net=OUTSIDE) == "nothing"
+                if kind == "tcp":  # by udp this listener answers from another address than it was asked at
+                    assert host.ask(address, 53, kind) in (address, "192.0.2.1")
+            assert host.ask("10.89.0.1", 53, kind, net=netns("web")) == "10.89.0.2"
+            assert host.ask("fd00:1::1", 53, kind, net=netns("web")) == "fd00:1::2"
+            assert host.ask("10.89.1.1", 53, kind, net=netns("db")) == "10.89.1.2"
+            assert host.ask("10.89.0.1", 53, kind, net=netns("other")) == "nothing"
+            assert host.ask("192.0.2.1", 53, kind, net=OUTSIDE) == "192.0.2.2"
+
+
 def test_who_sends_on_and_on_from_one_port_reaches_a_port_that_is_published_later_or_moves(host: Host) -> None:
     def syslog(address: str = "192.0.2.1", net: str | None = OUTSIDE) -> str:
         return host.ask(address, 514, "udp", net=net, by=5000)

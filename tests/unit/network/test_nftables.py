@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from hostctl.config.references import PortMapping
-from hostctl.network.allocate import Wanted, allocate
+from hostctl.network.allocate import Wanted, WantedAttachment, WantedNetwork, allocate
 from hostctl.network.model import NetworkPlan
 from hostctl.network.nftables import ruleset
 
@@ -52,6 +52,17 @@ def test_a_port_is_published_at_its_address_or_at_all() -> None:
     assert loopback[0]["match"]["right"] == "127.0.0.1"
     assert loopback[1]["match"]["left"] == {"payload": {"protocol": "udp", "field": "dport"}}
     assert rules(plan("0.0.0.0:8080:80"), "published") == [anywhere]
+
+
+def test_who_may_not_ask_the_name_server_is_told_by_as_many_rules_for_one_network_as_for_many() -> None:
+    def dropped(count: int) -> list[object]:
+        networks = [WantedNetwork(name=f"n{number}", subnet6="pool") for number in range(count)]
+        on = tuple(WantedAttachment(network=each.name) for each in networks)
+        made = allocate([Wanted(name="site", userns_start=0x10000000, attachments=on)], networks=networks)
+        return [rule for rule in rules(made, "to-host") if '"lo"' in json.dumps(rule)]
+
+    assert len(dropped(1)) == len(dropped(20)) == 4
+    assert '"10.89.19.1"' in json.dumps(dropped(20))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
