@@ -29,13 +29,16 @@ def pools(declaration: HostDeclaration, machine_id: str, routes: Mapping[str, IP
     """Return where subnets come from.
 
     Args:
-        declaration: the machine's.
+        declaration: the machine's; what its links are declared to be in is taken as well, routed there already or not.
         machine_id: its id, machine-id(5).
         routes: what the machine is in, see :func:`hostctl.network.surroundings.routes`.
     """
     pool = declaration.network_pool
+    links = {f"{where} ({network})": network for where, network in networks.link_networks(declaration)}
     return Pools(
-        ipv4=pool.ipv4.network, ipv6=pool.ipv6.network if pool.ipv6 else unique_local(machine_id), taken=routes
+        ipv4=pool.ipv4.network,
+        ipv6=pool.ipv6.network if pool.ipv6 else unique_local(machine_id),
+        taken={**routes, **links},
     )
 
 

@@ -56,6 +56,15 @@ def test_a_plan_that_nobody_could_read_again_is_not_made() -> None:
     assert caught.value.details == "networks default and front overlap"
 
 
+def test_a_pool_network_is_not_where_a_link_of_the_same_declaration_is() -> None:
+    links = "network: {far: {match: eth1, addresses: [10.89.0.9/23, 'fd00:9::1/64']}}\n"
+    pool = "network_pool: {ipv6: 'fd00:9::/48'}\n"
+    host = parse_host(f"{TEXT}{links}{pool}".replace("back: {internal: true}", "back: {ipv6: pool}"), "host.yaml")
+    ranges = {str(name): number for number, name in enumerate(host.workloads)}
+    made = declared.plan(host, ranges, None, declared.pools(host, MACHINE, {}))
+    assert (str(made.network("back").subnet), str(made.network("back").subnet6)) == ("10.89.2.0/24", "fd00:9:0:2::/64")
+
+
 def test_the_ipv6_pool_is_the_machines_own_and_stays() -> None:
     own = declared.unique_local(MACHINE)
     assert own == declared.unique_local(MACHINE) != declared.unique_local(MACHINE[::-1])
