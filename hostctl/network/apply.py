@@ -5,7 +5,8 @@ Run by ``hostctl-network.service`` as ``python3 -I -m hostctl.network.apply``, a
 changes nothing but the packet filter, which is replaced by an equal one. What is not declared any more is removed.
 Flows of UDP that stand against a published port are decided anew, see :mod:`hostctl.network.flows`.
 While workloads change by having two instances, ``/run/hostctl/network.json`` says what is there instead.
-One workload that cannot be connected does not keep the others from it; the pass then ends with a failure.
+One workload that cannot be connected does not keep the others from it; the pass then ends with a failure. Nothing of
+that one is left pinned: it could start in namespaces that the next pass would not connect but replace.
 
 The workload's side joins what is pinned here. Its ``config.json`` names, under ``linux.namespaces``,
 ``{"type": "user", "path": "/run/hostctl/userns/NAME"}`` and
@@ -143,10 +144,17 @@ def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) ->
     _forward(layout, plan)
     for link, bridge in work.attach:
         links.attach(link, bridge)
-    failures: dict[str, HostctlError] = {**namespaces.pin(layout, {one.key: one.userns_start for one in work.connect})}
+    failures: dict[str, HostctlError] = {**links.without_parent(plan, work.connect)}
+    failures |= namespaces.pin(layout, {one.key: one.userns_start for one in work.connect if one.key not in failures})
     made = [one for one in work.connect if one.key not in failures]
     joined = [one for one in plan.workloads if one.key in work.join]
-    failures |= links.connect(layout, plan, [*made, *joined], work.join)
+    useless = {one.key for one in made}
+    try:
+        failures |= links.connect(layout, plan, [*made, *joined], work.join)
+        useless &= failures.keys()
+    finally:
+        for name in useless:
+            namespaces.unpin(layout, name)
     if failures:
         raise NetworkPassError(
             f"{len(failures)} of {len(plan.workloads)} workloads have no network: {', '.join(sorted(failures))}",

@@ -165,4 +165,5 @@ def connection(plan: NetworkPlan, workload: WorkloadNetwork) -> Network:
         name_servers=(str(asked.gateway),) if asked is not None else (),
         chain=balance.chain(workload.key) if balances else "",
         serve=nftables.serve(plan, workload) if balances else b"",
+        may_be_late=any(plan.network(place.network).driver == "macvlan" for place in workload.attachments),
     )

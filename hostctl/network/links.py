@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -149,6 +149,22 @@ class Links:
             self.route.brport("set", index=link.index, mode=HAIRPIN)
         except (NetlinkError, OSError) as error:
             raise LinkError(f"link {link.name} cannot join the bridge", details=str(error)) from error
+
+    def without_parent(self, plan: NetworkPlan, workloads: Iterable[WorkloadNetwork]) -> dict[str, LinkError]:
+        """Return the workloads that are to be on a macvlan network whose parent is not there, with what to say."""
+        there = {name for _, name in socket.if_nameindex()}
+        missing = {
+            each.name: each.parent for each in plan.networks if each.driver == "macvlan" and each.parent not in there
+        }
+        return {
+            workload.key: LinkError(
+                f"workload {workload.key} cannot be connected",
+                details=f"network {place.network} is in that of the link {missing[place.network]}, which is not there",
+            )
+            for workload in workloads
+            for place in workload.attachments
+            if place.network in missing
+        }
 
     def connect(
         self,

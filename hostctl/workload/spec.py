@@ -46,6 +46,8 @@ class Network:
     """The packet filter's chain that leads new connections to it, of a replica with published ports."""
     serve: bytes = b""
     """What fills that chain, as nft's JSON."""
+    may_be_late: bool = False
+    """One of its networks is that of a link of the host, which may come up after the workload was to be started."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -175,6 +175,7 @@ def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
         "job": workload.type == "job",
         "scheduled": workload.schedule is not None,
         "notify": workload.notify,
+        "waits": _waits(spec),
         "once": workload.restarts == "no" and workload.type != "job" and not workload.notify,
         "sockets": bool(workload.sockets),
         "after": [f"workload-{key}.service" for other in workload.wants for key in _keys(spec, other)],
@@ -194,6 +195,13 @@ def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:
         "stop_timeout": _systemd_time(workload.stop_grace_period),
         "settings": resources.settings(workload),
     }
+
+
+def _waits(spec: WorkloadSpec) -> bool:
+    """Tell whether a start waits for a network that may be late, because not every start that fails has another one."""
+    restarts = spec.workload.restarts
+    endless = restarts.when != "no" and restarts.limit is None
+    return spec.network is not None and spec.network.may_be_late and not endless
 
 
 def _keys(spec: WorkloadSpec, other: Name) -> list[str]:

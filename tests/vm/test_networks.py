@@ -198,6 +198,26 @@ def test_the_name_server_is_confined_and_small(up: Host) -> None:
     assert int(facts["MemoryCurrent"]) < 32 << 20
 
 
+def test_a_workload_starts_when_the_parent_of_its_network_is_there(up: Host, declaration: str) -> None:
+    make = "ip link add late0 type veth peer name late1 && ip link set late0 up"
+    up.shell(make)
+    lan = "  lan: {driver: macvlan, parent: late0, subnet: 10.99.0.0/24}\n"
+    up.apply(declared(declaration, edge="networks: [lan]").replace("networks:\n", f"networks:\n{lan}", 1))
+    before = addresses(up, "edge")
+    up.text("systemctl", "stop", "workload-edge.service")
+    up.text("ip", "link", "del", "late0")
+    up.run("systemctl", "restart", "hostctl-network.service", check=False)
+    up.text("systemctl", "start", "--no-block", "workload-edge.service")
+    tries = ("systemctl", "show", "--value", "-p", "NRestarts", "workload-edge.service")
+    up.wait_for("it was tried", lambda: int(up.text(*tries)) > 0, SECONDS)
+    up.shell(make)
+    is_active = ("systemctl", "is-active", "workload-edge.service")
+    up.wait_for("it runs", lambda: up.run(*is_active, check=False).text.strip() == "active", 180)
+    assert addresses(up, "edge") == before
+    up.apply(declared(declaration))
+    up.text("ip", "link", "del", "late0")
+
+
 def test_macvlan_is_a_machine_of_its_own_and_none_is_left_behind(
     up: Host, declaration: str, server: RepositoryServer
 ) -> None:

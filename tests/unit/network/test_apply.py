@@ -297,6 +297,30 @@ def test_one_workload_that_cannot_be_connected_does_not_keep_the_others(host: Ho
         host.apply(plan("a", "b"))
     with host.listen(80, net=netns("b")):
         assert host.ask("10.88.0.3", 80) == "10.88.0.1"
+    assert host.run("ls", "/run/netns", "/run/hostctl/userns").split() == [
+        "/run/hostctl/userns:",
+        "b",
+        "/run/netns:",
+        "outside",
+        "workload-b",
+    ], "it could start without a network, which nobody would give it later"
+    host.run("ip", "link", "del", host_side("a", "default"))
+    host.apply(plan("a", "b"))
+    with host.listen(80, net=netns("a")):
+        assert host.ask("10.88.0.2", 80) == "10.88.0.1"
+
+
+def test_a_workload_waits_for_a_parent_that_comes_late(host: Host) -> None:
+    lan = WantedNetwork(name="lan", driver="macvlan", parent="late0", subnet=IPv4Network("192.0.2.0/24"))
+    place = WantedAttachment(network="lan", address=IPv4Network("192.0.2.0/24")[77])
+    made = allocate([Wanted(name="m", userns_start=START, attachments=(place,)), wanted("b")], networks=[lan])
+    with pytest.raises(AssertionError, match="network lan is in that of the link late0, which is not there"):
+        host.apply(made)
+    assert host.run("ls", "/run/netns").split() == ["outside", "workload-b"]
+    host.run("ip", "link", "add", "late0", "type", "veth", "peer", "name", "late1")
+    host.run("ip", "link", "set", "late0", "up")
+    host.apply(made)
+    assert "192.0.2.77/24" in host.run("ip", "addr", "show", "dev", "eth0", net=netns("m"))
 
 
 def marked(host: Host, name: str) -> bool:

@@ -78,6 +78,7 @@ def test_a_workload_asks_at_a_network_that_leads_outside() -> None:
     assert told["web"].name_servers == ("10.90.1.1",)
     assert told["db"].name_servers == ("10.89.0.1",)
     assert told["cam"].name_servers == ()
+    assert {name for name, each in told.items() if each.may_be_late} == {"cam"}
     assert told["web"].addresses[:2] == ("10.89.0.3", "10.90.1.128")
     assert told["web"].addresses[2].startswith("fd")
 

@@ -99,6 +99,21 @@ def test_a_start_is_one_program_but_where_volumes_and_devices_have_to_be_there()
     assert "hostctl/workloads/my-web.conf" not in units.render(spec(read_only=True), PROBE, SECRET_ENV, LINKS)
 
 
+def test_who_is_not_tried_for_ever_waits_for_a_network_that_may_be_late() -> None:
+    wait = "until [ -e /run/netns/workload-my-web ]"
+    late = Network(addresses=("192.0.2.9",), name_servers=(), may_be_late=True)
+    for fields, waits in (
+        ({}, False),
+        ({"restart": RestartPolicy("on-failure")}, False),
+        ({"restart": RestartPolicy("on-failure:3")}, True),
+        ({"restart": RestartPolicy("no")}, True),
+        ({"type": "job"}, True),
+    ):
+        made = units.render(dataclasses.replace(spec(**fields), network=late), PROBE, SECRET_ENV, LINKS)
+        assert (wait in made["systemd/system/workload-my-web.service"]) is waits, fields
+        assert not any(wait in line for line in service(**fields))
+
+
 def test_what_runs_once_begins_when_its_process_is_known() -> None:
     lines = [line.split() for line in service(restart=RestartPolicy("no")) if line.startswith("ExecStart")]
     assert [(line[0], line[2]) for line in lines] == [
