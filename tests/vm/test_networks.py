@@ -158,11 +158,19 @@ def test_the_packet_filter_comes_back_and_others_tables_stay(up: Host) -> None:
     up.text("nft", "flush", "ruleset")
     up.text("nft", "add", "table", "inet", "mine")
     assert up.get() == ""
-    up.text("systemctl", "reload", "hostctl-network.service")
+    up.text("systemctl", "restart", "hostctl-network.service")
     assert PAGE in up.get()
     assert not get(up, "other", "10.90.1.77")
     assert up.text("nft", "list", "tables").splitlines() == ["table inet mine", "table inet hostctl"]
     up.text("nft", "delete", "table", "inet", "mine")
+
+
+def test_debians_packet_filter_takes_ours_away_for_no_longer_than_a_moment(up: Host) -> None:
+    for verb in ("start", "reload", "restart", "stop"):  # each ends with our rules gone
+        up.text("systemctl", verb, "nftables.service")
+        up.wait_for(f"the page is served after a {verb}", lambda: PAGE in up.get(), SECONDS)
+        assert not get(up, "other", "10.90.1.77")
+    assert up.text("nft", "list", "tables") == "table inet hostctl"
 
 
 def test_a_new_workload_is_found_by_name_and_nobody_is_restarted(up: Host, declaration: str) -> None:
