@@ -223,7 +223,8 @@ class Dns:
     """Where a workload's names are looked up that are not those of its networks."""
 
     servers: tuple[IpAddress, ...] = ()
-    """Name servers, asked in this order; the host's own by default."""
+    """Name servers, asked in this order; the host's own by default. For a workload whose bridges are
+    all internal nobody asks them."""
     search: tuple[DomainName, ...] = ()
     """Domains that short names are tried in."""
 
@@ -290,6 +291,7 @@ def problems(declaration: HostDeclaration) -> Iterator[str]:
                 if other != name:
                     yield f"{where}.{network}.{family}: {address} is already the address of {other!r}"
         yield from _publishing(str(name), workload, networks)
+        yield from _unasked(str(name), workload, networks)
     yield from ports.conflicts(declaration.workloads)
 
 
@@ -382,6 +384,19 @@ def gateway(network: Network, subnet: IPv4Network) -> IPv4Address | None:
     if network.gateway is not None:
         return IPv4Address(network.gateway)
     return subnet[1] if network.driver == "bridge" else None
+
+
+def _unasked(name: str, workload: Workload, networks: Mapping[str, Network]) -> Iterator[str]:
+    """Yield declared name servers that nobody asks: the workload asks at its bridges, and those lead nowhere."""
+    on = {each: networks[each] for each in attachments(workload) if each in networks}
+    bridges = [each for each, network in on.items() if network.driver == "bridge"]
+    out = next((each for each, network in on.items() if not network.internal), None)
+    if workload.dns.servers and bridges and out is not None and all(networks[each].internal for each in bridges):
+        yield (
+            f"workloads.{name}.dns.servers: they would not be asked: the way out, {out!r}, is macvlan, and the name "
+            f"server at {bridges[0]!r}, which is internal, asks nobody; leave internal out there, or this here, which "
+            "leaves the workload without names of the outside"
+        )
 
 
 def _publishing(name: str, workload: Workload, networks: Mapping[str, Network]) -> Iterator[str]:

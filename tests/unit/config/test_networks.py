@@ -152,6 +152,24 @@ def test_a_macvlan_network_may_stand_first_where_nothing_is_published_and_else_b
     assert parse("networks: {front: {}, lan: {driver: macvlan, parent: eth0, subnet: 192.168.0.0/24}}\n", web=rest)
 
 
+@pytest.mark.parametrize(
+    ("on", "asked"), [("[inner, lan]", False), ("[lan, inner]", False), ("[lan, inner, front]", True), ("[lan]", True)]
+)
+def test_name_servers_that_nobody_would_ask_are_refused(on: str, asked: bool) -> None:
+    text = (
+        "networks: {front: {}, inner: {internal: true}, lan: {driver: macvlan, parent: eth0, subnet: 192.168.0.0/24}}\n"
+    )
+    assert parse(text, web=f"networks: {on}")
+    if asked:
+        assert parse(text, web=f"networks: {on}, dns: {{servers: [192.168.0.1]}}")
+        return
+    [said] = problems(text, web=f"networks: {on}, dns: {{servers: [192.168.0.1]}}")
+    assert said.startswith(
+        "workloads.web.dns.servers: they would not be asked: the way out, 'lan', is macvlan, and the name server at "
+        "'inner', which is internal, asks nobody"
+    )
+
+
 def test_an_internal_macvlan_network_has_no_route_that_answers_could_leave_by() -> None:
     lan = "lan: {driver: macvlan, parent: eth0, subnet: 192.168.0.0/24, internal: true}"
     assert parse(f"networks: {{front: {{}}, {lan}}}\n", web="networks: [lan, front], ports: ['80:80']")
