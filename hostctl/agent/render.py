@@ -16,6 +16,7 @@ from hostctl.config.host import Link as NetworkLink
 FIRST_UID = 1000  # systemd's UIDS-GIDS: regular users are 1000…60000
 LAST_UID = 59999
 WIRED = "en* eth*"
+SYSCTL = "sysctl.d/99-zz-hostctl.conf"  # the last name counts, whatever the release sets; see sysctl.d(5)
 MADE_BY = "# Rendered by hostctl from host.yaml; changes go there.\n"
 UPDATE_SERVICE = "hostctl-update.service"
 UPDATE_TIMER = "hostctl-update.timer"
@@ -116,7 +117,7 @@ def host(declaration: HostDeclaration, *, machine_id: str, uids: Mapping[str, in
     }
     if declaration.sysctl:
         settings = "".join(f"{name} = {value}\n" for name, value in sorted(declaration.sysctl.items()))
-        base["sysctl.d/50-hostctl.conf"] = text(MADE_BY + settings)
+        base[SYSCTL] = text(MADE_BY + settings)
     if declaration.update is not None and declaration.update.unattended:
         base[f"systemd/system/timers.target.wants/{UPDATE_TIMER}"] = Link(
             target=f"/usr/lib/systemd/system/{UPDATE_TIMER}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from hostctl.config import networks, replicas, rolling
+from hostctl.config import kernel, networks, replicas, rolling
 from hostctl.config.contents import check_profile, parse_environment
 from hostctl.config.networks import Network, NetworkPool
 from hostctl.config.registries import ImagePolicy, Registry, SignaturePolicy
@@ -236,7 +236,8 @@ class HostDeclaration:
     files: Mapping[EtcPath, FileEntry] = field(default_factory=dict)
     """Files below /etc, by path."""
     sysctl: Mapping[SysctlName, str] = field(default_factory=dict)
-    """Kernel settings."""
+    """Kernel settings. They count for more than the release's own, but for those that every host relies on:
+    kernel.kexec_load_disabled, kernel.unprivileged_bpf_disabled, net.ipv4.ip_forward and vm.memfd_noexec stay 1."""
     update: UpdatePolicy | None = None
     """Where new releases come from."""
     metrics: Metrics | None = None
@@ -271,9 +272,8 @@ class HostDeclaration:
             *self._used_problems(),
             *self._dependency_problems(),
             *self._image_problems(),
+            *kernel.problems({str(name): value for name, value in self.sysctl.items()}),
         ]
-        torn = (name for name, value in self.sysctl.items() if not value.isprintable())
-        wrong += [f"sysctl.{name}: the value must be one line" for name in torn]
         if wrong:
             raise ValueError(*wrong)
 

@@ -93,6 +93,7 @@ users:
 timezone: Europe/Berlin
 sysctl:
   net.ipv4.tcp_keepalive_time: "600"
+  kernel.kptr_restrict: "1"
 files:
   /etc/motd: {{content: "first\\n"}}
 update: {{repository: "{server.url}", channel: stable}}

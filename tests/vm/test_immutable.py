@@ -50,6 +50,8 @@ def test_the_declaration_is_in_effect(host: Host) -> None:
     assert host.text("hostname") == "web-1"
     assert host.text("cat", "/etc/motd") == "first"
     assert host.text("sysctl", "-n", "net.ipv4.tcp_keepalive_time") == "600"
+    assert host.text("sysctl", "-n", "kernel.kptr_restrict") == "1", "the release's own is 2"
+    assert host.text("sysctl", "-n", "vm.memfd_noexec") == "1"
     assert host.text("date", "+%Z") in ("CET", "CEST")
     assert host.status()["generation"] == 1
 

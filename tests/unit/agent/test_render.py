@@ -111,12 +111,12 @@ def test_no_declared_link_means_dhcp_on_wired_ones() -> None:
 def test_files_and_kernel_settings() -> None:
     tree = rendered()
     assert (content(tree, "motd"), mode(tree, "motd")) == ("hello\n", 0o600)
-    assert "vm.swappiness = 10\n" in content(tree, "sysctl.d/50-hostctl.conf")
+    assert "vm.swappiness = 10\n" in content(tree, "sysctl.d/99-zz-hostctl.conf")
 
 
 def test_a_file_that_is_rendered_already_is_refused() -> None:
     with pytest.raises(TreeError, match="is written twice"):
-        rendered(HOST.replace("/etc/motd", "/etc/sysctl.d/50-hostctl.conf"))
+        rendered(HOST.replace("/etc/motd", "/etc/sysctl.d/99-zz-hostctl.conf"))
 
 
 def test_rendering_is_deterministic() -> None:

@@ -313,6 +313,10 @@ def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
         ),
         ('sysctl:\n  kernel.x: "a\\nb"', "4:13: sysctl.kernel.x: the value must be one line"),
         (
+            "sysctl:\n  vm.swappiness: 1\n  vm.memfd_noexec: 0",
+            "5:20: sysctl.vm.memfd_noexec: every host has it at 1, and relies on that; leave it out",
+        ),
+        (
             "files: {/etc/a: {content: x}, /etc/a/b: {content: y}}",
             "3:31: files./etc/a/b: /etc/a is declared as a file, so nothing can be below it",
         ),
