@@ -16,6 +16,19 @@ from hostctl.config.host import Link as NetworkLink
 FIRST_UID = 1000  # systemd's UIDS-GIDS: regular users are 1000…60000
 LAST_UID = 59999
 WIRED = "en* eth*"
+OTHERS = "systemd/network/90-default.network"
+NO_ADDRESS = f"""\
+[Match]
+Name={WIRED}
+
+[Link]
+RequiredForOnline=no
+
+[Network]
+DHCP=no
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+"""
 SYSCTL = "sysctl.d/99-zz-hostctl.conf"  # the last name counts, whatever the release sets; see sysctl.d(5)
 MADE_BY = "# Rendered by hostctl from host.yaml; changes go there.\n"
 UPDATE_SERVICE = "hostctl-update.service"
@@ -90,13 +103,20 @@ def _network_file(link: NetworkLink) -> str:
 
 
 def network(declaration: HostDeclaration) -> Tree:
-    """Return systemd.network(5) files; DHCP on every wired link when none is declared."""
+    """Return systemd.network(5) files; DHCP on every wired link when none is declared.
+
+    Else those that are not are up without an address, as the parent of a macvlan network needs it: the file has the
+    name of the image's own, which asks for one by DHCP. Somebody who declares that file themselves has what it says.
+    """
     if not declaration.network:
         return {"systemd/network/50-hostctl.network": text(f"{MADE_BY}[Match]\nName={WIRED}\n\n[Network]\nDHCP=yes\n")}
-    return {
+    made: dict[str, File | Link] = {
         f"systemd/network/50-hostctl-{name}.network": text(_network_file(link))
         for name, link in declaration.network.items()
     }
+    if OTHERS not in {path.below_etc for path in declaration.files}:
+        made[OTHERS] = text(MADE_BY + NO_ADDRESS)
+    return made
 
 
 def host(declaration: HostDeclaration, *, machine_id: str, uids: Mapping[str, int]) -> dict[str, File | Link]:

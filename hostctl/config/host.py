@@ -226,7 +226,8 @@ class HostDeclaration:
     users: Mapping[UserName, User] = field(default_factory=dict)
     """People who may log in, by name."""
     network: Mapping[Name, Link] = field(default_factory=dict)
-    """Links, by a name of your choice. None at all means DHCP on every wired interface."""
+    """Links, by a name of your choice. None at all means DHCP on every wired interface; as soon as there are any, a
+    wired one that none of them matches is up without an address."""
     networks: Mapping[Name, Network] = field(default_factory=dict)
     """Networks of workloads, by name. Without any there is `default`, which can be declared to be different."""
     network_pool: NetworkPool = field(default_factory=NetworkPool)

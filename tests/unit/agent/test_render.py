@@ -10,6 +10,7 @@ import pytest
 from hostctl.agent import render
 from hostctl.agent.tree import File, Link, Tree, TreeError, merge, text, write
 from hostctl.config.load import parse_host
+from hostctl.data import data_folder
 
 HOST = """
 version: 1
@@ -100,6 +101,16 @@ def test_a_declared_link() -> None:
         "DNS=192.0.2.53",
     ]
     assert "systemd/network/50-hostctl.network" not in tree
+
+
+def test_where_a_link_is_declared_others_are_up_without_an_address() -> None:
+    image = data_folder("rootfs") / "overlay/usr/lib" / render.OTHERS
+    matched = next(line for line in image.read_text().splitlines() if line.startswith("Name="))
+    lines = content(rendered(), render.OTHERS).splitlines()
+    assert {matched, "DHCP=no", "LinkLocalAddressing=no", "IPv6AcceptRA=no"} <= {*lines}
+    assert render.OTHERS not in rendered("version: 1\nhostname: a\n")
+    own = rendered(HOST.replace("/etc/motd", f"/etc/{render.OTHERS}"))
+    assert content(own, render.OTHERS) == "hello\n"
 
 
 def test_no_declared_link_means_dhcp_on_wired_ones() -> None:
