@@ -154,6 +154,16 @@ def test_addresses_sizes_and_name_servers_are_the_declared_ones(up: Host) -> Non
     assert "nameserver 10.90.1.1\nsearch example.org" in said
 
 
+def test_a_subnet_that_somebody_is_in_already_is_refused(up: Host, declaration: str) -> None:
+    inner = addresses(up, "db")[0].rpartition(".")[0]
+    taken = (f"{inner}.0/24", "network back has from the pool"), ("10.88.5.0/24", "first half of network_pool")
+    for subnet, said in taken:
+        late = f"networks:\n  late: {{subnet: {subnet}}}\n"
+        text = declared(declaration).replace("networks:\n", late, 1)
+        assert said in up.fails("hostctl", "apply", "-", stdin=text)
+    assert get(up, "web", "db")
+
+
 def test_the_packet_filter_comes_back_and_others_tables_stay(up: Host) -> None:
     up.text("nft", "flush", "ruleset")
     up.text("nft", "add", "table", "inet", "mine")
