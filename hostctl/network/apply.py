@@ -25,8 +25,9 @@ is not declared change while it runs, links come and go in the namespaces that i
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,29 +99,69 @@ def network_pass(layout: HostLayout, plan: NetworkPlan) -> None:
     pinned = namespaces.pinned(layout)
     if not plan.workloads and not pinned and not _has_links(layout):
         return  # a host without private networks pays for neither nft nor pyroute2
-    # Before any link is up: at no moment is a workload less isolated than it should be.
-    _filter(layout, plan)
-    from hostctl.network.links import Links, nested  # noqa: PLC0415 - 200 ms, see above
+    ahead = _ahead(plan, pinned)
+    with ExitStack() as opened:
+        with _pinning(layout, ahead) as pinning:
+            # Before any link is up: at no moment is a workload less isolated than it should be.
+            _filter(layout, plan)
+            from hostctl.network.links import Links  # noqa: PLC0415 - 200 ms, see above
+
+            links = opened.enter_context(closing(Links()))
+            work = _work(layout, plan, links, pinned)
+            for link in work.remove:
+                links.remove(link)
+            for name in work.unpin:
+                namespaces.unpin(layout, name)
+            for network in work.make_bridges:
+                links.make_bridge(network)
+            _forward(layout, plan)
+            for link, bridge in work.attach:
+                links.attach(link, bridge)
+            failures = dict[str, HostctlError](pinning())
+        _connect(layout, plan, work, links, failures, ahead)
+
+
+def _ahead(plan: NetworkPlan, pinned: frozenset[str]) -> Mapping[str, int]:
+    """Return the ranges of the workloads that surely need namespaces, by name; a parent may not be there yet."""
+    on_macvlan = {workload.key for workload, *_ in places(plan, "macvlan")}
+    return {one.key: one.userns_start for one in plan.workloads if one.key not in pinned | on_macvlan}
+
+
+@contextmanager
+def _pinning(
+    layout: HostLayout, ranges: Mapping[str, int]
+) -> Iterator[Callable[[], Mapping[str, namespaces.NamespaceError]]]:
+    """Pin namespaces in a thread, most of which is the kernel's work; what is given waits, and returns what failed.
+
+    If the block fails they go: a workload must not start in some that nothing leads to.
+    """
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        made = beside.submit(namespaces.pin, layout, ranges)
+        try:
+            yield made.result
+        except BaseException:
+            wait([made])
+            for name in ranges:
+                namespaces.unpin(layout, name)
+            raise
+
+
+def _work(layout: HostLayout, plan: NetworkPlan, links: Links, pinned: frozenset[str]) -> Work:
+    from hostctl.network.links import nested  # noqa: PLC0415 - as above
 
     whole = frozenset(name for name in pinned if namespaces.is_whole(layout, name))
     with_macvlan = {workload.key for workload, *_ in places(plan, "macvlan")} & whole
-    with closing(Links()) as links:
-        if flows.publishes(plan):
-            from hostctl.network import conntrack  # noqa: PLC0415 - most hosts do not need it
+    if flows.publishes(plan):
+        from hostctl.network import conntrack  # noqa: PLC0415 - most hosts do not need it
 
-            conntrack.decide_anew(plan, links.addresses())
-        work = decide(
-            plan,
-            links.all(),
-            pinned=pinned,
-            whole=whole,
-            nested={name: nested(namespaces.network_namespace(layout, name)) for name in with_macvlan},
-        )
-        for link in work.remove:
-            links.remove(link)
-        for name in work.unpin:
-            namespaces.unpin(layout, name)
-        _connect(layout, plan, work, links)
+        conntrack.decide_anew(plan, links.addresses())
+    return decide(
+        plan,
+        links.all(),
+        pinned=pinned,
+        whole=whole,
+        nested={name: nested(namespaces.network_namespace(layout, name)) for name in with_macvlan},
+    )
 
 
 def _filter(layout: HostLayout, plan: NetworkPlan) -> None:
@@ -138,14 +179,18 @@ def _has_links(layout: HostLayout) -> bool:
     return any(is_own_name(path.name) for path in (layout.root / "sys/class/net").iterdir())
 
 
-def _connect(layout: HostLayout, plan: NetworkPlan, work: Work, links: Links) -> None:
-    for network in work.make_bridges:
-        links.make_bridge(network)
-    _forward(layout, plan)
-    for link, bridge in work.attach:
-        links.attach(link, bridge)
-    failures: dict[str, HostctlError] = {**links.without_parent(plan, work.connect)}
-    failures |= namespaces.pin(layout, {one.key: one.userns_start for one in work.connect if one.key not in failures})
+def _connect(
+    layout: HostLayout,
+    plan: NetworkPlan,
+    work: Work,
+    links: Links,
+    failures: dict[str, HostctlError],
+    ahead: Collection[str],
+) -> None:
+    """Connect workloads; of those in ``ahead`` the namespaces are pinned, but for what failed."""
+    failures |= links.without_parent(plan, work.connect)
+    left = [one for one in work.connect if one.key not in failures and one.key not in ahead]
+    failures |= namespaces.pin(layout, {one.key: one.userns_start for one in left})
     made = [one for one in work.connect if one.key not in failures]
     joined = [one for one in plan.workloads if one.key in work.join]
     useless = {one.key for one in made}
