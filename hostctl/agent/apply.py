@@ -44,6 +44,13 @@ class BusyError(HostctlError):
     exit_code = EXIT_BUSY
 
 
+class UnsettledError(HostctlError):
+    """The change before this one was cut off, and could not be taken back or ended yet."""
+
+    id = "unsettled"
+    exit_code = EXIT_BUSY
+
+
 class OvertakenError(BusyError):
     """What the text was made from is not in force any more."""
 
@@ -202,6 +209,22 @@ def resolve(context: Context) -> str:
     return said
 
 
+def _settled(context: Context) -> str:
+    """Return what :func:`resolve` does before another change.
+
+    Raises:
+        UnsettledError: it fails; nothing is to be changed on top of what is half done.
+    """
+    try:
+        return resolve(context)
+    except (HostctlError, OSError) as error:
+        raise UnsettledError(
+            f"the change before this one is not settled: {words(error)}",
+            details=error.details if isinstance(error, HostctlError) else "",
+            hint="nothing was changed; it is tried again before the next change and by systemctl restart hostd",
+        ) from error
+
+
 def wanted_actions(
     declaration: HostDeclaration, former: Stored | None, release: str, pins: Mapping[str, Pin] | None = None
 ) -> tuple[Action, ...]:
@@ -239,6 +262,7 @@ def apply(
     Raises:
         DeclarationError: the declaration is wrong.
         BusyError: another change is under way.
+        UnsettledError: a former one was cut off and could not be taken back.
         OvertakenError: another came between.
         LookUpError: a registry does not say what a tag stands for that is to be looked up; nothing was changed.
         ApplyError: it was tried, did not become healthy, and was taken back.
@@ -246,7 +270,7 @@ def apply(
     declaration = parse_host(text, name)
     layout = context.layout
     with lock(layout):
-        said = resolve(context)
+        said = _settled(context)
         notes: tuple[str, ...] = (said,) if said else ()
         former = generation.current(layout)
         former_number = former.record.number if former else 0
@@ -272,7 +296,7 @@ def apply(
             wanted = generation.store(layout, context.stage(text, declaration, former, decided))
         except OSError as error:
             hint = f"generation {former_number or 'none'} is in force as before"
-            raise ApplyError(f"generation {number} could not be written: {_words(error)}", hint=hint) from error
+            raise ApplyError(f"generation {number} could not be written: {words(error)}", hint=hint) from error
         notes += _try(actions, declaration, wanted, former, context, tuple(renewed.pins) if renewed else ())
         if not context.booting:
             notes += _retire(between(_record(former), wanted.record), declaration, context)
@@ -285,7 +309,7 @@ def _retire(rolls: tuple[Roll, ...], declaration: HostDeclaration, context: Cont
     try:
         context.changeover.retire(rolls, declaration)
     except (HostctlError, OSError) as error:
-        return (f"an old instance did not leave, which the agent's next start tries again: {_words(error)}",)
+        return (f"an old instance did not leave, which the agent's next start tries again: {words(error)}",)
     return ()
 
 
@@ -294,7 +318,7 @@ def _tidy(context: Context) -> tuple[str, ...]:
     try:
         generation.prune(context.layout)
     except (HostctlError, OSError) as error:
-        return (f"old generations stay on the disk: {_words(error)}",)
+        return (f"old generations stay on the disk: {words(error)}",)
     try:
         context.collect(generation.pinned(context.layout))
     except (HostctlError, OSError) as error:
@@ -376,18 +400,18 @@ def _taken_back(error: HostctlError | OSError, wanted: Stored, former: Stored | 
         pending.settle(context.layout)
     except (HostctlError, OSError) as second:
         return ApplyError(
-            f"generation {wanted.record.number} could not be taken back: {_words(second)}",
-            details=f"it was to be because of this: {_words(error)}\n{details}".rstrip(),
+            f"generation {wanted.record.number} could not be taken back: {words(second)}",
+            details=f"it was to be because of this: {words(error)}\n{details}".rstrip(),
             hint="the agent goes back before the next change and at its next start: systemctl restart hostd",
         )
     return ApplyError(
-        f"generation {wanted.record.number} was taken back: {_words(error)}",
+        f"generation {wanted.record.number} was taken back: {words(error)}",
         details=details,
         hint=f"generation {former.record.number if former else 'none'} is in force again",
     )
 
 
-def _words(error: HostctlError | OSError) -> str:
+def words(error: HostctlError | OSError) -> str:
     """Return in one line what went wrong, and at what if that is known."""
     if isinstance(error, HostctlError):
         return error.brief

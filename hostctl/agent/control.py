@@ -116,7 +116,7 @@ class WorkloadControl:
 
     def _end_all(self, verb: Verb, units: Sequence[str], limit: float | None) -> None:
         """Stop or restart the units of one workload, all at once."""
-        pausing.thaw(units, self._machine)
+        pausing.thaw(self._machine.states(units))
         if limit is None:
             self._machine.units(verb, units)
             return
@@ -167,7 +167,7 @@ class WorkloadControl:
             if others:
                 self._end_all("restart", units, limit)
             else:
-                pausing.thaw(units, self._machine)
+                pausing.thaw(self._machine.states(units))
                 one = partial(self._restart_one, limit=limit)
                 restarting.in_order(keys, one, stored, self._machine, notify=call.notify, wait=self._wait)
         return _done(name, "restart")
@@ -179,7 +179,7 @@ class WorkloadControl:
         Either way they are up again afterwards.
         """
         for each in others:
-            pausing.thaw(each.services, self._machine)
+            pausing.thaw(self._machine.states(each.services))
             self._machine.units("reset-failed", each.services)  # a restart that is asked for counts for nobody
         if limit is None or not others:
             yield
@@ -191,10 +191,14 @@ class WorkloadControl:
             yield
 
     def kill(self, call: Call) -> str:
-        """Send a signal, by name or number, to the first process of a workload, whose init passes it on."""
+        """Send a signal, by name or number, to the first process of a workload, whose init passes it on.
+
+        A paused one runs on first: killed as it is, it would be down and frozen, and systemd could not start it again.
+        """
         name, text = self._called(call), call.arguments[1]
         signal = unit_control.signal_name(text)
         for key in self._up(name):
+            pausing.wake(key, self._layout, self._machine, self._freezer)
             unit_control.kill(workload_unit(key), signal)
         event_log.write("kill", name, signal=signal)
         return _done(name, "kill")

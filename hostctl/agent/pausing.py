@@ -6,14 +6,14 @@ agent: the next one to start undoes what is marked. A boot needs no marks, becau
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostctl import durable
 from hostctl.agent import unit_control
-from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.machine import Machine, UnitState, workload_unit
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 
@@ -45,13 +45,6 @@ def resume(name: str, machine: Machine, freezer: Freezer = FREEZER) -> None:
     machine.units("start", list(machine.states([f"workload-{name}.health.timer"])))
 
 
-def thaw(units: Sequence[str], machine: Machine) -> None:
-    """Let those that are paused run: systemd asks no frozen unit to end."""
-    for unit, state in machine.states(units).items():
-        if state.paused:
-            unit_control.thaw(unit)
-
-
 def hold(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FREEZER) -> None:
     """Let nothing of a workload run until :func:`release`; if that fails or is cut off it runs on, and is checked."""
     with _mark(layout.runtime / STILL / name):
@@ -66,6 +59,25 @@ def release(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = 
     """Let a workload run on that is paused, and check it again; so does the next agent if this is cut off."""
     with _mark(layout.runtime / STILL / name):
         resume(name, machine, freezer)
+
+
+def wake(name: str, layout: HostLayout, machine: Machine, freezer: Freezer = FREEZER) -> None:
+    """Let a workload run on if it is paused, and check it again."""
+    unit = workload_unit(name)
+    state = machine.states([unit]).get(unit)
+    if state is not None and state.paused:
+        release(name, layout, machine, freezer)
+
+
+def thaw(states: Mapping[str, UnitState]) -> None:
+    """Let units run that are about to be stopped: systemd refuses to stop what is frozen, and it could not end.
+
+    One that cannot be thawed may just have ended. If it is still frozen, to stop it fails, and says so.
+    """
+    for unit, state in states.items():
+        if state.paused:
+            with suppress(HostctlError):
+                unit_control.thaw(unit)
 
 
 @contextmanager
@@ -93,13 +105,14 @@ def stopped(
 
     Args:
         reason: the name of the mark.
-        units: they are started afterwards.
+        units: they are started afterwards; those that were paused run then.
         layout: the machine.
         machine: the same, as it runs.
         stop: stops them, if that needs more than to ask systemd.
     """
     with _marked(layout.runtime / STOPPED / reason, units, lambda: machine.units("start", units)):
         if stop is None:
+            thaw(machine.states(units))
             machine.units("stop", units)
         else:
             stop()

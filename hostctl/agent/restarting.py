@@ -20,7 +20,7 @@ def at_once(keys: Sequence[str], machine: Machine) -> None:
     """Restart containers that are up, paused ones too."""
     units = [workload_unit(key) for key in keys]
     if units:
-        pausing.thaw(units, machine)
+        pausing.thaw(machine.states(units))
         machine.units("restart", units)
 
 

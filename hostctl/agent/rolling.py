@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from hostctl import durable
-from hostctl.agent import parsed
+from hostctl.agent import parsed, pausing
 from hostctl.agent.generation import Draft, Pin, Record, Stored
 from hostctl.agent.machine import Machine, starter_units, workload_unit
 from hostctl.agent.outcome import Action
@@ -115,12 +115,13 @@ def longest_drain(rolls: Collection[Roll], declaration: HostDeclaration) -> floa
 def stop(machine: Machine, keys: Collection[str]) -> tuple[str, ...]:
     """Stop instances with what starts them; what systemd never got to know, because of a crash, is stopped already.
 
-    Returns the units that it knew.
+    Those that are paused run on for that. Returns the units that it knew.
     """
     units = [unit for key in keys for unit in (*starter_units(key), workload_unit(key))]
-    known = tuple(machine.states(units))
-    machine.units("stop", known)
-    return known
+    states = machine.states(units)
+    pausing.thaw(states)
+    machine.units("stop", tuple(states))
+    return tuple(states)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -49,6 +50,8 @@ from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
+
+log = logging.getLogger(__name__)
 
 
 def _silent(text: str) -> None:
@@ -180,13 +183,24 @@ class HostService:
         execution.recover(self._layout)
         pausing.recover(self._layout, self._machine)
         if transaction.unsettled(self._layout):
-            with transaction.lock(self._layout):
-                transaction.resolve(replace(context(self._layout), patience=PATIENCE))
+            self._settle()
         with suppress(HostctlError):  # the mark stays, for the next start
             Changeover(layout=self._layout, machine=self._machine).catch_up()
         leftovers.remove(self._layout)
         Volumes(self._layout, self._machine).clean()
         self._builds().recover()
+
+    def _settle(self) -> None:
+        """Take back or end a change that was cut off.
+
+        If that fails its mark stays: it is tried again before the next change, at the next start and by the boot's
+        health check. Meanwhile the agent answers, because what keeps it from that may have to be mended through it.
+        """
+        try:
+            with transaction.lock(self._layout):
+                transaction.resolve(replace(context(self._layout), machine=self._machine, patience=PATIENCE))
+        except (HostctlError, OSError) as error:
+            log.warning("a change that was cut off is not settled yet: %s", transaction.words(error))
 
     def methods(self) -> tuple[Method, ...]:
         """Return the interface."""

@@ -21,8 +21,8 @@ EXAMPLES = """examples:
   hostctl apply - < host.yaml
   hostctl plan host.yaml      shows first what it would do
 
-It ends with 0 when the declaration is in force and healthy, with 75 when another change is under way, and otherwise
-with the former generation in force again.
+It ends with 0 when the declaration is in force and healthy, with 75 when another change is under way or a former one
+could not be taken back yet, and otherwise with the former generation in force again.
 """
 
 

@@ -19,8 +19,9 @@ EXAMPLES = """examples:
   hostctl unpause site
 
 Several are handled at once, and one that fails stops no other. A workload that is killed is started again when its
-declaration says so (`restart:`); `hostctl stop` keeps it down. The end of a job is not waited for, and a job that was
-completed runs again.
+declaration says so (`restart:`); `hostctl stop` keeps it down. One that is paused runs on when it gets a signal, and is
+not paused any more when it was changed or restarted. The end of a job is not waited for, and a job that was completed
+runs again.
 """
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, older, pending, render
-from hostctl.agent.apply import ApplyError, BusyError, Context, OvertakenError
+from hostctl.agent import generation, older, pending, render, unit_control
+from hostctl.agent.apply import ApplyError, BusyError, Context, OvertakenError, UnsettledError
 from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
+from hostctl.agent.service import HostService
 from hostctl.agent.tree import merge, text
 from hostctl.config.host import HostDeclaration
 from hostctl.errors import HostctlError
@@ -54,6 +55,8 @@ class FakeMachine:
     """Units of which it is forgotten that they failed."""
     fails_at: str = ""
     fails: int = 1
+    frozen: set[str] = field(default_factory=set)
+    """Units that systemd does not stop, unlike the others that it is asked to stop with them."""
 
     def _did(self, what: str) -> None:
         self.log.append(what)
@@ -98,7 +101,10 @@ class FakeMachine:
         if verb == "reset-failed":
             self.forgiven += names
             return
+        refused = [name for name in names if verb == "stop" and name in self.frozen]
         for name in names:
+            if name in refused:
+                continue
             self._did(f"{verb} {name}{'' if block else ' later'}")
             self.running.pop(name, None)
             if verb == "stop":
@@ -106,6 +112,8 @@ class FakeMachine:
             if self.broken in self.loaded.get(name, ""):
                 raise StartError(f"{name} failed")
             self.running[name] = self.loaded.get(name, "")  # a unit of the image
+        if refused:
+            raise StartError(f"Cannot perform operation on frozen unit {refused[0]}")
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
         return {
@@ -117,6 +125,7 @@ class FakeMachine:
                 main_pid=1,
                 restarts=0,
                 active_for=9.0,
+                paused=name in self.frozen,
             )
             for name in names
             if name in self.loaded
@@ -375,6 +384,61 @@ def test_going_back_that_fails_too_is_left_for_the_next_start(layout: HostLayout
         assert "went back to 1" in transaction.resolve(context(layout, machine))
     assert in_force(layout) == 1
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
+
+
+def test_an_agent_that_cannot_go_back_starts_and_nothing_is_changed_until_it_can(
+    layout: HostLayout, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.cut_at = "lay"
+    with pytest.raises(PowerCutError):
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    machine.cut_at, machine.fails_at, machine.fails = "", "lay", 2
+    HostService(layout, machine).recover()
+    assert "not settled yet: Too many open files (/proc)" in caplog.text
+    marked = pending.Pending(former=1, wanted=2)
+    assert pending.read(layout) == marked
+    with pytest.raises(UnsettledError, match="the change before this one is not settled: Too many") as caught:
+        transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert (caught.value.exit_code, pending.read(layout), generation.numbers(layout)) == (75, marked, [1, 2])
+    outcome = transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert outcome.notes == ("generation 2 was never seen healthy; went back to 1",)
+    assert (outcome.generation, pending.read(layout)) == (3, None)
+    assert machine.running["workload-site.service"] == "image=registry.example/site:2\n"
+
+
+def test_a_paused_workload_that_is_changed_or_removed_runs_on_so_that_it_can_end(
+    layout: HostLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = FakeMachine()
+    monkeypatch.setattr(unit_control, "thaw", machine.frozen.remove)
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.frozen |= {"workload-site.service", "workload-db.service"}
+    transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert machine.running["workload-site.service"] == "image=registry.example/site:2\n"
+    assert machine.frozen == {"workload-db.service"}  # nobody asked for anything of this one
+    without = NEXT.replace("  db: {image: registry.example/db:1}\n", "")
+    transaction.apply(without, "host.yaml", context(layout, machine))
+    assert set(machine.running) == {"workload-site.service"}
+
+
+def test_what_cannot_be_thawed_is_stopped_if_it_has_just_ended_and_else_systemd_says_why_not(
+    layout: HostLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+
+    def refuse(unit: str) -> None:
+        machine.frozen -= ended
+        raise StartError(f"Unit {unit} is not active.")
+
+    monkeypatch.setattr(unit_control, "thaw", refuse)
+    ended, machine.frozen = {"workload-site.service"}, {"workload-site.service"}
+    assert transaction.apply(NEXT, "host.yaml", context(layout, machine)).generation == 2
+    ended, machine.frozen = set(), {"workload-site.service"}
+    with pytest.raises(ApplyError, match="could not be taken back: Cannot perform operation on frozen unit"):
+        transaction.apply(BASE, "host.yaml", context(layout, machine))
 
 
 def test_a_generation_that_cannot_be_written_changes_nothing(layout: HostLayout) -> None:

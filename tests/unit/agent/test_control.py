@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ def call(*arguments: str) -> Call:
 class Running(SystemdMachine):
     """A machine on which every unit runs; ``log`` is what it was told."""
 
+    paused = False
+
     def __init__(self, layout: HostLayout) -> None:
         super().__init__(layout)
         self.log: list[str] = []
@@ -70,7 +73,7 @@ class Running(SystemdMachine):
         up = UnitState(
             name="", active="active", sub="running", result="success", main_pid=9, restarts=0, active_for=9.0
         )
-        return dict.fromkeys(names, up)
+        return dict.fromkeys(names, replace(up, paused=self.paused))
 
     def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
         """Remember it."""
@@ -127,6 +130,21 @@ def test_a_workload_that_cannot_be_paused_is_checked_again(layout: HostLayout) -
     with pytest.raises(CommandTimeoutError):
         methods["Pause"].handler(call("web"))
     assert machine.log == [*CHECKS, *RUNS_ON]
+
+
+def test_a_paused_workload_runs_on_and_is_checked_before_it_gets_a_signal(
+    layout: HostLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Running(layout)
+    monkeypatch.setattr(unit_control, "kill", lambda unit, signal: machine.log.append(f"kill {unit} {signal}"))
+    freezer = Freezer(lambda unit: None, lambda unit: machine.log.append(f"thaw {unit}"))
+    verbs = WorkloadControl(layout, machine, freezer=freezer)
+    verbs.kill(call("web", "KILL"))
+    assert machine.log == ["kill workload-web.service SIGKILL"]
+    machine.log.clear()
+    machine.paused = True
+    verbs.kill(call("web", "KILL"))
+    assert machine.log == [*RUNS_ON, "kill workload-web.service SIGKILL"]
 
 
 def test_only_declared_workloads_that_run_are_signalled_and_paused(layout: HostLayout) -> None:

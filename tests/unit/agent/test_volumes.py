@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from hostctl.agent import pausing, volume_methods
+from hostctl.agent import pausing, unit_control, volume_methods
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb
@@ -38,6 +38,7 @@ class Units(SystemdMachine):
     """A machine that notes what is done to units. ``web`` runs if it is told so."""
 
     running = False
+    paused = False
     starters: tuple[str, ...] = ()
 
     def __init__(self, layout: HostLayout) -> None:
@@ -51,9 +52,10 @@ class Units(SystemdMachine):
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
         """Say whether it runs."""
-        pid = 42 if self.running else 0
+        pid, paused = 42 if self.running else 0, self.paused
+        more = {"sub": "", "result": "", "restarts": 0, "active_for": 0.0}
         return {
-            name: UnitState(name=name, active="active", sub="", result="", main_pid=pid, restarts=0, active_for=0.0)
+            name: UnitState(name=name, active="active", main_pid=pid, paused=paused, **more)  # type: ignore[arg-type]
             for name in names
             if name.endswith(".service") or name in self.starters
         }
@@ -224,6 +226,19 @@ def test_what_would_start_it_again_is_stopped_as_well(layout: HostLayout, machin
     machine.running = True
     restore(service, tmp_path / "b", data, options="live")
     assert machine.done[2] == ("stop", ("workload-web.socket", "workload-web.service"))
+
+
+def test_a_paused_workload_runs_on_before_it_is_stopped_for_a_restore(
+    layout: HostLayout, machine: Units, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = VolumeService(layout, machine)
+    data = backup(service, tmp_path / "b")
+    machine.running = machine.paused = True
+    thawed: list[tuple[str, int]] = []
+    monkeypatch.setattr(unit_control, "thaw", lambda unit: thawed.append((unit, len(machine.done))))
+    restore(service, tmp_path / "b", data, options="live")
+    assert thawed == [("workload-web.service", 0)]
+    assert [verb for verb, _ in machine.done] == ["stop", "start"]
 
 
 @pytest.mark.parametrize("live", [False, True])

@@ -134,6 +134,21 @@ def test_a_paused_workload_does_nothing_and_is_not_restarted(host: Host) -> None
     host.text("hostctl", "start", "talk")
 
 
+def test_a_paused_workload_can_be_changed_and_killed_and_runs_afterwards(host: Host, wanted: str) -> None:
+    host.text("hostctl", "pause", "talk")
+    host.apply(wanted.replace("trap 'echo got", "echo declared anew; trap 'echo got"))
+    host.wait_for("what is declared now", lambda: "declared anew" in host.text("hostctl", "logs", "talk"), 60)
+    assert show(host, "talk", "ActiveState", "FreezerState") == {"ActiveState": "active", "FreezerState": "running"}
+    before = show(host, "talk", "InvocationID")
+    host.text("hostctl", "pause", "talk")
+    host.text("hostctl", "kill", "talk")
+    host.wait_for("another runs", lambda: show(host, "talk", "InvocationID") != before, 60)
+    host.wait_for("it is up", lambda: show(host, "talk", "ActiveState") == {"ActiveState": "active"}, 60)
+    host.text("hostctl", "pause", "talk")
+    host.apply(wanted)
+    assert show(host, "talk", "ActiveState", "FreezerState") == {"ActiveState": "active", "FreezerState": "running"}
+
+
 def test_limits_change_at_once_until_they_are_declared_anew(host: Host) -> None:
     before = show(host, "web", "InvocationID")
     host.text("hostctl", "limits", "web", "--memory", "96M", "--cpus", "0.5", "--pids", "77")
