@@ -54,6 +54,8 @@ def activate(
         kept = {workload_unit(key) for key in stays}
         # Else systemd would go on to count as failed what has no unit any more.
         machine.units("reset-failed", [unit for unit in stopped if unit not in kept])
+        # After those that waited for it, because its end lets them start; that of a workload which changes waits on.
+        machine.units("stop", tuple(machine.states(sorted(_waits(old) - _waits(new)))))
     for key in ends:
         machine.forget_outcome(key)
         if block and key not in stays:
@@ -141,6 +143,12 @@ def _record(stored: Stored | None) -> Record | None:
 
 def _keys(stored: Stored | None, name: str) -> tuple[str, ...]:
     return stored.record.keys(name) if stored else (name,)
+
+
+def _waits(stored: Stored | None) -> set[str]:
+    """Return the units that wait until a workload is healthy."""
+    found = stored.path.glob("etc/systemd/system/workload-*.healthy.service") if stored else ()
+    return {path.name for path in found}
 
 
 def _are_up(machine: Machine, keys: Sequence[str]) -> bool:

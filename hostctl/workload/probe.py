@@ -6,7 +6,7 @@ lines of a key and a value. It tries once, writes ``healthy`` or ``unhealthy`` t
 run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures in a row
 lets systemd restart the workload. A replica gets new connections from the first check that passes on until it is found
 unhealthy: the packet filter is told when that changes, and only then. What the workload answers is not trusted: of a
-response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed.
+response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed, of any instance.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ WAIT_PAUSE = 0.3  # seconds between two looks at what the last check said
 HOST_NETWORK = "/proc/1/ns/net"  # the check runs in the workload's
 TABLE = ("inet", "hostctl")
 STATUS_BYTES = 256  # of an answer's first line
+INSTANCES = ("", ".a", ".b")  # hostctl.workload.instance
 
 
 class Check:
@@ -337,8 +338,8 @@ def is_healthy(name: str, runtime: str = RUNTIME) -> bool:
 
 
 def wait(name: str, runtime: str = RUNTIME, pause: float = WAIT_PAUSE) -> int:
-    """Return once the workload is healthy, by the checks that its timer makes."""
-    while not is_healthy(name, runtime):
+    """Return once the workload is healthy, whatever its instance is called, by the checks that its timer makes."""
+    while not any(is_healthy(name + letter, runtime) for letter in INSTANCES):
         time.sleep(pause)
     return 0
 

@@ -5,7 +5,7 @@ crun, mount, rm and systemd-tmpfiles, none of our own code, and nothing stays re
 start of a workload without volumes is crun alone, in a root that was laid by the pass for all workloads or at the end
 of its last run. The text names no generation and no other workload, so that what did not change is not restarted. Of a
 workload that is started beside the running one, every unit has the instance's letter in its name, and the workload's
-name is an alias.
+name is an alias; but who waits for its health waits for that of either.
 """
 
 from __future__ import annotations
@@ -117,9 +117,11 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path, device_links: Path
             text = templates.get_template(f"health.{kind}.j2").render(values)
             made[f"{SYSTEM}/workload-{spec.key}.health.{kind}"] = text
     if spec.awaited:
-        values = {"name": spec.key, "called": spec.label, "probe": probe}
+        # One for both instances: of two, an alias would take those who wait to the other one, which nobody has started.
+        name = spec.name if spec.instance in INSTANCES else spec.key
+        values = {"name": name, "called": spec.label, "probe": probe}
         text = templates.get_template("healthy.service.j2").render(values)
-        made[f"{SYSTEM}/workload-{spec.key}.healthy.service"] = text
+        made[f"{SYSTEM}/workload-{name}.healthy.service"] = text
     if spec.workload.starter != "service":
         values = {"name": spec.name, "schedule": _schedule(spec.workload), "sockets": spec.workload.sockets}
         text = templates.get_template(f"start.{spec.workload.starter}.j2").render(values)
@@ -135,23 +137,16 @@ def _schedule(workload: Workload) -> str:
 def links(spec: WorkloadSpec) -> Mapping[str, str]:
     """Return the symbolic links below /etc, by path.
 
-    One starts at boot the workload, or what starts it, unless that is left to somebody. Units of an instance are found
-    by the workload's name too (systemd.unit(5), "Unit File Load Path", on aliases).
+    One starts at boot the workload, or what starts it, unless that is left to somebody. The service of an instance is
+    found by the workload's name too (systemd.unit(5), "Unit File Load Path", on aliases).
     """
     kind = spec.workload.starter
     target = {"service": "multi-user", "timer": "timers", "socket": "sockets"}[kind]
     unit = f"workload-{spec.key}.{kind}"
     made = {f"{SYSTEM}/{target}.target.wants/{unit}": f"../{unit}"} if spec.workload.autostart else {}
-    for alias in aliases(spec):
-        made[f"{SYSTEM}/workload-{spec.name}.{alias}"] = f"workload-{spec.key}.{alias}"
+    if spec.instance in INSTANCES:
+        made[f"{SYSTEM}/workload-{spec.name}.service"] = f"workload-{spec.key}.service"
     return made
-
-
-def aliases(spec: WorkloadSpec) -> tuple[str, ...]:
-    """Return the kinds of units by which others wait for an instance or act on it."""
-    if spec.instance not in INSTANCES:
-        return ()
-    return ("service", "healthy.service") if spec.awaited else ("service",)
 
 
 def _service(spec: WorkloadSpec, device_links: Path) -> dict[str, object]:

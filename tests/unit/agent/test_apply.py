@@ -31,6 +31,8 @@ workloads:
   db: {image: registry.example/db:1}
 """
 NEXT = BASE.replace("site:1", "site:2")
+CHECKED = BASE.replace("db:1}", "db:1, healthcheck: {tcp: 'localhost:5432'}}")
+WAITING = CHECKED.replace("required: true}", "depends_on: {db: {condition: healthy}}}")
 
 
 class StartError(HostctlError):
@@ -146,6 +148,12 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
         f"systemd/system/workload-{name}.{kind}": text(f"image={workload.image}\n")
         for name, workload in declaration.workloads.items()
         for kind in {"service", workload.starter}
+    }
+    units |= {
+        f"systemd/system/workload-{other}.healthy.service": text("")
+        for workload in declaration.workloads.values()
+        for other, dependency in workload.depends_on.items()
+        if dependency.condition == "healthy"
     }
     return Content(
         record=Record(
@@ -324,6 +332,26 @@ def test_a_removed_workload_is_stopped_by_its_old_unit(layout: HostLayout) -> No
     assert machine.log == ["stop workload-db.service", "forget db", "lay", "workload network"]
     assert machine.forgiven == ["workload-db.service"]
     assert set(machine.running) == {"workload-site.service"}
+
+
+def test_who_waits_for_health_goes_on_waiting_while_that_changes(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    transaction.apply(WAITING, "host.yaml", context(layout, machine))
+    machine.units("start", ["workload-db.healthy.service"])
+    transaction.apply(WAITING.replace("db:1,", "db:2,"), "host.yaml", context(layout, machine))
+    assert "stop workload-db.service" in machine.log
+    assert "stop workload-db.healthy.service" not in machine.log
+
+
+@pytest.mark.parametrize("wanted", [CHECKED, "version: 1\nhostname: web-1\n"], ids=["nobody waits", "it is removed"])
+def test_what_waits_for_health_ends_after_the_last_for_whom_it_did(layout: HostLayout, wanted: str) -> None:
+    machine = FakeMachine()
+    transaction.apply(WAITING, "host.yaml", context(layout, machine))
+    machine.units("start", ["workload-db.healthy.service"])
+    machine.log.clear()
+    transaction.apply(wanted.replace(", required: true", ""), "host.yaml", context(layout, machine))
+    ended = machine.log.index("stop workload-db.healthy.service")
+    assert machine.log.index("stop workload-site.service") < ended < machine.log.index("lay")
 
 
 def test_a_required_workload_that_fails_takes_the_declaration_back(layout: HostLayout) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from hostctl.agent import event_log
 from hostctl.agent.event_log import Event
-from hostctl.workload import probe
+from hostctl.workload import instance, probe
 
 
 @contextmanager
@@ -190,6 +190,21 @@ def test_waiting_ends_with_a_check_of_this_very_run(tmp_path: Path) -> None:
     assert not probe.is_healthy("web", str(tmp_path))
     (tmp_path / "health/web").write_text(f"healthy {pid.stat().st_mtime_ns}")
     assert probe.wait("web", str(tmp_path)) == 0
+
+
+def test_any_instance_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "health").mkdir()
+    assert tuple(f"web{each}" for each in probe.INSTANCES) == instance.keys("web")
+    for key in instance.keys("web"):
+        pid, said = tmp_path / "pids" / key, tmp_path / "health" / key
+        pid.write_text("1")
+        said.write_text(f"healthy {pid.stat().st_mtime_ns}")
+        waiting = threading.Thread(target=probe.wait, args=("web", str(tmp_path)), daemon=True)
+        waiting.start()
+        waiting.join(5)
+        assert not waiting.is_alive(), key
+        pid.unlink()
 
 
 def test_the_packet_filter_is_told_when_health_changes_and_again_if_it_did_not_listen(

@@ -34,7 +34,7 @@ from hostctl.config.values import (
 from hostctl.config.workload import Dependency, IoLimits, Logging, Workload, WorkloadHealth
 from hostctl.image.oci import ImageConfig
 from hostctl.image.store import StoredImage
-from hostctl.workload import units
+from hostctl.workload import instance, units
 from hostctl.workload.spec import Network, WorkloadError, WorkloadSpec
 
 LOW, HIGH = "a" * 64, "b" * 64
@@ -349,11 +349,22 @@ def test_others_come_first_as_declared() -> None:
     # A job that has not ended well keeps others down; whatever is stopped, changed or restarted later does not.
     assert "AssertPathExists=/run/hostctl/completed/init" in lines
     assert not [line for line in lines if line.startswith(("Requires=", "BindsTo=", "PartOf=")) and "root" not in line]
+
+
+def test_nothing_but_health_lets_those_start_that_wait_for_it() -> None:
     awaited = dataclasses.replace(spec(healthcheck=WorkloadHealth(tcp=TcpAddress.parse("localhost:1"))), awaited=True)
-    healthy = units.render(awaited, PROBE, SECRET_ENV, LINKS)["systemd/system/workload-my-web.healthy.service"]
+    path = "systemd/system/workload-my-web.healthy.service"
+    healthy = units.render(awaited, PROBE, SECRET_ENV, LINKS)[path]
     assert f"{PROBE} --wait my-web\n" in healthy
-    # The first tries of what is waited for may fail: that is no reason to start before it.
-    assert "Wants=workload-my-web.service\n" in healthy and "\nRequires=" not in healthy
+    lines = healthy.splitlines()
+    assert {"Wants=workload-my-web.service", "After=workload-my-web.service", "Type=oneshot"} <= set(lines)
+    # What is waited for may fail at first, be stopped or restarted: that is no reason to start before it. And what was
+    # healthy once may not be so any more when the next one starts.
+    ends = ("Requires=", "Requisite=", "BindsTo=", "PartOf=", "RemainAfterExit=", "StopWhenUnneeded=")
+    assert not [line for line in lines if line.startswith(ends)]
+    # Nor does the instance that there is matter: a change from one to the other, or to none, takes away no wait.
+    instances = [dataclasses.replace(awaited, instance=letter) for letter in instance.INSTANCES]
+    assert {units.render(each, PROBE, SECRET_ENV, LINKS)[path] for each in instances} == {healthy}
 
 
 def test_what_it_requires_stops_and_restarts_it_and_its_start_fails_without_and_is_tried_again() -> None:
@@ -427,6 +438,7 @@ def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> 
     one = dataclasses.replace(spec(healthcheck=check), instance="b", awaited=True)
     made = units.render(one, PROBE, SECRET_ENV, LINKS)
     names = {path.rpartition("/")[2] for path in made if "layers" not in path}
+    names.remove("workload-my-web.healthy.service")  # for whichever instance it is
     assert all(
         name.startswith(("workload-my-web.b.", "my-web.b.", r"run-hostctl-workloads-my\x2dweb.b-")) for name in names
     )
@@ -439,7 +451,6 @@ def test_an_instance_has_all_of_its_own_and_the_workloads_name_is_an_alias() -> 
     assert units.links(one) == {
         "systemd/system/multi-user.target.wants/workload-my-web.b.service": "../workload-my-web.b.service",
         "systemd/system/workload-my-web.service": "workload-my-web.b.service",
-        "systemd/system/workload-my-web.healthy.service": "workload-my-web.b.healthy.service",
     }
     assert list(units.links(spec())) == ["systemd/system/multi-user.target.wants/workload-my-web.service"]
 

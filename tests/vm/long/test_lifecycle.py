@@ -79,6 +79,16 @@ workloads:
     command: {shell(FOREVER)}
     autostart: false
     depends_on: {{late: {{requires: true}}}}
+  sick:
+    {box}
+    command: {shell(FOREVER)}
+    healthcheck: {{exec: [{BOX}, test, -f, /tmp/ready], interval: 1s, start_period: 1h}}
+    autostart: false
+  patient:
+    {box}
+    command: {shell(FOREVER)}
+    autostart: false
+    depends_on: {{sick: {{condition: healthy}}}}
   failing:
     {box}
     command: {shell(f"{BOX} sleep 1; exit 3")}
@@ -246,6 +256,29 @@ def test_what_requires_one_that_cannot_start_waits_for_it_and_that_is_tried_less
     assert process(host, "hopeful") == 0
     host.text("hostctl", "secret", "set", "late", stdin="now")
     host.wait_for("both run", lambda: process(host, "late") > 0 and process(host, "hopeful") > 0, READY_SECONDS)
+
+
+def test_what_waits_for_health_goes_on_waiting_while_that_is_stopped_and_changed(host: Host, wanted: str) -> None:
+    def waits() -> bool:
+        wait, who = (show(host, f"workload-{name}.service", "ActiveState") for name in ("sick.healthy", "patient"))
+        return (wait["ActiveState"], who["ActiveState"]) == ("activating", "inactive")
+
+    host.text("systemctl", "start", "--no-block", "workload-patient.service")  # which starts the other, too
+    host.wait_for("sick runs", lambda: process(host, "sick") > 0, READY_SECONDS)
+    host.wait_for("it is waited for", waits, READY_SECONDS)
+    host.text("hostctl", "stop", "sick")
+    assert process(host, "sick") == 0
+    assert waits()
+    host.text("hostctl", "start", "sick")
+    host.apply(wanted.replace("start_period: 1h", "start_period: 2h"), seconds=300)
+    assert process(host, "sick")
+    assert waits()
+    host.text("hostctl", "exec", "sick", "--", BOX, "touch", "/tmp/ready")
+    host.wait_for("who waited runs", lambda: process(host, "patient") > 0, READY_SECONDS)
+    assert show(host, "workload-sick.healthy.service", "ActiveState") == {"ActiveState": "inactive"}
+    host.text("hostctl", "restart", "patient")
+    assert process(host, "patient")
+    host.apply(wanted, seconds=300)
 
 
 def test_restarts_have_an_end_where_one_is_declared_and_begin_anew_when_somebody_starts_it(host: Host) -> None:
