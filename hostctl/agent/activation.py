@@ -133,7 +133,7 @@ def _idle(
     manual = {str(name) for name, workload in declaration.workloads.items() if not workload.autostart}
     asked = {name: [workload_unit(key) for key in _keys(old, name)] for name in wanted & manual - set(context.starts)}
     states = context.machine.states([unit for units in asked.values() for unit in units])
-    up = {name for name, units in asked.items() if any(unit in states and states[unit].is_up for unit in units)}
+    up = {name for name, units in asked.items() if any(unit in states and states[unit].is_wanted for unit in units)}
     return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start}) | context.live
 
 

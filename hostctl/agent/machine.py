@@ -29,7 +29,7 @@ NOT_LOADED = 5  # systemctl's exit status for a unit that systemd does not know 
 NETWORK_UNIT = "hostctl-network.service"
 PROPERTIES = (
     *("LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic"),
-    *("FreezerState", "ExecMainStatus", "ExecMainCode", "ExecMainStartTimestampMonotonic"),
+    *("FreezerState", "ExecMainStatus", "ExecMainCode", "ExecMainStartTimestampMonotonic", "Job"),
 )
 
 
@@ -59,6 +59,8 @@ class UnitState:
     """Of its last first process, as shells say it: 128 + number when a signal ended it."""
     started: bool = True
     """Whether it has run since the boot."""
+    queued: bool = False
+    """Whether it is down and systemd is to start it once those before it are ready."""
 
     @property
     def is_active(self) -> bool:
@@ -69,6 +71,11 @@ class UnitState:
     def is_up(self) -> bool:
         """Tell whether it is up, or on its way, for example between two tries."""
         return self.active not in ("inactive", "failed")
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether it is up, on its way, or will be on its way when others are ready."""
+        return self.is_up or self.queued
 
 
 class SystemdUnavailableError(CommandError):
@@ -156,6 +163,8 @@ def parse_states(output: str, names: Sequence[str], *, now: float) -> dict[str, 
             paused=values.get("FreezerState", "running") != "running",
             exit_status=exit_status(values),
             started=values.get("ExecMainStartTimestampMonotonic") != "0",
+            # Of what kind a job is systemctl show does not say. A stop of what is down is none for long.
+            queued=active in ("inactive", "failed") and int(values.get("Job") or 0) > 0,
         )
     return states
 

@@ -44,7 +44,7 @@ def needed(declared: Workloads, names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirer:
-    """A workload that requires another and is up: its units that are."""
+    """A workload that requires another and is up, or will be once others are ready: its units that are."""
 
     name: str
     of: tuple[str, ...]
@@ -54,14 +54,17 @@ class Requirer:
 
 
 def up(stored: Stored, machine: Machine, names: Iterable[str]) -> tuple[Requirer, ...]:
-    """Return who requires workloads and is up, in the order in which they are to be stopped."""
+    """Return who requires workloads and is up, in the order in which they are to be stopped.
+
+    So is who still waits for one of them to be healthy: its start, which systemd calls off then, is nowhere else.
+    """
     found = []
     for name, of in reversed(requirers(_declared(stored), names).items()):
         keys = stored.record.keys(name)
         services = [workload_unit(key) for key in keys]
         starters = [unit for key in keys for unit in starter_units(key)]
         states = machine.states([*starters, *services])
-        there = {unit for unit, state in states.items() if state.is_up}
+        there = {unit for unit, state in states.items() if state.is_wanted}
         if there:
             kept = [tuple(unit for unit in units if unit in there) for units in (starters, services)]
             found.append(Requirer(name=name, of=of, starters=kept[0], services=kept[1]))

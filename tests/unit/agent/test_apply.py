@@ -59,6 +59,7 @@ class FakeMachine:
     fails: int = 1
     frozen: set[str] = field(default_factory=set)
     """Units that systemd does not stop, unlike the others that it is asked to stop with them."""
+    queued: set[str] = field(default_factory=set)
 
     def _did(self, what: str) -> None:
         self.log.append(what)
@@ -128,6 +129,7 @@ class FakeMachine:
                 restarts=0,
                 active_for=9.0,
                 paused=name in self.frozen,
+                queued=name in self.queued,
             )
             for name in names
             if name in self.loaded
@@ -303,6 +305,10 @@ def test_what_is_started_by_hand_only_is_not_started_unless_it_runs(layout: Host
     machine.units("start", ["workload-tool.service"])
     transaction.apply(BASE + more.replace("a:1", "a:3"), "host.yaml", context(layout, machine))
     assert machine.running["workload-tool.service"] == "image=r.example/a:3\n"
+    machine.units("stop", ["workload-tool.service"])
+    machine.queued = {"workload-tool.service"}  # it waits for another
+    transaction.apply(BASE + more.replace("a:1", "a:4"), "host.yaml", context(layout, machine))
+    assert machine.running["workload-tool.service"] == "image=r.example/a:4\n"
 
 
 def test_whether_something_is_started_can_be_said(layout: HostLayout) -> None:

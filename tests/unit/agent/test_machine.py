@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import machine as edge
-from hostctl.agent.machine import SystemdMachine
+from hostctl.agent.machine import SystemdMachine, parse_states
 from hostctl.layout import HostLayout
 from hostctl.run import CommandError, Completed
 
@@ -61,6 +61,17 @@ def test_what_a_workload_wrote_is_forgotten_however_deep_it_is(tmp_path: Path) -
         file.touch()
     SystemdMachine(layout).forget_workload("web")
     assert not [path for path in tmp_path.rglob("*") if path.name == "web"]
+
+
+@pytest.mark.parametrize(
+    ("active", "job", "queued"),
+    [("inactive", "12", True), ("failed", "12", True), ("inactive", "", False), ("activating", "12", False)],
+)
+def test_what_is_down_and_has_a_job_is_about_to_be_started(active: str, job: str, *, queued: bool) -> None:
+    said = f"Job={job}\nLoadState=loaded\nActiveState={active}\n"
+    state = parse_states(said, ["u"], now=1.0)["u"]
+    assert (state.queued, state.is_wanted) == (queued, queued or state.is_up)
+    assert "Job" in edge.PROPERTIES
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, status: int) -> list[Sequence[str]]:

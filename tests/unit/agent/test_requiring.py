@@ -143,6 +143,7 @@ class Machine(SystemdMachine):
         super().__init__(layout)
         self.known, self.running = known, set(known)
         self.paused: set[str] = set()
+        self.queued: set[str] = set()
         self.forgiven: list[str] = []
         self.done: list[str] = []
 
@@ -153,6 +154,7 @@ class Machine(SystemdMachine):
             self.forgiven += names
             return
         self.done += [f"{verb} {name.removeprefix('workload-').removesuffix('.service')}" for name in names]
+        self.queued -= set(names)
         self.running = self.running - set(names) if verb == "stop" else self.running | set(names)
 
     def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
@@ -170,6 +172,7 @@ class Machine(SystemdMachine):
             restarts=0,
             active_for=0.0,
             paused=name in self.paused,
+            queued=name in self.queued,
         )
 
 
@@ -242,6 +245,17 @@ def test_a_start_of_one_that_was_stopped_with_it_brings_the_others_back(layout: 
     verbs.start(call("shop"))
     assert machine.done == ["start db", "start shop", "start top.socket"]
     assert not list((layout.runtime / "stopped-with").iterdir())
+
+
+def test_who_still_waits_for_it_to_be_healthy_is_started_after_it_again(layout: HostLayout, machine: Machine) -> None:
+    verbs = WorkloadControl(layout, machine)
+    machine.running = {"workload-db.service"}
+    machine.queued = {"workload-shop.service"}
+    verbs.stop(call("db", ""))
+    assert machine.done == ["stop shop", "stop db"]
+    machine.done.clear()
+    verbs.start(call("db"))
+    assert machine.done == ["start db", "start shop"]
 
 
 def test_a_change_forgets_with_whom_it_was_stopped(layout: HostLayout, machine: Machine) -> None:
