@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hostctl import durable
 from hostctl.agent import copying, event_log, generation, parsed, pausing, requiring
-from hostctl.agent.machine import Machine, starter_units, workload_unit
+from hostctl.agent.machine import Machine, UnitState, starter_units, workload_unit
 from hostctl.agent.outcome import Copied
 from hostctl.config.names import Name
 from hostctl.errors import EXIT_USAGE, HostctlError
@@ -63,7 +63,7 @@ class Volume:
     owner: str
     workloads: tuple[str, ...]
     running: tuple[str, ...]
-    """Those of ``workloads`` that run."""
+    """Those of ``workloads`` that run, start, end or are about to be tried again."""
     bytes: int = -1
 
 
@@ -142,7 +142,7 @@ class Volumes:
         workloads = used.mounts.get(name, ())
         units = {each: [workload_unit(key) for key in used.keys[each]] for each in workloads}
         states = self._machine.states([unit for each in units.values() for unit in each])
-        running = tuple(each for each in workloads if any(_runs(states, unit) for unit in units[each]))
+        running = tuple(each for each in workloads if any(_runs(states.get(unit)) for unit in units[each]))
         return Volume(
             name=name,
             path=str(path),
@@ -288,8 +288,12 @@ class Volumes:
             os.close(descriptor)
 
 
-def _runs(states: Mapping[str, object], unit: str) -> bool:
-    return bool(getattr(states.get(unit), "main_pid", 0))
+def _runs(state: UnitState | None) -> bool:
+    """Tell whether a unit may have a volume open, or open it at any moment.
+
+    One that starts, or ends, is without a first process for a while. A job that was completed is active, and is over.
+    """
+    return state is not None and (bool(state.main_pid) or (state.is_up and not state.is_active))
 
 
 def _size(path: Path) -> int:

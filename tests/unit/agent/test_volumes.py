@@ -39,6 +39,7 @@ class Units(SystemdMachine):
 
     running = False
     paused = False
+    active = "active"
     starters: tuple[str, ...] = ()
 
     def __init__(self, layout: HostLayout) -> None:
@@ -55,7 +56,7 @@ class Units(SystemdMachine):
         pid, paused = 42 if self.running else 0, self.paused
         more = {"sub": "", "result": "", "restarts": 0, "active_for": 0.0}
         return {
-            name: UnitState(name=name, active="active", main_pid=pid, paused=paused, **more)  # type: ignore[arg-type]
+            name: UnitState(name=name, active=self.active, main_pid=pid, paused=paused, **more)  # type: ignore[arg-type]
             for name in names
             if name.endswith(".service") or name in self.starters
         }
@@ -215,6 +216,25 @@ def test_neither_is_done_under_a_running_workload_unless_asked_for(
     assert machine.done == []
     restore(service, tmp_path / "b", data, options="live")
     assert machine.done == [("stop", ("workload-web.service",)), ("start", ("workload-web.service",))]
+
+
+@pytest.mark.parametrize("active", ["activating", "deactivating", "reloading"])
+def test_one_without_a_first_process_yet_or_any_more_uses_its_volume(
+    layout: HostLayout, machine: Units, tmp_path: Path, active: str
+) -> None:
+    service = VolumeService(layout, machine)
+    assert Volumes(layout, machine).get("content").running == ()  # as of a job that was completed
+    data = backup(service, tmp_path / "b")
+    machine.active = active
+    with pytest.raises(VolumeInUseError):
+        backup(service, tmp_path / "b")
+    with pytest.raises(VolumeInUseError):
+        restore(service, tmp_path / "b", data)
+    assert machine.done == []
+    restore(service, tmp_path / "b", data, options="live")
+    assert machine.done == [("stop", ("workload-web.service",)), ("start", ("workload-web.service",))]
+    machine.active = "failed"
+    assert Volumes(layout, machine).get("content").running == ()
 
 
 def test_what_would_start_it_again_is_stopped_as_well(layout: HostLayout, machine: Units, tmp_path: Path) -> None:
