@@ -56,9 +56,24 @@ class OvertakenError(BusyError):
 
 
 class ApplyError(HostctlError):
-    """The declaration was not taken; the former generation is in force."""
+    """The declaration was not taken; the former generation is in force.
+
+    Args:
+        brief, details, hint: as of any error.
+        late: the checks and workloads that did not become healthy in time, if that was the cause.
+    """
 
     id = "apply-failed"
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "", late: tuple[health.Result, ...] = ()) -> None:
+        super().__init__(brief, details=details, hint=hint)
+        self.late = late
+
+
+class NotWrittenError(ApplyError):
+    """The generation could not be written, so nothing was tried."""
+
+    id = "generation-not-written"
 
 
 Stager = Callable[[str, HostDeclaration, Stored | None, Draft], Content]
@@ -265,6 +280,7 @@ def apply(
         UnsettledError: a former one was cut off and could not be taken back.
         OvertakenError: another came between.
         LookUpError: a registry does not say what a tag stands for that is to be looked up; nothing was changed.
+        NotWrittenError: there was no room for it, or another fault of the disk; nothing was changed.
         ApplyError: it was tried, did not become healthy, and was taken back.
     """
     declaration = parse_host(text, name)
@@ -296,7 +312,7 @@ def apply(
             wanted = generation.store(layout, context.stage(text, declaration, former, decided))
         except OSError as error:
             hint = f"generation {former_number or 'none'} is in force as before"
-            raise ApplyError(f"generation {number} could not be written: {words(error)}", hint=hint) from error
+            raise NotWrittenError(f"generation {number} could not be written: {words(error)}", hint=hint) from error
         notes += _try(actions, declaration, wanted, former, context, tuple(renewed.pins) if renewed else ())
         if not context.booting:
             notes += _retire(between(_record(former), wanted.record), declaration, context)
@@ -339,7 +355,7 @@ def _await(
         keys=wanted.record.keys,
     )
     if not report.healthy:
-        raise health.UnhealthyError("the machine did not become healthy", details=report.cause())
+        raise health.UnhealthyError("the machine did not become healthy", details=report.cause(), late=report.late)
 
 
 def _try(
@@ -394,6 +410,7 @@ def _replaced(actions: tuple[Action, ...], former: Stored | None, context: Conte
 def _taken_back(error: HostctlError | OSError, wanted: Stored, former: Stored | None, context: Context) -> ApplyError:
     """Go back, and return what to say of it."""
     details = error.details if isinstance(error, HostctlError) else ""
+    late = error.late if isinstance(error, health.UnhealthyError) else ()
     context.notify("going back to the former generation")
     try:
         _go_back(context, wanted, former)
@@ -403,11 +420,13 @@ def _taken_back(error: HostctlError | OSError, wanted: Stored, former: Stored | 
             f"generation {wanted.record.number} could not be taken back: {words(second)}",
             details=f"it was to be because of this: {words(error)}\n{details}".rstrip(),
             hint="the agent goes back before the next change and at its next start: systemctl restart hostd",
+            late=late,
         )
     return ApplyError(
         f"generation {wanted.record.number} was taken back: {words(error)}",
         details=details,
         hint=f"generation {former.record.number if former else 'none'} is in force again",
+        late=late,
     )
 
 

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Literal
 from urllib.parse import urlsplit
@@ -25,13 +25,6 @@ PAUSE, LONG_PAUSE = 0.5, 3.0  # seconds between two rounds of probes, at least a
 REST = 2.0  # times what a round took, between these: where all is slow, looking must not keep from starting
 SETTLED = 2.0  # seconds a workload without a check must have been up: one that dies at once is not healthy
 WORKLOAD_DEADLINE = 90.0  # seconds that a workload may take at least, if it waits for no other
-
-
-class UnhealthyError(HostctlError):
-    """A declared check or a required workload did not come up in time."""
-
-    id = "unhealthy"
-
 
 _PAUSE = threading.Event()  # never set: waiting for it is the time between two rounds, and a signal ends it
 
@@ -53,6 +46,8 @@ class Report:
     """All checks of a machine."""
 
     results: tuple[Result, ...]
+    late: tuple[Result, ...] = ()
+    """Those of the failures that ended the waiting: the others had time left."""
 
     @property
     def healthy(self) -> bool:
@@ -67,6 +62,21 @@ class Report:
     def cause(self) -> str:
         """Return the failures as one line."""
         return "; ".join(f"{result.kind} {result.name}: {result.detail}" for result in self.failures)
+
+
+class UnhealthyError(HostctlError):
+    """A declared check or a required workload did not come up in time.
+
+    Args:
+        brief, details, hint: as of any error.
+        late: what did not.
+    """
+
+    id = "unhealthy"
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "", late: tuple[Result, ...] = ()) -> None:
+        super().__init__(brief, details=details, hint=hint)
+        self.late = late
 
 
 def probe_http(url: str, timeout: float = PROBE_TIMEOUT) -> tuple[bool, str]:
@@ -233,10 +243,10 @@ def wait(
         began = clock()
         report = check_once(declaration, machine, workloads, keys=keys, checks=checks)
         passed = clock() - started
-        late = [result for result in report.failures if result.final or passed >= limits[result.kind, result.name]]
+        late = tuple(each for each in report.failures if each.final or passed >= limits[each.kind, each.name])
         well = (passed if well is None else well) if report.healthy else None
         if late or (well is not None and passed - well >= steady):
-            return report
+            return replace(report, late=late)
         waiting = ", ".join(f"{result.kind} {result.name}" for result in report.failures)
         if waiting != told:
             notify(f"waiting for {waiting or 'all to stay well'}")

@@ -225,7 +225,7 @@ class Turns:
                     key, self.after.record, declaration, self.machine, notify=self.notify, wait=self.wait, limit=limit
                 )
                 if not report.healthy and not self.back:
-                    raise self._unhealthy(key, order[number:], (*said, report.cause()))
+                    raise self._unhealthy(key, order[number:], report, said)
 
     def _serves(self, key: str) -> bool:
         unit = workload_unit(key)
@@ -266,9 +266,14 @@ class Turns:
         document = {"generation": stored.record.number, "keys": sorted(keys)}
         durable.write_file(self.layout.turns / "unchanged", json.dumps(document).encode())
 
-    def _unhealthy(self, key: str, later: Sequence[str], causes: Sequence[str]) -> health.UnhealthyError:
+    def _unhealthy(
+        self, key: str, later: Sequence[str], report: health.Report, said: Sequence[str]
+    ) -> health.UnhealthyError:
         this, *others = (self.after.record.label(each) for each in (key, *later))
         rest = f"; not changed: {', '.join(others)}" if others else ""
         return health.UnhealthyError(
-            f"{this} did not become healthy{rest}", details="\n".join(causes), hint=f"hostctl logs {this}"
+            f"{this} did not become healthy{rest}",
+            details="\n".join((*said, report.cause())),
+            hint=f"hostctl logs {this}",
+            late=report.late,
         )

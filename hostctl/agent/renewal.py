@@ -1,8 +1,9 @@
 """Renews the images of workloads that declare ``auto_update``: looks their tags up again and applies what is new.
 
 The declaration stays as it is; only the pinned digest changes, by the same transaction as any change, one workload at a
-time, so that it is known which image was to blame. One with which its workload did not become healthy is remembered and
-not tried again until the tag moves on. What could not be looked up or loaded is tried again as if nothing had been.
+time. An image with which its own workload did not become healthy in time is to blame: it is remembered and not tried
+again until the tag moves on. What could not be looked up or loaded, and what failed by anything else, as another
+workload or a full disk, is tried again as if nothing had been.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 
 from hostctl import durable
 from hostctl.agent import event_log, generation, parsed
-from hostctl.agent.apply import BusyError
+from hostctl.agent.apply import ApplyError, BusyError
 from hostctl.agent.generation import Pin, Renewed, Stored
 from hostctl.agent.outcome import Outcome
 from hostctl.agent.plan import short
@@ -27,7 +28,8 @@ from hostctl.update import history
 
 Result = Literal["current", "new", "refused", "unknown", "renewed", "failed"]
 """current: the tag stands for what runs; new: for something else; refused: for what has failed already; unknown: the
-registry could not say, or did not give it; renewed, failed: what came of something new."""
+registry could not say, or did not give it, or something else kept it from being judged; renewed, failed: what came of
+something new."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +96,10 @@ def _write(layout: HostLayout, refusals: Mapping[str, Refusal]) -> None:
         durable.write_file(layout.refused_images, data.encode() + b"\n")
 
 
-def _blames(error: HostctlError) -> bool:
-    """Tell whether an image is to blame, and not the moment: a registry, another change, a full disk."""
+def _blames(error: HostctlError, workload: str) -> bool:
+    """Tell whether a workload's image is to blame, and not the moment: a registry, a full disk, another workload."""
+    if isinstance(error, ApplyError):
+        return any((each.kind, each.name) == ("workload", workload) for each in error.late)
     return error.exit_code not in (EXIT_BUSY, EXIT_UNAVAILABLE) and not isinstance(error, ImageStoreError)
 
 
@@ -163,7 +167,7 @@ class Renewer:
 
     def _failed(self, wanted: Renewal, step: str, error: HostctlError) -> Renewal:
         cause = _said(error)
-        if not _blames(error):
+        if not _blames(error, wanted.workload):
             return replace(wanted, result="unknown", cause=cause)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         refusal = Refusal(reference=wanted.reference, digest=wanted.found, time=now, cause=cause)

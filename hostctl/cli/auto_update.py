@@ -21,8 +21,10 @@ EXAMPLES = """examples:
   hostctl auto-update --json | jq -r '.[] | select(.result == "failed") | .cause'
 
 Of each workload with auto_update: true the tag is looked up, and another image under it is taken as a change of the
-workload is, with health and the way back. It ends with 1 when an image was taken back, which is then not tried again
-until the tag moves on; with 69 when a registry could not say or give what was asked, with 75 when updates are on hold.
+workload is, with health and the way back. It ends with 1 when an image was taken back because its workload did not
+become healthy; it is then not tried again until the tag moves on. It ends with 69 when a registry could not say or give
+what was asked, or something else kept an image from being judged, as another required workload that is down or a full
+disk: the next run tries it again. It ends with 75 when updates are on hold.
 """
 
 Row = Mapping[str, str]

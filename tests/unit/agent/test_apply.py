@@ -13,7 +13,7 @@ import pytest
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import generation, older, pending, render, unit_control
-from hostctl.agent.apply import ApplyError, BusyError, Context, OvertakenError, UnsettledError
+from hostctl.agent.apply import ApplyError, BusyError, Context, NotWrittenError, OvertakenError, UnsettledError
 from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
 from hostctl.agent.service import HostService
@@ -366,6 +366,7 @@ def test_a_required_workload_that_fails_takes_the_declaration_back(layout: HostL
     with pytest.raises(ApplyError) as caught:
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
     assert "workload site: failed" in caught.value.details
+    assert [(each.kind, each.name) for each in caught.value.late] == [("workload", "site")]
     assert "generation 1" in caught.value.hint
     assert in_force(layout) == 1
     assert machine.layer == (layout.generations / "1/etc").resolve()
@@ -378,8 +379,9 @@ def test_what_the_system_refuses_takes_the_declaration_back(layout: HostLayout, 
     machine = FakeMachine()
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.fails_at = moment
-    with pytest.raises(ApplyError, match=r"generation 2 was taken back: Too many open files \(/proc\)"):
+    with pytest.raises(ApplyError, match=r"generation 2 was taken back: Too many open files \(/proc\)") as caught:
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert caught.value.late == ()
     assert in_force(layout) == 1
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
     assert pending.read(layout) is None
@@ -482,9 +484,9 @@ def test_a_generation_that_cannot_be_written_changes_nothing(layout: HostLayout)
     machine = FakeMachine()
     transaction.apply(BASE, "host.yaml", context(layout, machine))
     machine.log.clear()
-    with pytest.raises(ApplyError, match="generation 2 could not be written: No space left on device") as caught:
+    with pytest.raises(NotWrittenError, match="generation 2 could not be written: No space left on device") as caught:
         transaction.apply(NEXT, "host.yaml", replace(context(layout, machine), stage=full))
-    assert caught.value.hint == "generation 1 is in force as before"
+    assert (caught.value.hint, caught.value.late) == ("generation 1 is in force as before", ())
     assert (machine.log, in_force(layout), pending.read(layout)) == ([], 1, None)
 
 

@@ -198,3 +198,14 @@ def test_where_looking_takes_long_it_is_done_less_often(tmp_path: Path, took: fl
     assert not health.wait(declaration, machine, clock=lambda: now[0], pause=pause).healthy
     assert rests == [pytest.approx(rest)] * len(rests)
     assert rests
+
+
+def test_only_what_has_no_time_left_is_late(tmp_path: Path) -> None:
+    class Mixed(SystemdMachine):
+        def states(self, names: Sequence[str]) -> Mapping[str, UnitState]:
+            return {"workload-db.service": state("failed"), "workload-disk.service": state("activating")}
+
+    declaration = parse_host(CHAIN, "host.yaml")
+    report = health.wait(declaration, Mixed(HostLayout(root=tmp_path)), workloads=["db", "disk"])
+    assert [each.name for each in report.failures] == ["db", "disk"]
+    assert [each.name for each in report.late] == ["db"]

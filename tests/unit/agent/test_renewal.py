@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation, renewal
-from hostctl.agent.apply import ApplyError, BusyError
+from hostctl.agent.apply import ApplyError, BusyError, NotWrittenError
 from hostctl.agent.generation import Content, Pin, Record, Renewed, Stored
+from hostctl.agent.health import Result
 from hostctl.agent.outcome import Outcome
 from hostctl.agent.renewal import Refusal, Renewer
 from hostctl.cli import auto_update
@@ -92,8 +93,18 @@ def host(layout: HostLayout) -> Host:
     return Host(layout)
 
 
+def taken_back(*late: Result) -> ApplyError:
+    return ApplyError("generation 2 was taken back: it is not healthy", details="workload site: failed", late=late)
+
+
+SITE_LATE, AGAIN_LATE, DB_LATE = (
+    Result(kind="workload", name=name, ok=False, detail="failed", final=True) for name in ("site", "again", "db")
+)
+CHECK_LATE = Result(kind="check", name="site", ok=False, detail="status 500")
+
+
 def unhealthy(digest: str) -> Callable[[str], HostctlError | None]:
-    error = ApplyError("generation 2 was taken back: it is not healthy", details="workload site: failed")
+    error = taken_back(SITE_LATE, AGAIN_LATE)
     return lambda asked: error if asked == digest else None
 
 
@@ -147,7 +158,17 @@ def test_an_image_that_was_taken_back_is_not_tried_again_until_the_tag_moves_on(
     assert host.results()["site"] == "renewed"
 
 
-@pytest.mark.parametrize("error", [PullError("no answer"), NoRoomError("the disk is full")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PullError("no answer"),
+        NoRoomError("the disk is full"),
+        pytest.param(taken_back(DB_LATE), id="another-workload"),
+        pytest.param(taken_back(CHECK_LATE), id="a-check-of-the-same-name"),
+        pytest.param(taken_back(), id="the-system"),
+        pytest.param(NotWrittenError("generation 2 could not be written: No space left on device"), id="not-written"),
+    ],
+)
 def test_what_is_not_the_images_fault_is_tried_again(host: Host, error: HostctlError) -> None:
     host.registry.tags[SITE] = NEW
     host.bad = lambda digest: error
@@ -155,6 +176,13 @@ def test_what_is_not_the_images_fault_is_tried_again(host: Host, error: HostctlE
     assert renewal.read(host.layout) == {}
     host.bad = lambda digest: None
     assert host.results()["site"] == "renewed"
+
+
+def test_an_image_is_to_blame_when_its_workload_is_among_what_was_late(host: Host) -> None:
+    host.registry.tags[SITE] = NEW
+    host.bad = lambda digest: taken_back(DB_LATE, SITE_LATE)
+    assert host.results() == {"site": "failed", "again": "unknown", "db": "current"}
+    assert set(renewal.read(host.layout)) == {"site"}
 
 
 def test_a_registry_that_does_not_answer_keeps_no_other_from_it(host: Host) -> None:

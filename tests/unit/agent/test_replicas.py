@@ -421,6 +421,7 @@ def test_one_that_is_not_healthy_is_taken_back_and_what_was_not_touched_runs_on(
     label = f"site.{instance.position(instance.split(bad)[1])}"
     assert caught.value.brief == f"generation 2 was taken back: {label} did not become healthy{rest}"
     assert f"workload site: {label}: failed" in caught.value.details
+    assert [(each.kind, each.name) for each in caught.value.late] == [("workload", "site")]
     touched = keys[: keys.index(bad) + 1]
     assert {key for key in keys if runs(machine)[f"workload-{key}.service"] != before[f"workload-{key}.service"]} == {
         *touched
