@@ -15,8 +15,9 @@ class RestartPolicy(Text):
     """When a workload is started again after its end: no, on-failure, on-failure:LIMIT, always, unless-stopped.
 
     It is tried again after 500ms, then later and later, up to 30s. A limit counts restarts within ten minutes, or a
-    minute for each if that is more: after so many it stays down until somebody starts it. unless-stopped is always:
-    what was stopped by hand stays down until the next boot in any case.
+    minute for each if that is more: after so many it stays down until somebody starts it. Of a job with a schedule only
+    runs in a row that failed count, and its schedule starts it again once they are so long ago. unless-stopped is
+    always: what was stopped by hand stays down until the next boot in any case.
     """
 
     __slots__ = ()

@@ -305,6 +305,16 @@ def test_a_limited_restart_is_a_start_limit_of_the_unit() -> None:
     assert "Restart=always" in service(restart=RestartPolicy("unless-stopped"))
 
 
+def test_runs_of_a_schedule_that_end_well_do_not_count_as_restarts() -> None:
+    forgiven = "ExecStartPost=-/usr/bin/systemctl reset-failed %n"
+    often, limited = Schedule("*:0/1"), RestartPolicy("on-failure:5")
+    assert forgiven in service(type="job", schedule=often, restart=limited)
+    assert forgiven not in service(type="job", schedule=often, restart=RestartPolicy("on-failure"))
+    # Without a schedule only what failed is started again, and a service that was started well has not ended well.
+    assert forgiven not in service(type="job", restart=limited)
+    assert forgiven not in service(restart=limited)
+
+
 def test_a_job_runs_in_the_foreground_to_its_end() -> None:
     lines = service(type="job")
     assert {"Type=oneshot", "RemainAfterExit=yes", "Restart=no", "TimeoutStartSec=infinity"} <= set(lines)

@@ -97,6 +97,7 @@ workloads:
     {box}
     type: job
     schedule: "*:*:0/5"
+    restart: on-failure:1
     command: {shell("echo tick")}
   notifier:
     {python}
@@ -303,6 +304,12 @@ def test_a_job_runs_by_the_calendar(host: Host) -> None:
     times = host.text("journalctl", "-b", "-t", "tick", "-g", "^tick$", "-o", "short-unix", "--no-pager").splitlines()
     first, second = (float(line.split()[0]) for line in times[:2])
     assert 3 < second - first < 12 or len(times) > 2
+
+
+def test_runs_by_the_calendar_do_not_use_up_a_limit_of_restarts(host: Host) -> None:
+    """Two starts in ten minutes are what its limit allows, if none of them ends well."""
+    host.wait_for("it ran five times", lambda: logs(host, "tick").count("tick") >= 5, READY_SECONDS)
+    assert show(host, "workload-tick.service", "Result") == {"Result": "success"}
 
 
 def test_a_start_ends_when_the_workload_says_that_it_is_ready(host: Host) -> None:
