@@ -33,18 +33,18 @@ def activate(
     new: Stored | None,
     context: Context,
     turns: Turns | None = None,
+    down: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Bring the running system from one generation to another; only what ``actions`` name is stopped or started.
 
     Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
     themselves, and for replicas in ``turns``; of those that get more or fewer replicas the others run on. During boot
-    they may be starting already, and are started again. Returns what could not be started: whether that is a failure is
-    for health to say.
+    they may be starting already, and are started again. Those in ``down`` are not started. Returns what could not be
+    started: whether that is a failure is for health to say.
     """
     machine, block = context.machine, not context.booting
     counted = {*scaled(actions), *(turns.names if turns else ())}
     beside = {roll.name for roll in between(_record(old), _record(new))}
-    idle = _idle(actions, declaration, old, context)
     changed = [name for name in workloads(actions, "change") if name not in beside | context.live | counted]
     stays = {key for name in changed for key in _keys(new, name)}
     ends = [key for name in (*workloads(actions, "remove"), *changed) for key in _keys(old, name)]
@@ -76,7 +76,7 @@ def activate(
     _switch_services(actions, declaration, machine, block=block)
     if touched(actions, "workload", "replicas", "workload-network"):
         machine.refresh_workload_network(block=block)
-    wanted = tuple(each for each in actions if each.subject not in idle)
+    wanted = tuple(each for each in actions if each.subject not in {*down, *context.live})
     return _start(wanted, declaration, old, new, beside, counted, context)
 
 
@@ -87,6 +87,7 @@ def one_after_the_other(
     new: Stored | None,
     context: Context,
     *,
+    down: Collection[str] = (),
     back: bool = False,
 ) -> Turns | None:
     """Return the steps of workloads whose replicas change one after the other; none if there are none, or at boot.
@@ -97,6 +98,7 @@ def one_after_the_other(
         old: the generation that is left.
         new: the one that is gone to.
         context: where and with what.
+        down: workloads that are not started.
         back: whether the new one was in force before; replicas that were not changed yet then have no turn.
     """
     if context.booting or old is None or new is None or not several(actions, old.record, new.record):
@@ -107,7 +109,7 @@ def one_after_the_other(
         new=declaration,
         before=old.record,
         after=new.record,
-        apart=_idle(actions, declaration, old, context),
+        apart={*down, *context.live},
     )
     if not found:
         return None
@@ -125,16 +127,16 @@ def one_after_the_other(
     )
 
 
-def _idle(
+def left_down(
     actions: tuple[Action, ...], declaration: HostDeclaration, old: Stored | None, context: Context
 ) -> frozenset[str]:
-    """Return the workloads that are not started: those that are by hand only and were not, and those that run on."""
+    """Return the changed workloads that are not started: those that are started by hand only, and do not run."""
     wanted = {*workloads(actions, "create", "change"), *scaled(actions)}
     manual = {str(name) for name, workload in declaration.workloads.items() if not workload.autostart}
     asked = {name: [workload_unit(key) for key in _keys(old, name)] for name in wanted & manual - set(context.starts)}
     states = context.machine.states([unit for units in asked.values() for unit in units])
     up = {name for name, units in asked.items() if any(unit in states and states[unit].is_wanted for unit in units)}
-    return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start}) | context.live
+    return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start})
 
 
 def _record(stored: Stored | None) -> Record | None:

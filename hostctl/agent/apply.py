@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from hostctl import durable
 from hostctl.agent import generation, health, in_turn, parsed, pending
-from hostctl.agent.activation import activate, one_after_the_other
+from hostctl.agent.activation import activate, left_down, one_after_the_other
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action, Outcome
@@ -189,10 +189,11 @@ def _go_back(context: Context, wanted: Stored, former: Stored | None, patience: 
     )
     back = with_requirers(with_images(back, _pins(wanted), _pins(former)), tried, target or empty)
     context.changeover.take_back(between(wanted.record, _record(former)), target or empty, patience)
-    turns = one_after_the_other(back, target or empty, wanted, former, context, back=True)
+    down = left_down(back, target or empty, wanted, context)
+    turns = one_after_the_other(back, target or empty, wanted, former, context, down=down, back=True)
     if turns:
         turns.begin()
-    activate(back, target or empty, wanted, former, context, turns)
+    activate(back, target or empty, wanted, former, context, turns, down)
     if turns:
         turns.take(target or empty)
     in_turn.clear(context.layout, context.machine, wanted, *([former] if former else []))
@@ -271,7 +272,7 @@ def apply(
         text: the declaration as written.
         name: what to call it in error messages.
         context: where and with what.
-        renewed: images that workloads get; then these must become healthy too, required or not.
+        renewed: images that workloads get; then these must become healthy too, required or not, if they are started.
         base: the generation that the text was made from, if it was: applied over another it would undo that.
 
     Raises:
@@ -307,6 +308,7 @@ def apply(
             record=_record(former),
             booting=context.booting,
             renewed=pins,
+            down=left_down(actions, declaration, former, context),
         )
         try:
             wanted = generation.store(layout, context.stage(text, declaration, former, decided))
@@ -370,25 +372,26 @@ def _try(
     layout, rolls = context.layout, between(_record(former), wanted.record)
     number, former_number = wanted.record.number, former.record.number if former else 0
     try:
+        down = left_down(actions, declaration, former, context)  # once more: staging may have taken long
         pending.mark(layout, Pending(former=former_number, wanted=number, booting=context.booting))
         if former is not None:
             context.changeover.begin(former, wanted, rolls)
-        turns = one_after_the_other(actions, declaration, former, wanted, context)
+        turns = one_after_the_other(actions, declaration, former, wanted, context, down=down)
         if turns:
             turns.begin()
         generation.put_in_force(layout, number)
-        notes = activate(actions, declaration, former, wanted, context, turns)
+        notes = activate(actions, declaration, former, wanted, context, turns, down)
         if context.booting:
             return notes
         if turns:
             turns.take(declaration)
             in_turn.clear(layout, context.machine, wanted)
-        beside = [roll.name for roll in rolls]
-        if beside:  # what is checked by a published port is still the old instance until then
+        beside = [roll.name for roll in rolls if roll.name not in down]
+        if rolls:  # what is checked by a published port is still the old instance until then
             _await(declaration, beside, wanted, context, checks=False)
             context.changeover.move(rolls)
-        others = [*health.required(declaration), *beside, *renewed]
-        _await(declaration, list(dict.fromkeys(others)), wanted, context)
+        others = dict.fromkeys((*health.required(declaration), *beside, *renewed))
+        _await(declaration, [name for name in others if name not in down], wanted, context)
         # Before it is settled: who is killed from there on does not come back to this.
         context.forget_limits(_replaced(actions, former, context))
         pending.settle(layout)

@@ -55,12 +55,14 @@ def draft(
     record: Record | None,
     booting: bool = False,
     renewed: Mapping[str, Pin] | None = None,
+    down: Collection[str] = (),
 ) -> Draft:
     """Decide which instance of each workload is the live one in the generation that is made.
 
     A workload keeps its letter unless it changes beside itself. It does not during boot, when nothing runs yet; nor
-    when one of its networks changes, because the old instance could not stay on it; nor when one that it requires is
-    stopped, because the old instance is stopped with that; nor when it was stopped first so far.
+    when it is left down; nor when one of its networks changes, because the old instance could not stay on it; nor when
+    one that it requires is stopped, because the old instance is stopped with that; nor when it was stopped first so
+    far.
 
     Args:
         number: of the new generation.
@@ -70,10 +72,11 @@ def draft(
         record: of the generation in force.
         booting: whether this is at boot.
         renewed: see :class:`Draft`.
+        down: workloads that are not started.
     """
     letters: dict[str, str] = {}
     leaving: list[str] = []
-    changed = () if booting or old is None else workloads(actions, "change")
+    changed = () if booting or old is None else set(workloads(actions, "change")).difference(down)
     ends = frozenset[str]() if old is None else stopped(actions, old, new)
     for each, workload in new.workloads.items():
         name = str(each)

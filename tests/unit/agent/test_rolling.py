@@ -45,6 +45,7 @@ workloads:
 """
 NEXT = BASE.replace("site:1", "site:2")
 BAD = BASE.replace("site:1", "site:bad")
+MANUAL = BASE.replace("    notify: true\n", "    notify: true\n    autostart: false\n")
 OFF = BASE.replace("    update: {order: start-first, drain: 7s}\n", "")
 
 
@@ -462,6 +463,55 @@ def test_nobody_waits_for_connections_to_what_does_not_run(layout: HostLayout, m
     transaction.apply(NEXT, "host.yaml", context(layout, machine))
     assert "drain 7" not in machine.log
     assert machine.served[-1] == "site.b"
+
+
+def manual(layout: HostLayout, *, up: bool) -> FakeMachine:
+    """Return a machine with a workload that is started by hand only, and runs or does not."""
+    made = FakeMachine(layout=layout)
+    transaction.apply(MANUAL, "host.yaml", context(layout, made))
+    assert "workload-site.a.service" not in made.running
+    if up:
+        made.units("start", ["workload-site.a.service"])
+    made.log.clear()
+    made.served.clear()
+    return made
+
+
+def test_one_that_is_started_by_hand_only_and_does_not_run_is_changed_and_not_waited_for(layout: HostLayout) -> None:
+    machine = manual(layout, up=False)
+    transaction.apply(MANUAL.replace("site:1", "site:2"), "host.yaml", context(layout, machine))
+    assert (current(layout).number, current(layout).instances) == (2, {"site": "a"})
+    assert not [line for line in machine.log if line.startswith(("start", "drain"))]
+    pin = Pin(reference="registry.example/site:2", digest="sha256:new")
+    renewed = Renewed(generation=2, pins={"site": pin})
+    transaction.apply(MANUAL.replace("site:1", "site:2"), "host.yaml", context(layout, machine), renewed)
+    assert (current(layout).number, current(layout).images["site"]) == (3, pin)
+    assert not any("site" in name for name in machine.running)
+
+
+def test_one_that_is_started_by_hand_only_and_runs_changes_beside_itself(layout: HostLayout) -> None:
+    machine = manual(layout, up=True)
+    transaction.apply(MANUAL.replace("site:1", "site:2"), "host.yaml", context(layout, machine))
+    assert current(layout).instances == {"site": "b"}
+    assert machine.running["workload-site.b.service"] == "image=registry.example/site:2\n"
+    assert machine.served[-1] == "site.b"
+
+
+@pytest.mark.parametrize(("up", "live"), [(True, "b"), (False, "a")])
+def test_one_that_is_stopped_or_started_while_images_are_pulled_is_so_afterwards(
+    layout: HostLayout, up: bool, live: str
+) -> None:
+    machine = manual(layout, up=up)
+
+    def slow(source: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
+        machine.units("stop" if up else "start", ["workload-site.a.service"])
+        return stage(source, declaration, former, draft)
+
+    where = replace(context(layout, machine), stage=slow)
+    transaction.apply(MANUAL.replace("site:1", "site:2"), "host.yaml", where)
+    assert current(layout).instances == {"site": live}
+    site = {name: text for name, text in machine.running.items() if "site" in name}
+    assert site == ({} if up else {"workload-site.a.service": "image=registry.example/site:2\n"})
 
 
 def test_what_is_shown_and_reached_is_the_live_one(layout: HostLayout, machine: FakeMachine) -> None:
