@@ -10,11 +10,12 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from hostctl.agent import parsed
+from hostctl.agent.down import NOTHING, Down
 from hostctl.agent.generation import Record, Stored
 from hostctl.agent.in_turn import Turns, but, decide, several, unchanged
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action
-from hostctl.agent.plan import scaled, touched, workloads
+from hostctl.agent.plan import following, scaled, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
 from hostctl.agent.requiring import needed
 from hostctl.agent.rolling import between, stop
@@ -33,7 +34,7 @@ def activate(
     new: Stored | None,
     context: Context,
     turns: Turns | None = None,
-    down: Collection[str] = (),
+    down: Down = NOTHING,
 ) -> tuple[str, ...]:
     """Bring the running system from one generation to another; only what ``actions`` name is stopped or started.
 
@@ -56,8 +57,11 @@ def activate(
         machine.units("reset-failed", [unit for unit in stopped if unit not in kept])
         # After those that waited for it, because its end lets them start; that of a workload which changes waits on.
         machine.units("stop", tuple(machine.states(sorted(_waits(old) - _waits(new)))))
+    # What only follows others and is left down stays what it came to: with whom it was stopped, that it was completed.
+    quiet = {key for name in following(actions) for key in _keys(old, name)}.difference(down.without(ends))
     for key in ends:
-        machine.forget_outcome(key)
+        if key not in quiet:
+            machine.forget_outcome(key)
         if block and key not in stays:
             machine.forget_workload(key)
     if turns:
@@ -76,8 +80,8 @@ def activate(
     _switch_services(actions, declaration, machine, block=block)
     if touched(actions, "workload", "replicas", "workload-network"):
         machine.refresh_workload_network(block=block)
-    wanted = tuple(each for each in actions if each.subject not in {*down, *context.live})
-    return _start(wanted, declaration, old, new, beside, counted, context)
+    wanted = tuple(each for each in actions if each.subject not in down.workloads | context.live)
+    return _start(wanted, declaration, old, new, beside, counted, context, down)
 
 
 def one_after_the_other(
@@ -87,7 +91,7 @@ def one_after_the_other(
     new: Stored | None,
     context: Context,
     *,
-    down: Collection[str] = (),
+    down: Down = NOTHING,
     back: bool = False,
 ) -> Turns | None:
     """Return the steps of workloads whose replicas change one after the other; none if there are none, or at boot.
@@ -98,7 +102,7 @@ def one_after_the_other(
         old: the generation that is left.
         new: the one that is gone to.
         context: where and with what.
-        down: workloads that are not started.
+        down: what is not started.
         back: whether the new one was in force before; replicas that were not changed yet then have no turn.
     """
     if context.booting or old is None or new is None or not several(actions, old.record, new.record):
@@ -109,7 +113,7 @@ def one_after_the_other(
         new=declaration,
         before=old.record,
         after=new.record,
-        apart={*down, *context.live},
+        apart=down.workloads | context.live,
     )
     if not found:
         return None
@@ -124,19 +128,8 @@ def one_after_the_other(
         clock=context.clock,
         back=back,
         patience=context.patience if back else None,
+        down=down.replicas,
     )
-
-
-def left_down(
-    actions: tuple[Action, ...], declaration: HostDeclaration, old: Stored | None, context: Context
-) -> frozenset[str]:
-    """Return the changed workloads that are not started: those that are started by hand only, and do not run."""
-    wanted = {*workloads(actions, "create", "change"), *scaled(actions)}
-    manual = {str(name) for name, workload in declaration.workloads.items() if not workload.autostart}
-    asked = {name: [workload_unit(key) for key in _keys(old, name)] for name in wanted & manual - set(context.starts)}
-    states = context.machine.states([unit for units in asked.values() for unit in units])
-    up = {name for name, units in asked.items() if any(unit in states and states[unit].is_wanted for unit in units)}
-    return frozenset({*asked} - up | {name for name, start in context.starts.items() if not start})
 
 
 def _record(stored: Stored | None) -> Record | None:
@@ -184,10 +177,11 @@ def _start(
     beside: Collection[str],
     counted: Collection[str],
     context: Context,
+    down: Down,
 ) -> tuple[str, ...]:
     """Start the workloads that are new or changed, or what starts them; return what could not be started.
 
-    Of those in ``counted`` only the replicas that there were not before.
+    Of those in ``counted`` only the replicas that there were not before, and none that are left down.
     """
     machine, block = context.machine, not context.booting
     declared = {str(name): workload for name, workload in declaration.workloads.items()}
@@ -195,9 +189,9 @@ def _start(
     notes = []
     for name in dict.fromkeys((*workloads(actions, "create", "change"), *scaled(actions))):
         there = _keys(old, name) if name in counted else ()
-        keys = [key for key in _keys(new, name) if key not in there]
+        keys = [key for key in down.without(_keys(new, name)) if key not in there]
         if not keys or (name in beside and _are_up(machine, keys)):
-            continue  # there are only fewer of them; or it is gone back to, and never left
+            continue  # there are only fewer of them, or all are down; or it is gone back to, and never left
         context.notify(f"starting workload {name}")
         also = [workload_unit(key) for each in needed(declaration.workloads, [name]) for key in _keys(new, each)]
         try:

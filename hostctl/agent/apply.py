@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hostctl import durable
-from hostctl.agent import generation, health, in_turn, parsed, pending
-from hostctl.agent.activation import activate, left_down, one_after_the_other
+from hostctl.agent import down, generation, health, in_turn, parsed, pending
+from hostctl.agent.activation import activate, one_after_the_other
+from hostctl.agent.down import NOTHING, Down
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Action, Outcome
@@ -169,8 +170,22 @@ def _declared(stored: Stored | None) -> HostDeclaration | None:
     return parsed.declaration(stored) if stored else None
 
 
-def _go_back(context: Context, wanted: Stored, former: Stored | None, patience: float = math.inf) -> None:
-    """Put ``former`` in force again and undo what differs; connections have ``patience`` seconds to end, at most."""
+def _go_back(
+    context: Context,
+    wanted: Stored,
+    former: Stored | None,
+    was_down: frozenset[str],
+    patience: float = math.inf,
+) -> None:
+    """Put ``former`` in force again and undo what differs.
+
+    Args:
+        context: where and with what.
+        wanted: what was tried.
+        former: what is gone back to.
+        was_down: what is not to be started, by what it is called in ``former``.
+        patience: seconds that connections may take to end, at most.
+    """
     if former is None:
         context.layout.current.unlink(missing_ok=True)
         durable.sync_directory(context.layout.state)
@@ -189,11 +204,11 @@ def _go_back(context: Context, wanted: Stored, former: Stored | None, patience: 
     )
     back = with_requirers(with_images(back, _pins(wanted), _pins(former)), tried, target or empty)
     context.changeover.take_back(between(wanted.record, _record(former)), target or empty, patience)
-    down = left_down(back, target or empty, wanted, context)
-    turns = one_after_the_other(back, target or empty, wanted, former, context, down=down, back=True)
+    left = down.taken_back(back, former, was_down, context)
+    turns = one_after_the_other(back, target or empty, wanted, former, context, down=left, back=True)
     if turns:
         turns.begin()
-    activate(back, target or empty, wanted, former, context, turns, down)
+    activate(back, target or empty, wanted, former, context, turns, left)
     if turns:
         turns.take(target or empty)
     in_turn.clear(context.layout, context.machine, wanted, *([former] if former else []))
@@ -219,7 +234,8 @@ def resolve(context: Context) -> str:
     said = ""
     if wanted_path.is_dir():
         former = generation.load(former_path) if tried.former else None
-        _go_back(context, generation.load(wanted_path), former, PATIENCE)
+        wanted = generation.load(wanted_path)
+        _go_back(context, wanted, former, down.still(tried.down, wanted, former, context.machine), PATIENCE)
         said = f"generation {tried.wanted} was never seen healthy; went back to {tried.former or 'none'}"
     pending.settle(context.layout)
     return said
@@ -308,7 +324,7 @@ def apply(
             record=_record(former),
             booting=context.booting,
             renewed=pins,
-            down=left_down(actions, declaration, former, context),
+            down=down.look(actions, declaration, former, context).workloads,
         )
         try:
             wanted = generation.store(layout, context.stage(text, declaration, former, decided))
@@ -345,16 +361,26 @@ def _tidy(context: Context) -> tuple[str, ...]:
 
 
 def _await(
-    declaration: HostDeclaration, names: Sequence[str], wanted: Stored, context: Context, *, checks: bool = True
+    declaration: HostDeclaration,
+    names: Collection[str],
+    wanted: Stored,
+    context: Context,
+    *,
+    left: Down = NOTHING,
+    checks: bool = True,
 ) -> None:
-    """Wait for health of workloads and, if ``checks`` are wanted, of all that is declared."""
+    """Wait for health of workloads, but for what is ``left`` down, and of all checks if ``checks`` are wanted."""
+
+    def keys(name: str) -> tuple[str, ...]:
+        return left.without(wanted.record.keys(name))
+
     report = context.wait(
         declaration,
         context.machine,
         notify=context.notify,
-        workloads=names,
+        workloads=[name for name in dict.fromkeys(names) if keys(name)],
         checks=checks,
-        keys=wanted.record.keys,
+        keys=keys,
     )
     if not report.healthy:
         raise health.UnhealthyError("the machine did not become healthy", details=report.cause(), late=report.late)
@@ -371,32 +397,32 @@ def _try(
     """Put a generation in force, activate it and wait for health; on any failure go back and raise."""
     layout, rolls = context.layout, between(_record(former), wanted.record)
     number, former_number = wanted.record.number, former.record.number if former else 0
+    left = down.look(actions, declaration, former, context)  # once more: staging may have taken long
+    tried = Pending(former=former_number, wanted=number, booting=context.booting, down=tuple(sorted(left.before)))
     try:
-        down = left_down(actions, declaration, former, context)  # once more: staging may have taken long
-        pending.mark(layout, Pending(former=former_number, wanted=number, booting=context.booting))
+        pending.mark(layout, tried)
         if former is not None:
             context.changeover.begin(former, wanted, rolls)
-        turns = one_after_the_other(actions, declaration, former, wanted, context, down=down)
+        turns = one_after_the_other(actions, declaration, former, wanted, context, down=left)
         if turns:
             turns.begin()
         generation.put_in_force(layout, number)
-        notes = activate(actions, declaration, former, wanted, context, turns, down)
+        notes = activate(actions, declaration, former, wanted, context, turns, left)
         if context.booting:
             return notes
         if turns:
             turns.take(declaration)
             in_turn.clear(layout, context.machine, wanted)
-        beside = [roll.name for roll in rolls if roll.name not in down]
-        if rolls:  # what is checked by a published port is still the old instance until then
-            _await(declaration, beside, wanted, context, checks=False)
+        beside = [roll.name for roll in rolls]
+        if beside:  # what is checked by a published port is still the old instance until then
+            _await(declaration, beside, wanted, context, left=left, checks=False)
             context.changeover.move(rolls)
-        others = dict.fromkeys((*health.required(declaration), *beside, *renewed))
-        _await(declaration, [name for name in others if name not in down], wanted, context)
+        _await(declaration, [*health.required(declaration), *beside, *renewed], wanted, context, left=left)
         # Before it is settled: who is killed from there on does not come back to this.
         context.forget_limits(_replaced(actions, former, context))
         pending.settle(layout)
     except (HostctlError, OSError) as error:
-        raise _taken_back(error, wanted, former, context) from error
+        raise _taken_back(error, wanted, former, context, left.before) from error
     return notes
 
 
@@ -410,13 +436,15 @@ def _replaced(actions: tuple[Action, ...], former: Stored | None, context: Conte
     ]
 
 
-def _taken_back(error: HostctlError | OSError, wanted: Stored, former: Stored | None, context: Context) -> ApplyError:
+def _taken_back(
+    error: HostctlError | OSError, wanted: Stored, former: Stored | None, context: Context, was_down: frozenset[str]
+) -> ApplyError:
     """Go back, and return what to say of it."""
     details = error.details if isinstance(error, HostctlError) else ""
     late = error.late if isinstance(error, health.UnhealthyError) else ()
     context.notify("going back to the former generation")
     try:
-        _go_back(context, wanted, former)
+        _go_back(context, wanted, former, was_down)
         pending.settle(context.layout)
     except (HostctlError, OSError) as second:
         return ApplyError(

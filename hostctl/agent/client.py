@@ -17,6 +17,7 @@ def _action(document: dict[str, str]) -> Action:
         area=document["area"],  # type: ignore[arg-type]  # as above
         subject=document["subject"],
         reason=document["reason"],
+        cause=document["cause"],  # type: ignore[arg-type]  # as above
     )
 
 

@@ -168,6 +168,8 @@ class Turns:
     """Whether ``after`` was in force before and is gone back to. Then one that is not healthy ends nothing."""
     patience: float | None = None
     """Seconds that going back may wait for health in all, if that is bounded."""
+    down: frozenset[str] = frozenset()
+    """Replicas that change, but are not started."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -212,13 +214,14 @@ class Turns:
         if self.back:
             kept = [workload_unit(key) for key in sorted(unchanged(self.layout, self.after.record.number))]
             up = {name for name, state in self.machine.states(kept).items() if state.is_active}
-            self.machine.units("start", [unit for unit in kept if unit not in up], block=False)
+            left = {workload_unit(key) for key in self.down}
+            self.machine.units("start", [unit for unit in kept if unit not in up | left], block=False)
         for turn in self.turns:
             order = sorted(turn.keys, key=self._serves)
             for number, key in enumerate(order, 1):
                 waiting.remove(key)
                 said = self._change(key, waiting, declaration)
-                if self.back and number == len(order):
+                if key in self.down or (self.back and number == len(order)):
                     continue  # nobody waits for it
                 limit = None if self.patience is None else max(0.0, ends - self.clock())
                 report = await_healthy(
@@ -249,6 +252,8 @@ class Turns:
         machine.reload_units()
         if self._another_root(key):  # the networks stay
             machine.refresh_workload_network()
+        if key in self.down:
+            return ()
         # Until it says that it is ready, which one that is gone back to may never do.
         block = not (self.back and declaration.workloads[Name(name_of(key))].notify)
         try:

@@ -30,6 +30,10 @@ Area = Literal[
     "replicas",
 ]
 
+Cause = Literal["declared", "image", "required"]
+"""declared: something is declared in another way, or the release is another; image: only the image under the same name
+is another; required: only what it requires changes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Action:
@@ -39,6 +43,7 @@ class Action:
     area: Area
     subject: str
     reason: str
+    cause: Cause = "declared"
 
     def __str__(self) -> str:
         """Return the line that a terminal shows."""

@@ -21,6 +21,8 @@ class Pending:
     wanted: int
     booting: bool = False
     """Rendered during boot: the boot's health check judges it, not the next start of the agent."""
+    down: tuple[str, ...] = ()
+    """What was down before, of what changes; see :mod:`hostctl.agent.down`."""
 
 
 def read(layout: HostLayout) -> Pending | None:
@@ -28,7 +30,10 @@ def read(layout: HostLayout) -> Pending | None:
     try:
         document = json.loads((layout.state / "pending").read_bytes())
         return Pending(
-            former=int(document["former"]), wanted=int(document["wanted"]), booting=bool(document["booting"])
+            former=int(document["former"]),
+            wanted=int(document["wanted"]),
+            booting=bool(document["booting"]),
+            down=tuple(map(str, document.get("down", ()))),  # former releases wrote none
         )
     except FileNotFoundError:
         return None
@@ -38,7 +43,12 @@ def read(layout: HostLayout) -> Pending | None:
 
 def mark(layout: HostLayout, pending: Pending) -> None:
     """Have the marker on the disk, before the generation is put in force."""
-    document = {"former": pending.former, "wanted": pending.wanted, "booting": pending.booting}
+    document = {
+        "former": pending.former,
+        "wanted": pending.wanted,
+        "booting": pending.booting,
+        "down": list(pending.down),
+    }
     durable.write_file(layout.state / "pending", json.dumps(document).encode())
 
 

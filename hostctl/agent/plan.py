@@ -183,7 +183,7 @@ def with_images(actions: tuple[Action, ...], old: Mapping[str, Pin], new: Mappin
     return (
         *done,
         *(
-            Action(kind="change", area="workload", subject=name, reason=", ".join(reasons))
+            Action(kind="change", area="workload", subject=name, reason=", ".join(reasons), cause="image")
             for name, reasons in moved.items()
         ),
     )
@@ -205,7 +205,13 @@ def with_requirers(
     return (
         *actions,
         *(
-            Action(kind="change", area="workload", subject=name, reason=f"it requires {', '.join(of)}")
+            Action(
+                kind="change",
+                area="workload",
+                subject=name,
+                reason=f"it requires {', '.join(of)}",
+                cause="required",
+            )
             for name, of in requirers(new.workloads, stopped(actions, old, new)).items()
             if name not in known
         ),
@@ -217,6 +223,12 @@ def stopped(actions: tuple[Action, ...], old: HostDeclaration, new: HostDeclarat
     before, after = ({str(name): each.replicas for name, each in one.workloads.items()} for one in (old, new))
     fewer = [name for name in scaled(actions) if after[name] < before[name]]
     return frozenset((*workloads(actions, "change", "remove"), *fewer))
+
+
+def following(actions: tuple[Action, ...]) -> frozenset[str]:
+    """Return the workloads that are not changed themselves: they get another image, or require what is stopped."""
+    own = {each.subject for each in actions if each.area in ("workload", "replicas") and each.cause == "declared"}
+    return frozenset(workloads(actions, "change")) - own
 
 
 def short(digest: str) -> str:

@@ -12,16 +12,16 @@ from hostctl.errors import UsageError
 EXAMPLES = """examples:
   hostctl start web app
   hostctl restart site        replicas one after the other, each when the one before is healthy
-  hostctl stop web app        until the next start or boot
+  hostctl stop web app        until the next start, change in host.yaml or boot
   hostctl stop -t 5 site      what is not down after 5 seconds is killed
   hostctl kill -s HUP site
   hostctl pause site          nothing of it runs, its memory stays, its health is not checked
   hostctl unpause site
 
 Several are handled at once, and one that fails stops no other. A workload that is killed is started again when its
-declaration says so (`restart:`); `hostctl stop` keeps it down. One that is paused runs on when it gets a signal, and is
-not paused any more when it was changed or restarted. The end of a job is not waited for, and a job that was completed
-runs again.
+declaration says so (`restart:`); `hostctl stop` keeps it down, also when the image under its tag or what it requires
+changes. One that is paused runs on when it gets a signal, and is not paused any more when it was changed or restarted.
+The end of a job is not waited for, and a job that was completed runs again.
 """
 
 

@@ -17,7 +17,8 @@ class RestartPolicy(Text):
     It is tried again after 500ms, then later and later, up to 30s. A limit counts restarts within ten minutes, or a
     minute for each if that is more: after so many it stays down until somebody starts it. Of a job with a schedule only
     runs in a row that failed count, and its schedule starts it again once they are so long ago. unless-stopped is
-    always: what was stopped by hand stays down until the next boot in any case.
+    always: what was stopped by hand stays down in any case, until somebody starts it, it is declared in another way, or
+    the host boots.
     """
 
     __slots__ = ()

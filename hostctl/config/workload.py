@@ -284,7 +284,8 @@ class Workload:
     """How a changed one takes its place."""
     auto_update: bool = False
     """The image's tag is looked up again every hour, or by `hostctl auto-update`, and a new image under it is taken as
-    a change of the workload is; one with which it does not become healthy is taken back, and not tried again."""
+    a change of the workload is; one with which it does not become healthy is taken back, and not tried again. One that
+    was stopped gets it and stays down."""
 
     def __post_init__(self) -> None:
         """Refuse limits, mounts and ports that cannot work."""

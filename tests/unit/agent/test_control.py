@@ -245,6 +245,12 @@ def test_exit_statuses_are_those_of_shells() -> None:
     assert not parse_states(frozen.replace("frozen", "running"), ["u"], now=1.0)["u"].paused
 
 
+def test_a_unit_that_something_is_about_to_be_done_to_is_known() -> None:
+    shown = "LoadState=loaded\nActiveState=inactive\n"
+    queued = [parse_states(text, ["u"], now=1.0)["u"].queued for text in (shown, f"{shown}Job=\n", f"{shown}Job=7\n")]
+    assert queued == [False, False, True]
+
+
 def test_ports_are_read_from_the_plan(layout: HostLayout) -> None:
     stored = overview.require("web", layout)
     assert overview.published(stored) == {"web": ("8080:80", "[::1]:53:53/udp")}

@@ -6,7 +6,7 @@ import pytest
 
 from hostctl.agent.generation import Pin
 from hostctl.agent.outcome import Action
-from hostctl.agent.plan import plan, with_images
+from hostctl.agent.plan import following, plan, with_images
 from hostctl.config.host import HostDeclaration
 from hostctl.config.load import parse_host
 
@@ -143,5 +143,8 @@ def test_another_image_under_the_same_name_is_a_change_of_the_workload() -> None
         ("replicas", "~ replicas a: replicas 1 → 2"),
         ("workload", "~ workload a: image sha256:1 → sha256:9"),
     ]
+    assert [each.cause for each in found] == ["declared", "declared", "image"]
+    assert following(found) == frozenset()  # a has another number of replicas as well
+    assert following(with_images((), old, new)) == {"a", "c"}
     other = {"a": Pin(reference="r.example/y:1", digest="sha256:9")}
     assert with_images((), old, other) == ()  # another name is a change of what is declared

@@ -404,6 +404,57 @@ def test_a_renewed_image_goes_to_all(layout: HostLayout, machine: FakeMachine) -
     ]
 
 
+def renew(layout: HostLayout, machine: FakeMachine) -> None:
+    renewed = Renewed(generation=current(layout).number, pins={"site": PIN})
+    transaction.apply(BASE, "x", context(layout, machine), renewed)
+
+
+def images_of_site(machine: FakeMachine) -> dict[str, str]:
+    """Return what each replica that runs was started from."""
+    return {
+        name.removeprefix("workload-").removesuffix(".service"): machine.texts[name]
+        for name in runs(machine)
+        if "site" in name
+    }
+
+
+def test_a_replica_that_was_stopped_gets_another_image_and_stays_down(layout: HostLayout, machine: FakeMachine) -> None:
+    control.WorkloadControl(layout, machine).stop(call("site.2", ""))
+    machine.log.clear()
+    renew(layout, machine)
+    assert images_of_site(machine) == dict.fromkeys(("site", "site.3"), "sha256:new")
+    assert "start workload-site.2.service" not in machine.log
+    assert machine.loaded["workload-site.2.service"] == "sha256:new"
+    assert (machine.covered, layout.turns.exists(), current(layout).number) == ({}, False, 2)
+    transaction.apply(NEXT, "host.yaml", context(layout, machine))
+    assert images_of_site(machine) == dict.fromkeys(("site", "site.2", "site.3"), "registry.example/site:2")
+
+
+def test_a_workload_of_which_all_were_stopped_stays_down(layout: HostLayout, machine: FakeMachine) -> None:
+    control.WorkloadControl(layout, machine).stop(call("site", ""))
+    renew(layout, machine)
+    assert (images_of_site(machine), current(layout).images["site"]) == ({}, PIN)
+
+
+def test_a_replica_that_was_stopped_stays_down_when_the_others_go_back(
+    layout: HostLayout, machine: FakeMachine
+) -> None:
+    control.WorkloadControl(layout, machine).stop(call("site.2", ""))
+    machine.sick = ("workload-site.3.service sha256:new",)
+    with pytest.raises(ApplyError):
+        renew(layout, machine)
+    assert images_of_site(machine) == dict.fromkeys(("site", "site.3"), "registry.example/site:1")
+    machine.sick = ()
+    for moment in ("lay", "start workload-site.3"):
+        machine.cut_at = moment
+        with pytest.raises(PowerCutError):
+            renew(layout, machine)
+        machine.cut_at = ""
+        with transaction.lock(layout):
+            transaction.resolve(context(layout, machine))
+        assert images_of_site(machine) == dict.fromkeys(("site", "site.3"), "registry.example/site:1")
+
+
 @pytest.mark.parametrize("required", ["true", "false"])
 @pytest.mark.parametrize(
     ("bad", "rest"),

@@ -13,7 +13,7 @@ from hostctl.agent.bus import Call
 from hostctl.agent.control import WorkloadControl
 from hostctl.agent.generation import Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb
-from hostctl.agent.plan import plan, with_images, with_requirers
+from hostctl.agent.plan import following, plan, with_images, with_requirers
 from hostctl.agent.rolling import draft
 from hostctl.agent.volumes import Volumes
 from hostctl.config.host import HostDeclaration
@@ -79,6 +79,13 @@ def test_a_change_of_what_is_required_restarts_who_requires_it_and_says_so(old: 
 def test_so_does_a_new_image_under_its_name() -> None:
     said = lines(BASE, BASE, {"db": Pin(reference="r.example/db:1", digest="sha256:new")})
     assert said == ["~ workload db: image sha256:old → sha256:new", *WITH_IT]
+
+
+def test_who_requires_what_changes_only_follows() -> None:
+    old, new = declared(BASE), declared(BASE.replace("db:1", "db:2"))
+    assert following(with_requirers(plan(old, new), old, new)) == {"shop", "top"}
+    pins = [{"db": Pin(reference="r.example/db:1", digest=digest)} for digest in ("sha256:old", "sha256:new")]
+    assert following(with_requirers(with_images((), *pins), old, old)) == {"db", "shop", "top"}
 
 
 def test_one_that_changes_itself_is_named_once_with_its_own_reason() -> None:

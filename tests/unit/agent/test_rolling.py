@@ -18,7 +18,7 @@ from hostctl.agent import control, execution, generation, leaving, network_view,
 from hostctl.agent.apply import ApplyError, BusyError, Context
 from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
-from hostctl.agent.machine import UnitState, Verb
+from hostctl.agent.machine import STOPPED_WITH, UnitState, Verb
 from hostctl.agent.plan import plan
 from hostctl.agent.rolling import Roll
 from hostctl.agent.service import HostService
@@ -29,6 +29,7 @@ from hostctl.layout import HostLayout
 from hostctl.network import apply as network_pass
 from hostctl.network import declared, document
 from hostctl.network.allocate import Pools
+from hostctl.workload import instance
 
 BASE = """
 version: 1
@@ -65,6 +66,8 @@ class FakeMachine:
     served: list[str] = field(default_factory=list)
     pinned: frozenset[str] = frozenset()
     cut_at: str = ""
+    stopped: set[str] = field(default_factory=set)
+    """Units that somebody has stopped, a change or a person."""
 
     def _did(self, what: str) -> None:
         self.log.append(what)
@@ -109,6 +112,7 @@ class FakeMachine:
         for name in names:
             self._did(f"{verb} {name}")
             if verb in ("stop", "reset-failed"):
+                self.stopped |= {name} if verb == "stop" else set()
                 self.running.pop(name, None)
             elif name not in self.running or verb == "restart":
                 self.running[name] = self.loaded[name]
@@ -118,11 +122,12 @@ class FakeMachine:
 
     def _state(self, name: str) -> UnitState:
         up = name in self.running and "bad" not in self.running[name]
+        down = name in self.stopped and name not in self.running
         return UnitState(
             name=name,
-            active="active" if up else "failed",
+            active="active" if up else "inactive" if down else "failed",
             sub="",
-            result="exit-code",
+            result="success" if up or down else "exit-code",
             main_pid=1,
             restarts=0,
             active_for=9.0,
@@ -132,7 +137,7 @@ class FakeMachine:
         return ""
 
     def forget_outcome(self, name: str) -> None:
-        pass
+        (self.layout.runtime / STOPPED_WITH / instance.name_of(name)).unlink(missing_ok=True)
 
     def forget_workload(self, name: str) -> None:
         self._did(f"forget {name}")
@@ -512,6 +517,111 @@ def test_one_that_is_stopped_or_started_while_images_are_pulled_is_so_afterwards
     assert current(layout).instances == {"site": live}
     site = {name: text for name, text in machine.running.items() if "site" in name}
     assert site == ({} if up else {"workload-site.a.service": "image=registry.example/site:2\n"})
+
+
+REQUIRING = BASE + "  shop: {image: 'registry.example/shop:1', depends_on: {db: {requires: true}}}\n"
+
+
+def renewal(layout: HostLayout, name: str, digest: str = "sha256:new") -> Renewed:
+    """Return another image for a workload."""
+    record = current(layout)
+    pin = Pin(reference=record.images[name].reference, digest=digest)
+    return Renewed(generation=record.number, pins={name: pin})
+
+
+def by_hand(layout: HostLayout, machine: FakeMachine, verb: str, name: str) -> None:
+    """Start or stop a workload as a person does, and forget what was done."""
+    verbs = control.WorkloadControl(layout, machine)
+    verbs.stop(call(name, "")) if verb == "stop" else verbs.start(call(name))
+    machine.log.clear()
+
+
+def up(machine: FakeMachine) -> set[str]:
+    """Return the workloads that run."""
+    names = {name.removeprefix("workload-").removesuffix(".service") for name in machine.running}
+    return {instance.name_of(name) for name in names if not name.endswith(".secrets")}
+
+
+@pytest.mark.parametrize("name", ["site", "db"])
+def test_what_was_stopped_gets_another_image_and_stays_down_until_it_is_changed_itself(
+    layout: HostLayout, machine: FakeMachine, name: str
+) -> None:
+    by_hand(layout, machine, "stop", name)
+    transaction.apply(BASE, "host.yaml", context(layout, machine), renewal(layout, name))
+    assert (current(layout).number, current(layout).images[name].digest) == (2, "sha256:new")
+    assert current(layout).instances == {"site": "a"}
+    assert not [line for line in machine.log if line.startswith(("start", "drain"))]
+    assert up(machine) == {"site", "db"} - {name}
+    transaction.apply(BASE.replace(f"{name}:1", f"{name}:2"), "host.yaml", context(layout, machine))
+    assert up(machine) == {"site", "db"}
+
+
+def test_what_was_stopped_stays_down_when_what_it_requires_changes(layout: HostLayout) -> None:
+    machine = FakeMachine(layout=layout)
+    transaction.apply(REQUIRING, "host.yaml", context(layout, machine))
+    by_hand(layout, machine, "stop", "shop")
+    transaction.apply(REQUIRING, "host.yaml", context(layout, machine), renewal(layout, "db"))
+    assert machine.running["workload-db.service"] == "image=sha256:new\n"
+    changed = REQUIRING.replace("db:1", "db:2")
+    transaction.apply(changed, "host.yaml", context(layout, machine))
+    assert machine.running["workload-db.service"] == "image=registry.example/db:2\n"
+    assert up(machine) == {"site", "db"}
+    transaction.apply(changed.replace("shop:1", "shop:2"), "host.yaml", context(layout, machine))
+    assert up(machine) == {"site", "db", "shop"}
+
+
+def test_what_was_stopped_with_another_is_started_with_that_and_not_before(layout: HostLayout) -> None:
+    machine = FakeMachine(layout=layout)
+    transaction.apply(REQUIRING, "host.yaml", context(layout, machine))
+    for name in ("db", "shop"):
+        by_hand(layout, machine, "stop", "db")
+        transaction.apply(REQUIRING, "host.yaml", context(layout, machine), renewal(layout, name))
+        assert up(machine) == {"site"}
+        by_hand(layout, machine, "start", "db")
+        assert up(machine) == {"site", "db", "shop"}
+    by_hand(layout, machine, "stop", "db")
+    transaction.apply(REQUIRING.replace("db:1", "db:2"), "host.yaml", context(layout, machine))
+    assert up(machine) == {"site", "db", "shop"}
+    by_hand(layout, machine, "stop", "shop")
+    by_hand(layout, machine, "stop", "db")
+    transaction.apply(REQUIRING.replace("db:1", "db:3"), "host.yaml", context(layout, machine))
+    assert up(machine) == {"site", "db"}
+
+
+def test_going_back_starts_nothing_that_was_down_before(layout: HostLayout) -> None:
+    machine = FakeMachine(layout=layout)
+    transaction.apply(REQUIRING, "host.yaml", context(layout, machine))
+    by_hand(layout, machine, "stop", "shop")
+    with pytest.raises(ApplyError):
+        transaction.apply(REQUIRING, "host.yaml", context(layout, machine), renewal(layout, "db", "sha256:bad"))
+    assert machine.running["workload-db.service"] == "image=registry.example/db:1\n"
+    assert up(machine) == {"site", "db"}
+
+
+@pytest.mark.parametrize("booted", [False, True])
+def test_an_agent_that_is_killed_goes_back_to_what_was_down_unless_a_boot_came_between(
+    layout: HostLayout, booted: bool
+) -> None:
+    machine = FakeMachine(layout=layout)
+    transaction.apply(REQUIRING, "host.yaml", context(layout, machine))
+    by_hand(layout, machine, "stop", "shop")
+    machine.cut_at = "start workload-db.service"
+    with pytest.raises(PowerCutError):
+        transaction.apply(REQUIRING, "host.yaml", context(layout, machine), renewal(layout, "db"))
+    tried = pending.read(layout)
+    assert tried is not None
+    assert tried.down == ("shop",)
+    if booted:
+        machine.running["workload-shop.service"] = machine.loaded["workload-shop.service"]
+    assert "went back to 1" in resolve(layout, machine)
+    assert machine.running["workload-db.service"] == "image=registry.example/db:1\n"
+    assert up(machine) == ({"site", "db", "shop"} if booted else {"site", "db"})
+
+
+def test_a_marker_of_a_former_release_says_nothing_of_what_was_down(layout: HostLayout) -> None:
+    layout.state.mkdir(parents=True)
+    (layout.state / "pending").write_text('{"former": 1, "wanted": 2, "booting": false}')
+    assert pending.read(layout) == pending.Pending(former=1, wanted=2)
 
 
 def test_what_is_shown_and_reached_is_the_live_one(layout: HostLayout, machine: FakeMachine) -> None:

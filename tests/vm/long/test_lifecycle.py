@@ -229,6 +229,11 @@ def test_what_requires_another_goes_and_comes_with_it_and_what_only_started_afte
     host.apply(changed, seconds=300)
     assert process(host, "shop") not in (0, again)
     assert process(host, "web") == web
+    host.text("hostctl", "stop", "shop")
+    host.apply(wanted, seconds=300)  # db is another one once more
+    assert process(host, "shop") == 0
+    host.text("hostctl", "start", "shop")
+    assert process(host, "shop")
 
 
 def test_what_requires_one_that_cannot_start_waits_for_it_and_that_is_tried_less_and_less_often(host: Host) -> None:

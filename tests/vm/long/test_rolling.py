@@ -230,6 +230,22 @@ def test_a_bad_image_is_taken_back_and_not_tried_again(
     assert any(event == "not-renewed" for event, _, _ in host.history())
 
 
+def test_one_that_was_stopped_gets_the_next_image_and_stays_down(
+    host: Host, lab: Lab, registry: Registry, tmp_path: Path
+) -> None:
+    letter = live(host)
+    host.text("hostctl", "stop", "site")
+    digest = push(lab, registry, tmp_path, "stopped")
+    (row,) = json.loads(host.text("hostctl", "auto-update", "--json", seconds=APPLY_SECONDS))
+    assert (row["result"], row["found"]) == ("renewed", digest)
+    assert rows(host)["site"]["digest"] == digest
+    assert rows(host)["site"]["state"] not in ("active", "activating")
+    assert host.text("crun", "list", "-q").split() == ["client"]
+    host.text("hostctl", "start", "site")
+    host.wait_for("the page is served", lambda: host.get() == "stopped\n", READY_SECONDS)
+    assert_only(host, letter)
+
+
 def test_the_next_image_under_the_tag_is_tried_by_the_timers_service(
     host: Host, lab: Lab, registry: Registry, tmp_path: Path
 ) -> None:
