@@ -314,7 +314,7 @@ def apply(
         actions = wanted_actions(declaration, former, context.release, pins)
         if former and not actions:
             return Outcome(generation=former_number, former=former_number, actions=(), notes=notes)
-        number = max([former_number, *generation.numbers(layout)]) + 1
+        number = max([former_number, *generation.taken(layout)]) + 1
         context.notify(f"rendering generation {number}")
         decided = draft(
             number,

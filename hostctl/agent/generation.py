@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hostctl.layout import HostLayout
 from hostctl.workload import instance, shown
 
 KEEP = 5  # generations that stay on the disk besides the one in force
+ASIDE = ".newer"  # ends the name of one that is not gone back to, because only a newer release can read it
 
 
 class GenerationError(HostctlError):
@@ -213,10 +215,39 @@ def current(layout: HostLayout) -> Stored | None:
 
 
 def numbers(layout: HostLayout) -> list[int]:
-    """Return the numbers of all generations on the disk, ascending."""
+    """Return the numbers of all generations on the disk but those that were set aside, ascending."""
+    return sorted(number for number, path in _folders(layout) if path.name.isdigit())
+
+
+def taken(layout: HostLayout) -> list[int]:
+    """Return the numbers that no other generation may get: those of all on the disk, ascending."""
+    return sorted(number for number, _ in _folders(layout))
+
+
+def uids(layout: HostLayout) -> dict[str, int]:
+    """Return the numbers of users of all generations on the disk; where they differ, those of the latest.
+
+    Also of those that were taken back or set aside: their users may have left files.
+    """
+    found: dict[str, int] = {}
+    for _, path in sorted(_folders(layout)):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # as far as this release can read it
+            document = json.loads((path / "generation.json").read_bytes())
+            found |= {str(name): int(uid) for name, uid in document["uids"].items()}
+    return found
+
+
+def _folders(layout: HostLayout) -> list[tuple[int, Path]]:
+    """Return every generation on the disk with its number, those that were set aside included."""
     if not layout.generations.is_dir():
         return []
-    return sorted(int(path.name) for path in layout.generations.iterdir() if path.name.isdigit())
+    found = [(path.name.removesuffix(ASIDE), path) for path in layout.generations.iterdir()]
+    return [(int(number), path) for number, path in found if number.isdigit()]
+
+
+def set_aside(layout: HostLayout, number: int) -> None:
+    """Let a generation not be gone back to any more; its number and those of its users stay taken."""
+    (layout.generations / str(number)).rename(layout.generations / f"{number}{ASIDE}")
 
 
 def store(layout: HostLayout, content: Content) -> Stored:

@@ -16,8 +16,6 @@ from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.update import history
 
-ASIDE = "newer"  # no number, so that nothing counts it among the generations
-
 
 def _read(layout: HostLayout, number: int) -> Stored | None:
     """Return a generation that this release understands."""
@@ -57,7 +55,10 @@ def _go_back(context: Context, stored: Stored, unread: list[int]) -> None:
     layout, number = context.layout, stored.record.number
     generation.put_in_force(layout, number)
     for each in unread:
-        (layout.generations / str(each)).rename(layout.generations / f"{each}.{ASIDE}")
+        try:
+            generation.set_aside(layout, each)
+        except OSError as error:  # it is passed over the next time as well
+            context.notify(f"generation {each} cannot be set aside: {error}")
     context.machine.lay_etc(stored.path / "etc")
     context.machine.reload_units()
     said = f"generation {unread[0] if unread else number} cannot be read by this release; {number} is in force again"

@@ -38,13 +38,25 @@ METRICS_SOCKET = "hostctl-metrics.socket"
 METRICS_SERVICE = "hostctl-metrics.service"
 
 
-def allocate_uids(names: Iterable[str], former: Mapping[str, int]) -> dict[str, int]:
+def allocate_uids(
+    names: Iterable[str], former: Mapping[str, int], others: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Return a number for each user: the former one where there is one, else the next that nobody ever had.
 
     Numbers of users that are no longer declared stay reserved (the result holds them too): nobody inherits their files.
+
+    Args:
+        names: the declared users.
+        former: the numbers of the former generation.
+        others: those of generations that it did not come from, as one that was taken back; one of these that somebody
+            else has in ``former`` does not count.
     """
-    uids = dict(former)
-    following = max(former.values(), default=FIRST_UID - 1) + 1
+    uids, had = dict(former), set(former.values())
+    for name, uid in (others or {}).items():
+        if name not in uids and uid not in had:
+            uids[name] = uid
+            had.add(uid)
+    following = max(uids.values(), default=FIRST_UID - 1) + 1
     for name in sorted(names):
         if name not in uids:
             uids[name] = following

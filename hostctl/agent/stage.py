@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from hostctl.agent import render
+from hostctl.agent import generation, render
 from hostctl.agent.generation import Content, Draft, Pin, Record, Stored
 from hostctl.agent.tree import Tree, merge
 from hostctl.config.host import HostDeclaration
@@ -58,7 +58,8 @@ class HostStager:
         Raises:
             TreeError: a declared file collides with a rendered one.
         """
-        uids = render.allocate_uids([str(name) for name in declaration.users], former.record.uids if former else {})
+        known = former.record.uids if former else {}
+        uids = render.allocate_uids([str(name) for name in declaration.users], known, generation.uids(self.layout))
         part = self.workloads(declaration, former, draft)
         record = Record(
             number=draft.number,

@@ -645,8 +645,12 @@ def test_a_generation_of_a_newer_release_is_gone_back_from(layout: HostLayout, u
     assert (layout.volumes / "content").is_dir()
     (event,) = history.read(layout.state / "history.jsonl")
     assert event.cause == "generation 2 cannot be read by this release; 1 is in force again"
-    assert transaction.apply(NEXT, "host.yaml", context(layout, machine)).generation == 2
-    for number in (1, 2):
+    assert transaction.apply(NEXT, "host.yaml", context(layout, machine)).generation == 3, "2 is not free"
+    (layout.generations / "3" / unknown).write_text("version: 2\n")
+    assert older.understood(context(layout, machine)) is not None
+    assert (layout.generations / "3.newer").is_dir()
+    assert transaction.apply(NEXT, "host.yaml", context(layout, machine)).generation == 4
+    for number in (1, 4):
         (layout.generations / str(number) / unknown).write_text("version: 2\n")
     with pytest.raises(generation.GenerationError, match="no generation"):
         older.understood(context(layout, machine))

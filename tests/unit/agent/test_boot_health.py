@@ -131,6 +131,10 @@ def test_the_machine_id_stays_and_numbers_of_users_too(tmp_path: Path) -> None:
     second = stager(two, parse_host(two, "x"), first, Draft(number=2))
     assert dict(second.record.uids) == {"b": 1000, "a": 1001}
     assert (first.path / "etc/machine-id").read_text() == "0123456789abcdef0123456789abcdef\n"
+    generation.store(layout, second)
+    other = "version: 1\nhostname: a\nusers: {b: {}, c: {}}\n"
+    back = stager(other, parse_host(other, "x"), first, Draft(number=3))
+    assert back.record.uids == {"b": 1000, "a": 1001, "c": 1002}, "2 was gone back from, and its user has files"
     (tmp_path / "etc/machine-id").write_text("uninitialized\n")
     third = generation.store(layout, stager(one, parse_host(one, "x"), None, Draft(number=3)))
     fresh = (third.path / "etc/machine-id").read_text().strip()

@@ -3,7 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hostctl.agent.generation import Content, Record, current, numbers, prune, put_in_force, store
+from hostctl.agent.generation import (
+    Content,
+    Record,
+    current,
+    numbers,
+    prune,
+    put_in_force,
+    set_aside,
+    store,
+    taken,
+    uids,
+)
 from hostctl.layout import HostLayout
 
 
@@ -52,3 +63,16 @@ def test_pruning_never_takes_the_generation_in_force(tmp_path: Path) -> None:
     prune(layout, keep=2)
     assert 1 in numbers(layout)
     assert len(numbers(layout)) <= 4
+
+
+def test_one_that_is_set_aside_keeps_its_number_and_those_of_its_users(tmp_path: Path) -> None:
+    layout = HostLayout(tmp_path)
+    for number, known in ((1, {"ops": 1000}), (2, {"ops": 1000, "eve": 1001}), (3, {"ops": 1000, "eve": 1002})):
+        made = content(number)
+        store(layout, replace(made, record=replace(made.record, uids=known)))
+    (layout.generations / "4.tmp").mkdir()
+    set_aside(layout, 3)
+    assert (numbers(layout), taken(layout)) == ([1, 2], [1, 2, 3])
+    assert uids(layout) == {"ops": 1000, "eve": 1002}
+    (layout.generations / "3.newer/generation.json").write_text("{}")
+    assert uids(layout) == {"ops": 1000, "eve": 1001}

@@ -143,6 +143,12 @@ def test_numbers_are_stable_and_never_given_twice() -> None:
         render.allocate_uids(["z"], {"y": 59999})
 
 
+def test_numbers_of_other_generations_are_not_given_either() -> None:
+    others = {"a": 1007, "eve": 1001, "bob": 1000}
+    assert render.allocate_uids(["c"], {"a": 1000}, others) == {"a": 1000, "eve": 1001, "c": 1002}
+    assert render.allocate_uids(["eve"], {}, others) == others
+
+
 @pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", ".", "a//b", "a/./b", ""])
 def test_no_path_leads_out_of_etc(path: str) -> None:
     with pytest.raises(TreeError):
