@@ -85,9 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.first_boot:
         outcome = _at_boot(first_boot_declaration(layout), layout)
     elif arguments.rerender:
-        from hostctl.agent import older, service  # noqa: PLC0415 - only at boot
+        from hostctl.agent import boot_health, older, service  # noqa: PLC0415 - only at boot
 
-        stored = older.understood(service.context(layout, booting=True))
+        stored = older.understood(service.context(layout, booting=True), lambda: boot_health.tries() > 0)
         source = (stored.declaration, f"generation {stored.record.number}") if stored else None
         outcome = _at_boot(source, layout)
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, older, pending, render, unit_control
+from hostctl.agent import generation, pending, render, unit_control
 from hostctl.agent.apply import ApplyError, BusyError, Context, NotWrittenError, OvertakenError, UnsettledError
 from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
@@ -21,7 +21,6 @@ from hostctl.agent.tree import merge, text
 from hostctl.config.host import HostDeclaration
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
-from hostctl.update import history
 
 BASE = """
 version: 1
@@ -623,37 +622,6 @@ def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None
     generation.put_in_force(layout, 3)
     assert generation.prune(layout, keep=1) == [4, 5, 6, 7]
     assert generation.numbers(layout) == [3, 8]
-
-
-@pytest.mark.parametrize("unknown", ["generation.json", "host.yaml"])
-def test_a_generation_of_a_newer_release_is_gone_back_from(layout: HostLayout, unknown: str) -> None:
-    machine = FakeMachine()
-    assert older.understood(context(layout, machine)) is None
-    for source in (BASE, NEXT):
-        transaction.apply(source, "host.yaml", context(layout, machine))
-    stored = older.understood(context(layout, machine))
-    assert stored is not None
-    assert stored.record.number == 2
-    (layout.generations / "2" / unknown).write_text("version: 2\n")
-    (layout.volumes / "content").mkdir(parents=True)
-    stored = older.understood(context(layout, machine))
-    assert stored is not None
-    assert (stored.record.number, in_force(layout)) == (1, 1)
-    assert machine.layer == layout.generations / "1/etc"
-    assert generation.numbers(layout) == [1]
-    assert (layout.generations / "2.newer").is_dir()
-    assert (layout.volumes / "content").is_dir()
-    (event,) = history.read(layout.state / "history.jsonl")
-    assert event.cause == "generation 2 cannot be read by this release; 1 is in force again"
-    assert transaction.apply(NEXT, "host.yaml", context(layout, machine)).generation == 3, "2 is not free"
-    (layout.generations / "3" / unknown).write_text("version: 2\n")
-    assert older.understood(context(layout, machine)) is not None
-    assert (layout.generations / "3.newer").is_dir()
-    assert transaction.apply(NEXT, "host.yaml", context(layout, machine)).generation == 4
-    for number in (1, 4):
-        (layout.generations / str(number) / unknown).write_text("version: 2\n")
-    with pytest.raises(generation.GenerationError, match="no generation"):
-        older.understood(context(layout, machine))
 
 
 def test_images_stay_while_a_generation_on_the_disk_needs_them(layout: HostLayout) -> None:

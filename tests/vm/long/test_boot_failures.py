@@ -67,6 +67,28 @@ def test_a_release_that_is_not_healthy_in_time_is_left_and_not_taken_again(
     assert own_host.update()["staged"] is None
 
 
+def test_a_release_that_cannot_read_the_declaration_is_left_and_puts_no_older_one_in_force(
+    own_host: Host, server: RepositoryServer, next_repository: Path, declaration: str
+) -> None:
+    host, server.folder = own_host, next_repository
+    host.apply(declaration.replace("first", "second"))
+    assert host.update()["staged"] == "2"
+    host.shell("echo 'nonsense: 1' >>/var/lib/hostctl/current/host.yaml; sync")
+    kept = "readlink /var/lib/hostctl/current; ls /var/lib/hostctl/generations; cat /etc/motd"
+    before, boot = host.shell(kept), host.boot_id()
+
+    def back() -> bool:
+        return host.boot_id() != boot and host.shell(". /usr/lib/os-release; echo $IMAGE_VERSION") == "1"
+
+    host.run("systemctl", "reboot", check=False)
+    host.wait_for("release 1 runs", back, 2 * BOOT_SECONDS)
+    host.wait_booted()
+    assert "vmtest_2+0-1.efi" in host.entries()
+    assert host.shell(kept) == before
+    (event,) = host.events("bad", "2")
+    assert "release 2 cannot read generation 2, which stays in force" in str(event["lines"])
+
+
 def test_a_blessed_release_whose_disk_forgets_is_left(
     updated_host: Host, server: RepositoryServer, next_repository: Path
 ) -> None:

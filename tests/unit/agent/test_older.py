@@ -1,0 +1,107 @@
+"""The way back of the state to an older release, and that a newer one never goes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hostctl.agent import apply as transaction
+from hostctl.agent import generation, older
+from hostctl.agent.apply import Context
+from hostctl.layout import HostLayout
+from hostctl.update import history
+
+from .test_apply import BASE, NEXT, FakeMachine, context, in_force
+
+UNKNOWN = "version: 2\n"
+"""What no release of these tests can read, as a declaration or as a record."""
+
+
+def never() -> bool:
+    """Say that this boot is not on trial."""
+    return False
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> HostLayout:
+    return HostLayout(root=tmp_path)
+
+
+@pytest.fixture
+def machine() -> FakeMachine:
+    return FakeMachine()
+
+
+@pytest.fixture
+def host(layout: HostLayout, machine: FakeMachine) -> Context:
+    """Return a host on which the second declaration is in force."""
+    for source in (BASE, NEXT):
+        transaction.apply(source, "host.yaml", context(layout, machine))
+    return context(layout, machine, booting=True)
+
+
+def spoil(layout: HostLayout, number: int, file: str = "host.yaml") -> None:
+    """Let a generation be one that this release cannot read."""
+    (layout.generations / str(number) / file).write_text(UNKNOWN)
+
+
+def test_before_the_first_there_is_none(layout: HostLayout, machine: FakeMachine) -> None:
+    assert older.understood(context(layout, machine), never) is None
+
+
+@pytest.mark.parametrize("unknown", ["generation.json", "host.yaml"])
+def test_a_generation_of_a_newer_release_is_gone_back_from(
+    layout: HostLayout, machine: FakeMachine, host: Context, unknown: str
+) -> None:
+    stored = older.understood(host, never)
+    assert stored is not None
+    assert stored.record.number == 2
+    spoil(layout, 2, unknown)
+    (layout.volumes / "content").mkdir(parents=True)
+    stored = older.understood(host, never)
+    assert stored is not None
+    assert (stored.record.number, in_force(layout)) == (1, 1)
+    assert machine.layer == layout.generations / "1/etc"
+    assert generation.numbers(layout) == [1]
+    assert (layout.generations / "2.newer").is_dir()
+    assert (layout.volumes / "content").is_dir()
+    (event,) = history.read(layout.state / "history.jsonl")
+    assert event.cause == "generation 2 cannot be read by this release; 1 is in force again"
+
+
+def test_a_number_that_was_set_aside_is_not_used_again(layout: HostLayout, machine: FakeMachine, host: Context) -> None:
+    for number in (2, 3):
+        spoil(layout, number)
+        assert older.understood(host, never) is not None
+        assert (layout.generations / f"{number}.newer").is_dir()
+        assert transaction.apply(NEXT, "host.yaml", context(layout, machine)).generation == number + 1
+
+
+def test_without_one_that_can_be_read_nothing_is_put_in_force(layout: HostLayout, host: Context) -> None:
+    for number in (1, 2):
+        spoil(layout, number)
+    with pytest.raises(generation.GenerationError, match="no generation"):
+        older.understood(host, never)
+    assert in_force(layout) == 2
+
+
+@pytest.mark.parametrize(
+    ("release", "on_trial"),
+    [
+        pytest.param("1", True, id="on-trial"),
+        pytest.param("2", False, id="started-once-after-it-was-given-up"),
+    ],
+)
+@pytest.mark.parametrize("unknown", ["generation.json", "host.yaml"])
+def test_a_newer_release_that_cannot_read_what_is_in_force_changes_nothing(
+    layout: HostLayout, machine: FakeMachine, host: Context, release: str, on_trial: bool, unknown: str
+) -> None:
+    spoil(layout, 2, unknown)
+    machine.log.clear()
+    with pytest.raises(generation.GenerationError, match="cannot read generation 2, which stays in force"):
+        older.understood(replace(host, release=release), lambda: on_trial)
+    assert layout.current.readlink() == Path("generations/2")
+    assert (machine.log, generation.numbers(layout)) == ([], [1, 2])
+    assert not (layout.state / "history.jsonl").exists()
