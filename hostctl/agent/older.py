@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hostctl.agent import generation, parsed
-from hostctl.agent.apply import Context, lock
+from hostctl.agent import apply as transaction
+from hostctl.agent import generation, parsed, pending
+from hostctl.agent.apply import Context
 from hostctl.agent.generation import GenerationError, Stored
+from hostctl.agent.outcome import Outcome
+from hostctl.agent.pending import Pending
 from hostctl.config.versions import compare
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
@@ -43,43 +46,88 @@ def _made_before(layout: HostLayout, name: str, release: str) -> bool:
     return bool(made_by) and compare(made_by, release) < 0
 
 
+def rerender(context: Context, on_trial: Callable[[], bool]) -> Outcome | None:
+    """Render the declaration in force anew by this release; return what that did, nothing before the first.
+
+    Raises:
+        GenerationError: as :func:`understood`.
+        BusyError, OvertakenError, ApplyError: as :func:`hostctl.agent.apply.apply`.
+    """
+
+    def deed() -> Outcome | None:
+        with transaction.lock(context.layout):
+            stored = understood(context, on_trial)
+        if stored is None:
+            return None
+        number = stored.record.number
+        return transaction.apply(stored.declaration, f"generation {number}", context, base=number)
+
+    return transaction.anew(deed)
+
+
 def understood(context: Context, on_trial: Callable[[], bool]) -> Stored | None:
     """Return the generation in force, after going back to one that this release understands; none before the first.
+
+    A change that was cut off is taken back before: what it tried was never seen healthy. Call it with the lock held.
 
     Args:
         context: where and with what.
         on_trial: tells whether this release is on trial.
 
     Raises:
-        GenerationError: none of them can be read; or that in force cannot be, and this release is on trial, or newer
-            than what made it. Then nothing was changed.
-        BusyError: another change is under way.
+        GenerationError: none of them can be read; or one that is needed cannot be, and this release is on trial, or
+            newer than what made it. Then nothing was changed.
     """
     layout = context.layout
     if not layout.current.is_symlink():
         return None
-    name = layout.current.readlink().name
-    stored = _read(layout, name)
-    if stored is not None:
-        return stored
-    if _made_before(layout, name, context.release) or on_trial():
+    name, cut = layout.current.readlink().name, _cut_off(layout)
+    needed = {name, *([str(cut.wanted), str(cut.former)] if cut else [])} - {"0"}
+    unread = sorted(each for each in needed if _read(layout, each) is None)
+    if not unread:
+        said = transaction.resolve(context)
+        if said:
+            context.notify(said)
+        return generation.current(layout)
+    if any(_made_before(layout, each, context.release) for each in unread) or on_trial():
         raise GenerationError(
-            f"release {context.release} cannot read generation {name}, which stays in force",
+            f"release {context.release} cannot read generation {', '.join(unread)}; what is in force stays so",
             hint="the release that made it can: a trial goes back to that by itself, else `hostctl rollback` does",
         )
-    with lock(layout):
-        unread: list[int] = []
-        for number in reversed(generation.numbers(layout)):
-            stored = _read(layout, str(number))
-            if stored is not None:
-                _go_back(context, stored, unread)
-                return stored
+    above = cut.wanted if cut else int(name) if name.isdigit() else max(generation.taken(layout), default=0) + 1
+    stored = _go_back(context, above)
+    if cut:
+        pending.settle(layout)
+    return stored
+
+
+def _cut_off(layout: HostLayout) -> Pending | None:
+    """Return the change that is to be taken back, if there is one."""
+    tried = pending.read(layout)
+    settled = tried is None or tried.booting or not (layout.generations / str(tried.wanted)).is_dir()
+    return None if settled else tried
+
+
+def _go_back(context: Context, above: int) -> Stored:
+    """Put the newest generation below ``above`` in force that this release understands: what is not, was taken back.
+
+    Raises:
+        GenerationError: there is none.
+    """
+    layout, unread = context.layout, list[int]()
+    for number in reversed(generation.numbers(layout)):
+        stored = _read(layout, str(number))
+        if stored is None:
             unread.append(number)
+        elif number < above:
+            _put_in_force(context, stored, unread)
+            return stored
     raise GenerationError("no generation of this host can be read", details=f"tried {unread}")
 
 
-def _go_back(context: Context, stored: Stored, unread: list[int]) -> None:
+def _put_in_force(context: Context, stored: Stored, unread: list[int]) -> None:
     layout, number = context.layout, stored.record.number
+    left = layout.current.readlink().name
     generation.put_in_force(layout, number)
     for each in unread:
         try:
@@ -88,6 +136,7 @@ def _go_back(context: Context, stored: Stored, unread: list[int]) -> None:
             context.notify(f"generation {each} cannot be set aside: {error}")
     context.machine.lay_etc(stored.path / "etc")
     context.machine.reload_units()
-    said = f"generation {unread[0] if unread else number} cannot be read by this release; {number} is in force again"
+    which = ", ".join(map(str, sorted(unread))) or left
+    said = f"generation {which} cannot be read by this release; {number} is in force again"
     history.append(layout.state / "history.jsonl", history.REPAIRED, context.release, said)
     context.notify(said)

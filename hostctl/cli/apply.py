@@ -61,6 +61,13 @@ def _at_boot(source: tuple[str, str] | None, layout: HostLayout) -> Outcome | No
     return transaction.apply(*source, service.context(layout, booting=True)) if source else None
 
 
+def _rerender(layout: HostLayout) -> Outcome | None:
+    """Render the declaration in force anew, as above."""
+    from hostctl.agent import boot_health, older, service  # noqa: PLC0415 - only at boot
+
+    return older.rerender(service.context(layout, booting=True), lambda: boot_health.tries() > 0)
+
+
 def text(outcome: Outcome) -> str:
     """Return what a terminal shows."""
     lines = [str(action) for action in outcome.actions]
@@ -85,11 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.first_boot:
         outcome = _at_boot(first_boot_declaration(layout), layout)
     elif arguments.rerender:
-        from hostctl.agent import boot_health, older, service  # noqa: PLC0415 - only at boot
-
-        stored = older.understood(service.context(layout, booting=True), lambda: boot_health.tries() > 0)
-        source = (stored.declaration, f"generation {stored.record.number}") if stored else None
-        outcome = _at_boot(source, layout)
+        outcome = _rerender(layout)
     else:
         from hostctl.agent import client  # noqa: PLC0415 - not needed at boot
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, older
+from hostctl.agent import generation, older, pending
 from hostctl.agent.apply import Context
 from hostctl.layout import HostLayout
 from hostctl.update import history
 
-from .test_apply import BASE, NEXT, FakeMachine, context, in_force
+from .test_apply import BASE, NEXT, FakeMachine, PowerCutError, context, in_force
 
 UNKNOWN = "version: 2\n"
 """What no release of these tests can read, as a declaration or as a record."""
@@ -100,8 +100,58 @@ def test_a_newer_release_that_cannot_read_what_is_in_force_changes_nothing(
 ) -> None:
     spoil(layout, 2, unknown)
     machine.log.clear()
-    with pytest.raises(generation.GenerationError, match="cannot read generation 2, which stays in force"):
+    with pytest.raises(generation.GenerationError, match="cannot read generation 2; what is in force stays so"):
         older.understood(replace(host, release=release), lambda: on_trial)
     assert layout.current.readlink() == Path("generations/2")
     assert (machine.log, generation.numbers(layout)) == ([], [1, 2])
     assert not (layout.state / "history.jsonl").exists()
+
+
+def cut(layout: HostLayout, machine: FakeMachine, source: str) -> None:
+    """Cut the power while a declaration is tried, and boot from what is on the disk."""
+    machine.cut_at = "start workload"
+    with pytest.raises(PowerCutError):
+        transaction.apply(source, "host.yaml", context(layout, machine))
+    machine.cut_at = ""
+    assert pending.read(layout) == pending.Pending(former=2, wanted=3)
+
+
+@pytest.mark.parametrize("release", ["1", "2"])
+def test_what_was_cut_off_is_taken_back_before_it_is_rendered_anew(
+    layout: HostLayout, machine: FakeMachine, host: Context, release: str
+) -> None:
+    cut(layout, machine, NEXT.replace("site:2", "site:3"))
+    outcome = older.rerender(replace(host, release=release), never)
+    assert outcome is not None
+    stored = generation.current(layout)
+    assert stored is not None
+    assert stored.declaration == NEXT
+    assert stored.record.number == outcome.generation == (2 if release == "1" else 4)
+    left = pending.read(layout)
+    assert left is None if release == "1" else left == pending.Pending(former=2, wanted=4, booting=True)
+
+
+@pytest.mark.parametrize(("spoiled", "left"), [(3, 2), (2, 1)])
+def test_what_was_cut_off_and_can_be_read_no_more_is_left(
+    layout: HostLayout, machine: FakeMachine, host: Context, spoiled: int, left: int
+) -> None:
+    cut(layout, machine, NEXT.replace("site:2", "site:3"))
+    spoil(layout, spoiled)
+    with pytest.raises(generation.GenerationError):
+        older.understood(host, lambda: True)
+    assert pending.read(layout) is not None
+    assert older.rerender(host, never) is not None
+    assert (in_force(layout), pending.read(layout)) == (left, None)
+    assert (layout.generations / f"{spoiled}.newer").is_dir()
+
+
+def test_a_generation_that_was_taken_back_is_not_gone_back_to(
+    layout: HostLayout, machine: FakeMachine, host: Context
+) -> None:
+    machine.broken = "site:3"
+    with pytest.raises(transaction.ApplyError):
+        transaction.apply(NEXT.replace("site:2", "site:3"), "host.yaml", context(layout, machine))
+    assert (in_force(layout), generation.numbers(layout)) == (2, [1, 2, 3])
+    spoil(layout, 2)
+    assert older.rerender(host, never) is not None
+    assert in_force(layout) == 1

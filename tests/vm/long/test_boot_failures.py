@@ -86,7 +86,7 @@ def test_a_release_that_cannot_read_the_declaration_is_left_and_puts_no_older_on
     assert "vmtest_2+0-1.efi" in host.entries()
     assert host.shell(kept) == before
     (event,) = host.events("bad", "2")
-    assert "release 2 cannot read generation 2, which stays in force" in str(event["lines"])
+    assert "release 2 cannot read generation 2; what is in force stays so" in str(event["lines"])
 
 
 def test_a_blessed_release_whose_disk_forgets_is_left(
