@@ -13,7 +13,7 @@ from hostctl.agent import parsed
 from hostctl.agent.down import NOTHING, Down
 from hostctl.agent.generation import Record, Stored
 from hostctl.agent.in_turn import Turns, but, decide, several, unchanged
-from hostctl.agent.machine import Machine, workload_unit
+from hostctl.agent.machine import Machine, starter_units, workload_unit
 from hostctl.agent.outcome import Action
 from hostctl.agent.plan import following, scaled, touched, workloads
 from hostctl.agent.render import AUTO_UPDATE_TIMER, METRICS_SERVICE, METRICS_SOCKET, UPDATE_SERVICE, UPDATE_TIMER
@@ -25,6 +25,11 @@ from hostctl.errors import HostctlError
 
 if TYPE_CHECKING:
     from hostctl.agent.apply import Context
+
+STOP_SECONDS = 60.0
+"""That a boot waits for what it stops: longer than the 30 s that a workload has to end unless it declares more
+(``stop_grace_period``), and a part of the five minutes that a trial has unless its release says otherwise."""
+STOP_PAUSE = 0.5  # seconds between two looks whether it has ended
 
 
 def activate(
@@ -40,8 +45,8 @@ def activate(
 
     Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
     themselves, and for replicas in ``turns``; of those that get more or fewer replicas the others run on. During boot
-    they may be starting already, and are started again. Those in ``down`` are not started. Returns what could not be
-    started: whether that is a failure is for health to say.
+    they may be starting already, and are started again; those that end are stopped, but not waited for so long. Those in
+    ``down`` are not started. Returns what could not be started: whether that is a failure is for health to say.
     """
     machine, block = context.machine, not context.booting
     counted = {*scaled(actions), *(turns.names if turns else ())}
@@ -57,6 +62,9 @@ def activate(
         machine.units("reset-failed", [unit for unit in stopped if unit not in kept])
         # After those that waited for it, because its end lets them start; that of a workload which changes waits on.
         machine.units("stop", tuple(machine.states(sorted(_waits(old) - _waits(new)))))
+    else:
+        end([key for key in ends if key not in stays], context)
+        machine.units("stop", tuple(machine.states(sorted(_waits(old) - _waits(new)))), block=False)
     # What only follows others and is left down stays what it came to: with whom it was stopped, that it was completed.
     quiet = {key for name in following(actions) for key in _keys(old, name)}.difference(down.without(ends))
     for key in ends:
@@ -82,6 +90,32 @@ def activate(
         machine.refresh_workload_network(block=block)
     wanted = tuple(each for each in actions if each.subject not in down.workloads | context.live)
     return _start(wanted, declaration, old, new, beside, counted, context, down)
+
+
+def end(keys: Sequence[str], context: Context) -> None:
+    """Stop containers that a boot has started or is about to, with what starts them, and forget what they wrote.
+
+    They are of a generation that is gone back from. systemd started them from what was laid over /etc until then, and
+    would let them run on without it. A start that still waits for its turn is cancelled. One that does not end in time
+    is ended by systemd later, and what it wrote stays.
+    """
+    machine, by = context.machine, context.clock() + STOP_SECONDS
+    units = [unit for key in keys for unit in (*starter_units(key), workload_unit(key))]
+    known = tuple(machine.states(units))
+    machine.units("stop", known, block=False)
+    while (left := _up(machine, known)) and context.clock() < by:
+        context.pause(STOP_PAUSE)
+    if left:
+        context.notify(f"not stopped within {STOP_SECONDS:g} s: {', '.join(left)}")
+    machine.units("reset-failed", [unit for unit in known if unit not in left])
+    for key in keys:
+        if workload_unit(key) not in left:
+            machine.forget_workload(key)
+
+
+def _up(machine: Machine, units: Sequence[str]) -> list[str]:
+    states = machine.states(units)
+    return [unit for unit in units if unit in states and states[unit].is_up]
 
 
 def one_after_the_other(

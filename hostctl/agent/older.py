@@ -12,17 +12,24 @@ else in force: that would bring back what was declared long ago, with users and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from hostctl.agent import apply as transaction
 from hostctl.agent import generation, parsed, pending
+from hostctl.agent.activation import activate, end
 from hostctl.agent.apply import Context
 from hostctl.agent.generation import GenerationError, Stored
-from hostctl.agent.outcome import Outcome
+from hostctl.agent.outcome import Action, Area, Outcome
 from hostctl.agent.pending import Pending
 from hostctl.config.versions import compare
 from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.update import history
+
+AREAS: tuple[Area, ...] = (
+    *("hostname", "sysctl", "user", "network", "workload-network", "update", "auto-update", "metrics"),
+)
+"""What a running system may have otherwise by another generation, besides its workloads."""
 
 
 def _read(layout: HostLayout, name: str) -> Stored | None:
@@ -95,9 +102,11 @@ def understood(context: Context, on_trial: Callable[[], bool]) -> Stored | None:
             hint="the release that made it can: a trial goes back to that by itself, else `hostctl rollback` does",
         )
     above = cut.wanted if cut else int(name) if name.isdigit() else max(generation.taken(layout), default=0) + 1
+    booted = _containers(layout.current)
     stored = _go_back(context, above)
     if cut:
         pending.settle(layout)
+    _bring(context, booted, stored)
     return stored
 
 
@@ -120,23 +129,45 @@ def _go_back(context: Context, above: int) -> Stored:
         if stored is None:
             unread.append(number)
         elif number < above:
-            _put_in_force(context, stored, unread)
+            _put_in_force(context, number, unread)
             return stored
     raise GenerationError("no generation of this host can be read", details=f"tried {unread}")
 
 
-def _put_in_force(context: Context, stored: Stored, unread: list[int]) -> None:
-    layout, number = context.layout, stored.record.number
-    left = layout.current.readlink().name
+def _put_in_force(context: Context, number: int, unread: list[int]) -> None:
+    layout = context.layout
+    which = ", ".join(map(str, sorted(unread))) or layout.current.readlink().name
     generation.put_in_force(layout, number)
     for each in unread:
         try:
             generation.set_aside(layout, each)
         except OSError as error:  # it is passed over the next time as well
             context.notify(f"generation {each} cannot be set aside: {error}")
-    context.machine.lay_etc(stored.path / "etc")
-    context.machine.reload_units()
-    which = ", ".join(map(str, sorted(unread))) or left
     said = f"generation {which} cannot be read by this release; {number} is in force again"
     history.append(layout.state / "history.jsonl", history.REPAIRED, context.release, said)
     context.notify(said)
+
+
+def _containers(folder: Path) -> frozenset[str]:
+    """Return what the units of containers are called by, of a generation that may be unreadable otherwise."""
+    bundles = folder / "bundles"
+    return frozenset(path.name for path in bundles.iterdir()) if bundles.is_dir() else frozenset()
+
+
+def _bring(context: Context, booted: frozenset[str], stored: Stored) -> None:
+    """Bring the running system to a generation from one of which only the containers are known.
+
+    Those that only that one had are stopped; everything else is as if it had changed.
+    """
+    declaration = parsed.declaration(stored)
+    names = [str(name) for name in declaration.workloads]
+    stays = {key for name in names for key in stored.record.keys(name)}
+    ends = sorted(booted - stays)
+    end(ends, context)
+    for key in ends:
+        context.machine.forget_outcome(key)
+    reason = f"generation {stored.record.number} is in force again"
+    actions = [Action(kind="change", area=area, subject=area, reason=reason) for area in AREAS]
+    actions += [Action(kind="change", area="workload", subject=name, reason=reason) for name in names]
+    for note in activate(tuple(actions), declaration, stored, stored, context):
+        context.notify(note)

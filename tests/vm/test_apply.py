@@ -105,3 +105,19 @@ def test_a_reboot_without_the_credential_keeps_the_machine(host: Host, live: str
     assert host.run("sudo", "-n", "id", "-u", user="ops").text.strip() == "0"
     assert host.text("hostctl", "plan", "-", stdin=live) == "nothing would change"
     assert host.text("systemctl", "list-units", "--failed", "--no-legend", "--plain") == ""
+
+
+def test_a_boot_after_a_power_cut_lets_nothing_run_of_what_was_tried(host: Host, live: str) -> None:
+    before = in_force(host)
+    tried = f"{live}  absent: {{tcp: 'localhost:9', within: 10m}}\nworkloads: {{extra: {{image: 'localhost/box:1'}}}}\n"
+    host.text("tee", "/run/wanted.yaml", stdin=tried)
+    runs = "until systemctl is-active -q workload-extra.service; do sleep 0.2; done; sync"
+    host.shell(f"hostctl apply /run/wanted.yaml >/run/said 2>&1 & {runs}")
+    host.power_cycle()
+    host.wait_booted()
+    host.wait_for("it is settled", lambda: host.shell("ls /var/lib/hostctl").split().count("pending") == 0, 120)
+    after = in_force(host)
+    assert (after[0], after[2:]) == (before[0], before[2:])
+    assert host.text("systemctl", "show", "-P", "ActiveState", "workload-extra.service") == "inactive"
+    assert host.run("test", "-e", "/sys/fs/cgroup/system.slice/workload-extra.service", check=False).status != 0
+    assert host.text("systemctl", "list-units", "--failed", "--no-legend", "--plain") == ""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hostctl.agent import activation, generation, pending, render, unit_control
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, pending, render, unit_control
 from hostctl.agent.apply import ApplyError, BusyError, Context, NotWrittenError, OvertakenError, UnsettledError
 from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
@@ -594,6 +594,61 @@ def test_what_was_overtaken_is_done_again_a_few_times() -> None:
     assert transaction.anew(deed) == 3
     with pytest.raises(OvertakenError):
         transaction.anew(lambda: (_ for _ in ()).throw(OvertakenError("always")))
+
+
+MORE = f"{BASE}  new: {{image: registry.example/new:1}}\n"
+
+
+def boot_after_a_cut(layout: HostLayout, machine: FakeMachine, source: str) -> None:
+    """Cut the power while a declaration is tried, and have systemd start what is in force then."""
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    machine.cut_at = "workload network"
+    with pytest.raises(PowerCutError):
+        transaction.apply(source, "host.yaml", context(layout, machine))
+    machine.cut_at = ""
+    machine.lay_etc((layout.current / "etc").resolve())
+    machine.reload_units()
+    services = [name for name in machine.loaded if name.endswith(".service") and "secrets" not in name]
+    machine.units("start", services)
+    machine.log.clear()
+    machine.forgiven.clear()
+
+
+def test_a_boot_that_goes_back_ends_what_only_the_other_declaration_had(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    boot_after_a_cut(layout, machine, MORE.replace("db:1", "db:2"))
+    assert "workload-new.service" in machine.running
+    with transaction.lock(layout):
+        assert "went back to 1" in transaction.resolve(context(layout, machine, booting=True))
+    stopped = ["stop workload-new.service later", "stop workload-new.secrets.service later"]
+    assert machine.log[:4] == [*stopped, "forget new", "lay"]
+    assert machine.forgiven == ["workload-new.service", "workload-new.secrets.service"]
+    assert machine.running == {
+        f"workload-{name}.service": f"image=registry.example/{name}:1\n" for name in ("site", "db")
+    }
+
+
+class StubbornMachine(FakeMachine):
+    """What is stopped later runs on."""
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        """Do it, unless it is that."""
+        if verb != "stop" or block:
+            super().units(verb, names, block=block)
+
+
+def test_a_boot_waits_only_so_long_for_what_it_ends(layout: HostLayout) -> None:
+    machine, told, waited = StubbornMachine(), list[str](), list[float]()
+    boot_after_a_cut(layout, machine, MORE)
+    where = replace(
+        context(layout, machine, booting=True), notify=told.append, pause=waited.append, clock=lambda: sum(waited)
+    )
+    with transaction.lock(layout):
+        transaction.resolve(where)
+    assert sum(waited) == activation.STOP_SECONDS
+    assert f"not stopped within {activation.STOP_SECONDS:g} s: workload-new.service" in told
+    assert machine.log[0] == "lay", "it runs, so what it writes is left to it"
+    assert (in_force(layout), pending.read(layout)) == (1, None)
 
 
 def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -> None:

@@ -64,11 +64,29 @@ def test_a_generation_of_a_newer_release_is_gone_back_from(
     assert stored is not None
     assert (stored.record.number, in_force(layout)) == (1, 1)
     assert machine.layer == layout.generations / "1/etc"
+    assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
     assert generation.numbers(layout) == [1]
     assert (layout.generations / "2.newer").is_dir()
     assert (layout.volumes / "content").is_dir()
     (event,) = history.read(layout.state / "history.jsonl")
     assert event.cause == "generation 2 cannot be read by this release; 1 is in force again"
+
+
+def test_what_runs_of_a_generation_that_is_gone_back_from_ends(
+    layout: HostLayout, machine: FakeMachine, host: Context
+) -> None:
+    other = NEXT.replace("web-1", "web-2").replace("db:", "new:").replace("site:2", "site:3")
+    transaction.apply(other, "host.yaml", context(layout, machine))
+    spoil(layout, 3)
+    machine.log.clear()
+    assert older.understood(host, never) is not None
+    stopped = ["stop workload-new.service later", "stop workload-new.secrets.service later"]
+    assert machine.log[:6] == [*stopped, "forget new", "lay", "hostname web-1", "sysctl"]
+    assert "stop hostctl-metrics.socket later" in machine.log
+    assert machine.running == {
+        "workload-site.service": "image=registry.example/site:2\n",
+        "workload-db.service": "image=registry.example/db:1\n",
+    }
 
 
 def test_a_number_that_was_set_aside_is_not_used_again(layout: HostLayout, machine: FakeMachine, host: Context) -> None:

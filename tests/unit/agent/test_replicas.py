@@ -597,6 +597,19 @@ def test_at_boot_only_the_new_ones_are_started(layout: HostLayout, machine: Fake
     assert not any(line.startswith(("stop", "restart")) for line in machine.log)
 
 
+def test_a_boot_that_goes_back_ends_those_that_were_more(layout: HostLayout, machine: FakeMachine) -> None:
+    machine.cut_at = "pass"
+    with pytest.raises(PowerCutError):
+        transaction.apply(scaled(5), "host.yaml", context(layout, machine))
+    machine.cut_at = ""
+    machine.units("start", [f"workload-{key}.service" for key in ("site.4", "site.5")])
+    before = runs(machine)
+    with transaction.lock(layout):
+        transaction.resolve(context(layout, machine, booting=True))
+    assert {name: run for name, run in before.items() if name[-9] not in "45"} == runs(machine)
+    assert {"forget site.4", "forget site.5"} <= set(machine.log)
+
+
 def test_removing_the_workload_removes_all(layout: HostLayout, machine: FakeMachine) -> None:
     transaction.apply(BASE.partition("  site:")[0], "host.yaml", context(layout, machine))
     assert set(runs(machine)) == {"workload-db.service"}
