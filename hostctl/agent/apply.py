@@ -35,6 +35,9 @@ from hostctl.workload import instance
 Notify = Callable[[str], None]
 Result = TypeVar("Result")
 LOCK_SECONDS = 0.2  # between two looks whether the lock is free
+BOOT_PATIENCE = 3600.0
+"""Seconds that a boot waits for whoever changes the machine: as long as who asks for an image does, because a pull may
+take so long (:mod:`hostctl.agent.image_service`). A boot on trial is ended earlier, by its own deadline."""
 TRIES = 5
 
 
@@ -158,8 +161,9 @@ def _taken(descriptor: int) -> bool:
 
 
 def unsettled(layout: HostLayout) -> bool:
-    """Tell whether a change was cut off, so that :func:`resolve` has something to do."""
-    return pending.read(layout) is not None or layout.changing_network.exists()
+    """Tell whether a change is under way or was cut off, so that :func:`resolve` may have something to do."""
+    tried = pending.read(layout)
+    return layout.changing_network.exists() if tried is None else not tried.booting
 
 
 def _record(stored: Stored | None) -> Record | None:
@@ -293,7 +297,7 @@ def apply(
 
     Raises:
         DeclarationError: the declaration is wrong.
-        BusyError: another change is under way.
+        BusyError: another change is under way; a boot waits for it.
         UnsettledError: a former one was cut off and could not be taken back.
         OvertakenError: another came between.
         LookUpError: a registry does not say what a tag stands for that is to be looked up; nothing was changed.
@@ -302,7 +306,7 @@ def apply(
     """
     declaration = parse_host(text, name)
     layout = context.layout
-    with lock(layout):
+    with lock(layout, wait=BOOT_PATIENCE if context.booting else 0.0, notify=context.notify):
         said = _settled(context)
         notes: tuple[str, ...] = (said,) if said else ()
         former = generation.current(layout)

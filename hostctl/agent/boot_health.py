@@ -170,13 +170,17 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
 
     A generation that a crash left untried is taken back first; one that was rendered during this boot is settled,
     unless the whole release is given up.
+
+    Raises:
+        BusyError: something is to be taken back, and somebody else does not let go of the machine.
     """
     layout = context.layout
     _came_up(context, edge)
-    with transaction.lock(layout):
-        said = transaction.resolve(context)
-    if said:
-        context.notify(said)
+    if transaction.unsettled(layout):  # else nobody is waited for: a pull may hold the lock for long
+        with transaction.lock(layout, wait=transaction.BOOT_PATIENCE, notify=context.notify):
+            said = transaction.resolve(context)
+        if said:
+            context.notify(said)
     stored = generation.current(layout)
     if stored is None:
         return _without_declaration(context, edge)
@@ -201,7 +205,8 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
         edge.mark_bad()
         edge.reboot()
         return verdict, report
-    if pending.read(layout) is not None:
+    tried = pending.read(layout)
+    if tried is not None and tried.booting:  # any other is a change that somebody has begun meanwhile, who judges it
         pending.settle(layout)
     _passed(context, edge, counted=counted)
     return verdict, report

@@ -62,7 +62,7 @@ def rerender(context: Context, on_trial: Callable[[], bool]) -> Outcome | None:
     """
 
     def deed() -> Outcome | None:
-        with transaction.lock(context.layout):
+        with transaction.lock(context.layout, wait=transaction.BOOT_PATIENCE, notify=context.notify):
             stored = understood(context, on_trial)
         if stored is None:
             return None

@@ -53,19 +53,20 @@ def first_boot_declaration(layout: HostLayout) -> tuple[str, str] | None:
     return path.read_text(encoding="utf-8"), f"credential {CREDENTIAL}"
 
 
-def _at_boot(source: tuple[str, str] | None, layout: HostLayout) -> Outcome | None:
+def _at_boot(source: tuple[str, str] | None, layout: HostLayout, progress: Progress) -> Outcome | None:
     """Apply without the agent: during boot nothing runs yet, and the boot's health check judges."""
     from hostctl.agent import apply as transaction  # noqa: PLC0415 - only at boot
     from hostctl.agent import service  # noqa: PLC0415 - as above
 
-    return transaction.apply(*source, service.context(layout, booting=True)) if source else None
+    return transaction.apply(*source, service.context(layout, notify=progress.line, booting=True)) if source else None
 
 
-def _rerender(layout: HostLayout) -> Outcome | None:
+def _rerender(layout: HostLayout, progress: Progress) -> Outcome | None:
     """Render the declaration in force anew, as above."""
     from hostctl.agent import boot_health, older, service  # noqa: PLC0415 - only at boot
 
-    return older.rerender(service.context(layout, booting=True), lambda: boot_health.tries() > 0)
+    context = service.context(layout, notify=progress.line, booting=True)
+    return older.rerender(context, on_trial=lambda: boot_health.tries() > 0)
 
 
 def text(outcome: Outcome) -> str:
@@ -88,17 +89,16 @@ def document(outcome: Outcome) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Apply."""
-    layout = HostLayout()
+    layout, progress = HostLayout(), Progress(quiet=arguments.json)
     if arguments.first_boot:
-        outcome = _at_boot(first_boot_declaration(layout), layout)
+        outcome = _at_boot(first_boot_declaration(layout), layout, progress)
     elif arguments.rerender:
-        outcome = _rerender(layout)
+        outcome = _rerender(layout, progress)
     else:
         from hostctl.agent import client  # noqa: PLC0415 - not needed at boot
 
         source = read(arguments.declaration)
         parse_host(*source)  # so that mistakes show before anything is asked of the agent
-        progress = Progress(quiet=arguments.json)
         outcome = client.apply(*source, progress.line)
     if outcome is not None:
         print(document(outcome) if arguments.json else text(outcome))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -556,6 +558,37 @@ def test_only_one_writes_at_a_time(layout: HostLayout) -> None:
     with transaction.lock(layout), pytest.raises(BusyError) as caught:
         transaction.apply(BASE, "host.yaml", context(layout, FakeMachine()))
     assert caught.value.exit_code == 75
+
+
+@contextmanager
+def busy(layout: HostLayout) -> Iterator[threading.Event]:
+    """Have somebody else change the machine until the event is set."""
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.lock(layout):
+            held.set()
+            free.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(20)
+    yield free
+    free.set()
+    holder.join()
+
+
+def test_a_boot_waits_for_who_changes_the_machine(layout: HostLayout) -> None:
+    told: list[str] = []
+    with busy(layout) as free:
+
+        def notify(text: str) -> None:
+            told.append(text)
+            free.set()
+
+        where = replace(context(layout, FakeMachine(), booting=True), notify=notify)
+        assert transaction.apply(BASE, "host.yaml", where).generation == 1
+    assert told[0] == "waiting for another change of this machine"
 
 
 def test_what_was_made_from_another_generation_than_that_in_force_is_refused(layout: HostLayout) -> None:

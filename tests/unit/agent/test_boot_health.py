@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from hostctl.agent import apply as transaction
 from hostctl.agent import generation, pending
 from hostctl.agent.apply import Context
 from hostctl.agent.boot_health import BootEdge, check_boot, concerned
@@ -19,6 +21,8 @@ from hostctl.agent.stage import HostStager, Rendered
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
 from hostctl.update import history
+
+from .test_apply import busy
 
 
 class FakeLoader:
@@ -65,6 +69,39 @@ def test_a_healthy_boot_settles_what_was_rendered_during_it(tmp_path: Path, port
     verdict, report = check_boot(context, loader.edge())
     assert (verdict, report.healthy, loader.log) == ("healthy", True, ["0 entries"])
     assert pending.read(context.layout) is None
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_nobody_is_waited_for_when_nothing_is_to_be_taken_back(tmp_path: Path, port: int, counts: bool) -> None:
+    context, loader = prepared(tmp_path, port), FakeLoader(counts=counts)
+    with transaction.lock(context.layout):
+        assert check_boot(context, loader.edge())[0] == "healthy"
+
+
+def test_who_changes_the_machine_is_waited_for_before_something_is_taken_back(tmp_path: Path, port: int) -> None:
+    context, told = prepared(tmp_path, port), list[str]()
+    pending.mark(context.layout, pending.Pending(former=1, wanted=7))  # killed before it could write that
+    with busy(context.layout) as free:
+
+        def notify(text: str) -> None:
+            told.append(text)
+            free.set()
+
+        verdict, _ = check_boot(replace(context, notify=notify), FakeLoader(counts=True).edge())
+    assert (verdict, told[0]) == ("healthy", "waiting for another change of this machine")
+    assert pending.read(context.layout) is None
+
+
+def test_a_change_that_is_begun_meanwhile_is_left_to_who_began_it(tmp_path: Path, port: int) -> None:
+    context, loader = prepared(tmp_path, port), FakeLoader(counts=False)
+    begun = pending.Pending(former=1, wanted=2)
+
+    def tries() -> int:
+        pending.mark(context.layout, begun)
+        return 0
+
+    assert check_boot(context, replace(loader.edge(), tries=tries))[0] == "healthy"
+    assert pending.read(context.layout) == begun
 
 
 def test_a_blessed_trial_and_a_release_that_never_came_up_are_remembered(tmp_path: Path, port: int) -> None:

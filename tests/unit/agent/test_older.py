@@ -13,7 +13,7 @@ from hostctl.agent.apply import Context
 from hostctl.layout import HostLayout
 from hostctl.update import history
 
-from .test_apply import BASE, NEXT, FakeMachine, PowerCutError, context, in_force
+from .test_apply import BASE, NEXT, FakeMachine, PowerCutError, busy, context, in_force
 
 UNKNOWN = "version: 2\n"
 """What no release of these tests can read, as a declaration or as a record."""
@@ -173,3 +173,16 @@ def test_a_generation_that_was_taken_back_is_not_gone_back_to(
     spoil(layout, 2)
     assert older.rerender(host, never) is not None
     assert in_force(layout) == 1
+
+
+def test_who_changes_the_machine_is_waited_for(layout: HostLayout, host: Context) -> None:
+    told: list[str] = []
+    with busy(layout) as free:
+
+        def notify(text: str) -> None:
+            told.append(text)
+            free.set()
+
+        assert older.rerender(replace(host, notify=notify, release="2"), never) is not None
+    assert told[0] == "waiting for another change of this machine"
+    assert in_force(layout) == 3
