@@ -94,7 +94,10 @@ def _came_up(context: Context, edge: BootEdge) -> None:
 
     User space is there, whatever the verdict on it. That nothing could be noted is no reason to give a release up.
     """
-    (context.layout.state / "boots").unlink(missing_ok=True)
+    try:
+        (context.layout.state / "boots").unlink(missing_ok=True)
+    except OSError as error:
+        context.notify(f"the count of boots that did not come up cannot be taken back: {error}")
     try:
         left = aftermath.collect(context.layout)
         _note(context, edge, left)
@@ -138,7 +141,7 @@ def _passed(context: Context, edge: BootEdge, *, counted: bool) -> None:
     (context.layout.runtime / "healthy").touch()
     if counted:
         log = context.layout.state / "history.jsonl"
-        history.append(log, history.BLESSED, context.release, root_hash=edge.root_hash)
+        history.note(log, context.notify, history.BLESSED, context.release, root_hash=edge.root_hash)
     try:
         edge.options(_entries(context))
     except (HostctlError, OSError) as error:  # it has fewer ways to start than it could have, and starts
@@ -200,8 +203,8 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     verdict = judge(report, counted=counted)
     if verdict == "bad":
         lines = edge.unit_lines(concerned(report, declaration, stored.record.keys))
-        log = layout.state / "history.jsonl"
-        history.append(log, history.BAD, context.release, report.cause(), root_hash=edge.root_hash, lines=lines)
+        log, cause = layout.state / "history.jsonl", report.cause()
+        history.note(log, context.notify, history.BAD, context.release, cause, root_hash=edge.root_hash, lines=lines)
         edge.mark_bad()
         edge.reboot()
         return verdict, report

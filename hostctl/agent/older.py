@@ -144,7 +144,7 @@ def _put_in_force(context: Context, number: int, unread: list[int]) -> None:
         except OSError as error:  # it is passed over the next time as well
             context.notify(f"generation {each} cannot be set aside: {error}")
     said = f"generation {which} cannot be read by this release; {number} is in force again"
-    history.append(layout.state / "history.jsonl", history.REPAIRED, context.release, said)
+    history.note(layout.state / "history.jsonl", context.notify, history.REPAIRED, context.release, said)
     context.notify(said)
 
 

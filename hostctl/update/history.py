@@ -95,6 +95,24 @@ def append(
     return record
 
 
+def note(
+    path: Path,
+    warn: Callable[[str], object],
+    event: str,
+    version: str,
+    cause: str = "",
+    *,
+    root_hash: str = "",
+    lines: Sequence[str] = (),
+) -> None:
+    """Add an event, as :func:`append`; where the disk does not take it, ``warn`` is told, and nothing else is lost."""
+    try:
+        append(path, event, version, cause, root_hash=root_hash, lines=lines)
+    except OSError as error:
+        known = " ".join(word for word in (version, event, cause) if word)
+        warn(f"the history cannot be written, it will not know of: {known}: {error}")
+
+
 def read(path: Path) -> tuple[Event, ...]:
     """Return the events, oldest first; none if there is no history yet."""
     try:

@@ -133,6 +133,19 @@ def test_a_release_on_trial_is_given_up_with_its_cause(tmp_path: Path) -> None:
     assert event.lines == ("no unit",)
 
 
+@pytest.mark.parametrize(("good", "log"), [(True, ["0 entries"]), (False, ["bad", "reboot"])])
+def test_a_disk_that_takes_nothing_keeps_no_release_from_its_verdict(
+    tmp_path: Path, port: int, good: bool, log: list[str]
+) -> None:
+    context, loader, told = prepared(tmp_path, port if good else 1), FakeLoader(counts=True), list[str]()
+    (context.layout.state / "history.jsonl").symlink_to("/dev/full")
+    (context.layout.state / "boots").mkdir()  # which no unlink removes
+    verdict, _ = check_boot(replace(context, notify=told.append), loader.edge())
+    assert (verdict, loader.log) == ("healthy" if good else "bad", log)
+    assert any("No space left on device" in line and ("blessed" if good else "bad") in line for line in told)
+    assert (context.layout.runtime / "healthy").exists() == good
+
+
 def test_the_last_try_is_judged_by_its_health(tmp_path: Path) -> None:
     context, loader = prepared(tmp_path, 1), FakeLoader(counts=True)
     entry = context.layout.esp / "EFI/Linux/edge_2+0-1.efi"

@@ -72,6 +72,15 @@ def test_a_generation_of_a_newer_release_is_gone_back_from(
     assert event.cause == "generation 2 cannot be read by this release; 1 is in force again"
 
 
+def test_a_disk_that_takes_no_history_is_no_reason_not_to_go_back(layout: HostLayout, host: Context) -> None:
+    (layout.state / "history.jsonl").symlink_to("/dev/full")
+    told: list[str] = []
+    spoil(layout, 2)
+    assert older.rerender(replace(host, notify=told.append), never) is not None
+    assert in_force(layout) == 1
+    assert any("the history cannot be written" in line for line in told)
+
+
 def test_what_runs_of_a_generation_that_is_gone_back_from_ends(
     layout: HostLayout, machine: FakeMachine, host: Context
 ) -> None:
