@@ -1,8 +1,9 @@
 """Named volumes on the disk: which there are, who uses them, making, removing, saving and restoring them.
 
 A volume is the folder ``/var/lib/hostctl/volumes/NAME``; files in it have the workload's own numbers. One that the
-declaration names, or a workload mounts, is never removed. Names that begin with a dot are at work: what a crash left
-there is removed by the next start of the agent, when nobody is.
+declaration names, or a workload mounts, is never removed; and none is while that may be taken back, because what is
+gone back to may need it. Names that begin with a dot are at work: what a crash left there is removed by the next start
+of the agent, when nobody is.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.agent import copying, event_log, generation, parsed, pausing, requiring
+from hostctl.agent import apply as transaction
+from hostctl.agent import copying, event_log, generation, parsed, pausing, pending, requiring
 from hostctl.agent.machine import Machine, UnitState, starter_units, workload_unit
 from hostctl.agent.outcome import Copied
 from hostctl.config.names import Name
@@ -132,9 +134,12 @@ class Volumes:
         Raises:
             UnknownVolumeError: there is none.
         """
+        return self._get(name, sizes=True)
+
+    def _get(self, name: str, *, sizes: bool) -> Volume:
         if not self._path(name).is_dir():
             raise UnknownVolumeError(f"there is no volume {name!r}", hint="hostctl volume ls")
-        return self._volume(name, use(self._layout), sizes=True)
+        return self._volume(name, use(self._layout), sizes=sizes)
 
     def _volume(self, name: str, used: Use, *, sizes: bool) -> Volume:
         path = self._path(name)
@@ -174,25 +179,56 @@ class Volumes:
         """Remove a volume with all that is in it.
 
         Raises:
-            VolumeInUseError: it is declared, or a workload mounts it.
+            VolumeInUseError: it is declared, or a workload mounts it; or what is declared may still be taken back.
+            BusyError: the declaration is being changed.
         """
-        with self._lock():
-            volume = self.get(name)
+        with self._settled():
+            volume = self._get(name, sizes=False)
             if volume.declared or volume.workloads:
                 why = f"workload {volume.workloads[0]} mounts it" if volume.workloads else "it is declared"
                 raise VolumeInUseError(f"volume {name} is in use: {why}", hint="take it out of host.yaml first")
-            doomed = self._beside(name)
-            self._path(name).rename(doomed)
-            durable.sync_directory(doomed.parent)
-        shutil.rmtree(doomed)
-        event_log.write("remove", name, kind="volume")
+            doomed = self._set_aside(name)
+        self._discard(name, doomed)
 
     def prune(self) -> tuple[Volume, ...]:
-        """Remove every volume that is neither declared nor mounted, and return those."""
-        removed = tuple(volume for volume in self.list(sizes=True) if not volume.declared and not volume.workloads)
-        for volume in removed:
-            self.remove(volume.name)
+        """Remove every volume that is neither declared nor mounted, and return those.
+
+        Raises:
+            VolumeInUseError: what is declared may still be taken back.
+            BusyError: the declaration is being changed.
+        """
+        with self._settled():
+            unused = [volume for volume in self.list() if not volume.declared and not volume.workloads]
+            doomed = [(volume, self._set_aside(volume.name)) for volume in unused]
+        removed = tuple(replace(volume, bytes=_size(aside)) for volume, aside in doomed)
+        for volume, aside in doomed:
+            self._discard(volume.name, aside)
         return removed
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Keep the declaration in force what it is, and nothing to go back to, while volumes are set aside.
+
+        Several who remove wait for each other, so they are told apart from who changes the declaration.
+        """
+        with self._lock(), transaction.lock(self._layout):
+            if pending.read(self._layout) is not None:
+                raise VolumeInUseError(
+                    "no volume can be removed now: the declaration in force may still be taken back",
+                    hint="try again when the boot's health is known; `systemctl restart hostd` takes a change back",
+                )
+            yield
+
+    def _set_aside(self, name: str) -> Path:
+        aside = self._beside(name)
+        self._path(name).rename(aside)
+        durable.sync_directory(aside.parent)
+        return aside
+
+    @staticmethod
+    def _discard(name: str, aside: Path) -> None:
+        shutil.rmtree(aside)
+        event_log.write("remove", name, kind="volume")
 
     def clean(self) -> None:
         """Remove what a crash left half done, as far as the disk lets it; only while nobody is at work."""

@@ -36,7 +36,8 @@ EXAMPLES = """examples:
 A backup is a tar archive with the workload's own numbers as owners, one zstd frame with a checksum; its SHA-256 is
 printed. Restoring unpacks beside the volume and exchanges both in one step. Either refuses while a workload that mounts
 the volume runs: with --live a backup takes files as they are, and a restore stops those workloads for the exchange.
-rm and prune never remove a volume that is declared or mounted.
+rm and prune never remove a volume that is declared or mounted, and none while the declaration in force may still be
+taken back: while it is being changed, which ends with 75, and in a boot whose health is not known yet.
 """
 CHUNK = 1 << 20
 MISSING = "unknown-volume"

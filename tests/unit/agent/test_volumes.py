@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 import zstandard
 
-from hostctl.agent import pausing, unit_control, volume_methods
+from hostctl.agent import apply as transaction
+from hostctl.agent import pausing, pending, unit_control, volume_methods
+from hostctl.agent.apply import BusyError
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb
 from hostctl.agent.service import HostService
 from hostctl.agent.volume_methods import VolumeService
 from hostctl.agent.volumes import UnknownVolumeError, VolumeExistsError, VolumeInUseError, Volumes
+from hostctl.cli import many
 from hostctl.layout import HostLayout
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files in volumes belong to many users")
@@ -118,6 +121,24 @@ def test_what_is_used_is_never_removed(volumes: Volumes, layout: HostLayout) -> 
             volumes.remove(name)
     assert [volume.name for volume in volumes.prune()] == ["old"]
     assert sorted(path.name for path in layout.volumes.iterdir()) == ["content", "spare"]
+
+
+def test_nothing_is_removed_while_the_declaration_may_be_taken_back(volumes: Volumes, layout: HostLayout) -> None:
+    with transaction.lock(layout):
+        for deed in (lambda: volumes.remove("old"), volumes.prune):
+            with pytest.raises(BusyError) as caught:
+                deed()
+            assert caught.value.exit_code == 75
+    for booting in (False, True):
+        pending.mark(layout, pending.Pending(former=1, wanted=2, booting=booting))
+        for deed in (lambda: volumes.remove("old"), volumes.prune):
+            with pytest.raises(VolumeInUseError, match="may still be taken back"):
+                deed()
+    assert (layout.volumes / "old/file").read_text() == "old"
+    (layout.state / "pending").unlink()
+    (removed,) = volumes.prune()
+    assert (removed.name, removed.bytes > 0) == ("old", True)
+    assert sorted(path.name for path in layout.volumes.iterdir()) == ["content"]
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "a/b", "../content", ".hidden", "a\0b", "A", "x" * 32])
@@ -293,6 +314,14 @@ def test_only_one_at_a_time_exchanges_or_removes(volumes: Volumes, layout: HostL
     os.close(descriptor)
     removing.join(10)
     assert not (layout.volumes / "old").exists()
+
+
+def test_several_are_removed_at_once(volumes: Volumes, layout: HostLayout) -> None:
+    names = [f"scratch-{number}" for number in range(20)]
+    for name in names:
+        volumes.create(name)
+    assert [failed for _, failed in many.tried(names, volumes.remove) if failed] == []
+    assert sorted(path.name for path in layout.volumes.iterdir()) == ["content", "old"]
 
 
 class Widest(io.RawIOBase):
