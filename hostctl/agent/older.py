@@ -104,8 +104,7 @@ def understood(context: Context, on_trial: Callable[[], bool]) -> Stored | None:
     above = cut.wanted if cut else int(name) if name.isdigit() else max(generation.taken(layout), default=0) + 1
     booted = _containers(layout.current)
     stored = _go_back(context, above)
-    if cut:
-        pending.settle(layout)
+    pending.settle(layout)  # whatever was tried is left as well
     _bring(context, booted, stored)
     return stored
 

@@ -60,6 +60,7 @@ def test_a_generation_of_a_newer_release_is_gone_back_from(
     assert stored.record.number == 2
     spoil(layout, 2, unknown)
     (layout.volumes / "content").mkdir(parents=True)
+    (layout.esp / "EFI").mkdir(parents=True)
     stored = older.understood(host, never)
     assert stored is not None
     assert (stored.record.number, in_force(layout)) == (1, 1)
@@ -68,6 +69,7 @@ def test_a_generation_of_a_newer_release_is_gone_back_from(
     assert generation.numbers(layout) == [1]
     assert (layout.generations / "2.newer").is_dir()
     assert (layout.volumes / "content").is_dir()
+    assert layout.spare_declaration.read_text() == BASE
     (event,) = history.read(layout.state / "history.jsonl")
     assert event.cause == "generation 2 cannot be read by this release; 1 is in force again"
 
