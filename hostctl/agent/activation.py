@@ -45,8 +45,8 @@ def activate(
 
     Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
     themselves, and for replicas in ``turns``; of those that get more or fewer replicas the others run on. During boot
-    they may be starting already, and are started again; those that end are stopped, but not waited for so long. Those in
-    ``down`` are not started. Returns what could not be started: whether that is a failure is for health to say.
+    they may be starting already, and are started again; those that end are stopped, but not waited for so long. Those
+    in ``down`` are not started. Returns what could not be started: whether that is a failure is for health to say.
     """
     machine, block = context.machine, not context.booting
     counted = {*scaled(actions), *(turns.names if turns else ())}

@@ -641,7 +641,7 @@ def boot_after_a_cut(layout: HostLayout, machine: FakeMachine, source: str) -> N
     machine.cut_at = ""
     machine.lay_etc((layout.current / "etc").resolve())
     machine.reload_units()
-    services = [name for name in machine.loaded if name.endswith(".service") and "secrets" not in name]
+    services = [name for name in machine.loaded if name.endswith(".service")]
     machine.units("start", services)
     machine.log.clear()
     machine.forgiven.clear()
@@ -653,9 +653,8 @@ def test_a_boot_that_goes_back_ends_what_only_the_other_declaration_had(layout: 
     assert "workload-new.service" in machine.running
     with transaction.lock(layout):
         assert "went back to 1" in transaction.resolve(context(layout, machine, booting=True))
-    stopped = ["stop workload-new.service later", "stop workload-new.secrets.service later"]
-    assert machine.log[:4] == [*stopped, "forget new", "lay"]
-    assert machine.forgiven == ["workload-new.service", "workload-new.secrets.service"]
+    assert machine.log[:3] == ["stop workload-new.service later", "forget new", "lay"]
+    assert machine.forgiven == ["workload-new.service"]
     assert machine.running == {
         f"workload-{name}.service": f"image=registry.example/{name}:1\n" for name in ("site", "db")
     }

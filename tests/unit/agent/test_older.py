@@ -91,8 +91,7 @@ def test_what_runs_of_a_generation_that_is_gone_back_from_ends(
     spoil(layout, 3)
     machine.log.clear()
     assert older.understood(host, never) is not None
-    stopped = ["stop workload-new.service later", "stop workload-new.secrets.service later"]
-    assert machine.log[:6] == [*stopped, "forget new", "lay", "hostname web-1", "sysctl"]
+    assert machine.log[:5] == ["stop workload-new.service later", "forget new", "lay", "hostname web-1", "sysctl"]
     assert "stop hostctl-metrics.socket later" in machine.log
     assert machine.running == {
         "workload-site.service": "image=registry.example/site:2\n",
