@@ -101,6 +101,16 @@ class HostLayout:
         return self.runtime / "state-lost"
 
     @property
+    def withheld(self) -> Path:
+        """Why workloads wait for their images; there from when a boot finds that they do to its end."""
+        return self.runtime / "withheld"
+
+    @property
+    def given_declaration(self) -> Path:
+        """The declaration that this boot was given, for a machine without a generation; only root can look for it."""
+        return self.root / "run/credentials/@system/hostctl.host"
+
+    @property
     def esp(self) -> Path:
         """Mount point of the EFI system partition."""
         return self.root / "efi"

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from hostctl import durable
@@ -110,6 +110,9 @@ class Context:
     """Lets the limits hold that units declare, where others were set meanwhile; see :mod:`hostctl.agent.limits`."""
     look_up: Callable[[HostDeclaration], Mapping[str, Pin]] = lambda declaration: {}
     """Asks registries what the tags stand for that this change looks up; see :mod:`hostctl.agent.lookups`."""
+    lacking: Callable[[HostDeclaration], Sequence[str]] = lambda declaration: ()
+    """Names images that are not here, so that workloads are withheld; asked for a machine that has no whole generation.
+    By default none is missed, and staging pulls."""
     wait: in_turn.Wait = health.wait
     """Waits for health."""
     clock: Callable[[], float] = time.monotonic
@@ -268,6 +271,9 @@ def wanted_actions(
     old_release = former.record.release if former else release
     old = _declared(former)
     actions = plan(old, declaration, old_release=old_release, new_release=release)
+    if former and former.record.withheld and not actions:
+        reason = "no workload waits for its image any more"
+        return (Action(kind="change", area="images", subject="images", reason=reason),)
     return with_requirers(with_images(actions, _pins(former), pins or {}), old, declaration)
 
 
@@ -287,6 +293,8 @@ def apply(
     text: str, name: str, context: Context, renewed: Renewed | None = None, *, base: int | None = None
 ) -> Outcome:
     """Make a declaration the one in force, or change nothing.
+
+    At boot it may come into force without its workloads; see :attr:`Context.lacking`.
 
     Args:
         text: the declaration as written.
@@ -314,6 +322,10 @@ def apply(
         base = renewed.generation if renewed else base
         if base is not None and base != former_number:
             raise OvertakenError(f"generation {former_number} came between", hint="try again")
+        lacking = context.lacking(declaration) if former is None or former.record.withheld else ()
+        if lacking:
+            declaration = parsed.without_workloads(declaration)
+            notes += (f"the workloads wait for images that are not here: {', '.join(lacking)}",)
         pins = renewed.pins if renewed else context.look_up(declaration)
         actions = wanted_actions(declaration, former, context.release, pins)
         if former and not actions:
@@ -330,6 +342,7 @@ def apply(
             renewed=pins,
             down=down.look(actions, declaration, former, context).workloads,
         )
+        decided = replace(decided, withheld=bool(lacking))
         try:
             wanted = generation.store(layout, context.stage(text, declaration, former, decided))
         except OSError as error:

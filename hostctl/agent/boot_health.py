@@ -2,7 +2,9 @@
 
 While a boot is being tried (the boot loader counts it), a release under which the machine is not healthy is marked bad
 and the machine reboots into the other one. A release that was blessed before is never left for a failing check: the
-host stays up and says that it is degraded. What earlier boots left behind is noted first, whatever becomes of this one.
+host stays up and says that it is degraded. So does one whose declaration is not in force, or only without its workloads
+because images are not to be had: no other release would help. What earlier boots left behind is noted first, whatever
+becomes of this one.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hostctl.agent import aftermath, generation, health, parsed, pending
+from hostctl.agent import aftermath, generation, health, parsed, pending, withheld
 from hostctl.agent import apply as transaction
 from hostctl.agent.aftermath import Aftermath
 from hostctl.agent.apply import Context
+from hostctl.agent.generation import Stored
 from hostctl.agent.machine import NETWORK_UNIT, workload_unit
 from hostctl.boot import assess, firmware
 from hostctl.boot.entries import BootEntry, parse_entry
@@ -49,6 +52,8 @@ class BootEdge:
     unit_lines: Callable[[Sequence[str]], tuple[str, ...]] = aftermath.unit_lines
     """Last lines of the journal about units."""
     steady: float = STEADY
+    keep_last_try: Callable[[], bool] = lambda: False
+    """Bless the running release if it is on its last try, and tell whether it was: else the boot loader gives it up."""
 
 
 def judge(report: health.Report, *, counted: bool) -> Verdict:
@@ -76,7 +81,16 @@ def real_edge(version: str) -> BootEdge:
         digests=lambda: find_slots(read_table(find_disk(root_hash)), root_hash).digests(),
         root_hash=root_hash,
         options=lambda entries: firmware.install(Path("/"), read_table(find_disk(root_hash)), entries, version),
+        keep_last_try=_keep_last_try,
     )
+
+
+def _keep_last_try() -> bool:
+    entry = assess.counted_entry()
+    if entry is None or entry.left:
+        return False
+    assess.mark("good")
+    return True
 
 
 def _reboot() -> None:
@@ -84,9 +98,37 @@ def _reboot() -> None:
 
 
 def _without_declaration(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report]:
-    """Nothing is declared, so there is nothing that a release could break."""
+    """If nothing is declared, there is nothing that a release could break."""
+    if unmet := withheld.problems(context.layout, None):
+        return _spared(context, edge, unmet)
     _passed(context, edge, counted=edge.tries() > 0)
     return "healthy", health.Report(results=())
+
+
+def _without_workloads(context: Context, edge: BootEdge, stored: Stored) -> tuple[Verdict, health.Report]:
+    """Images could not be had yet."""
+    layout = context.layout
+    withheld.note(layout, withheld.NOT_YET)
+    if pending.read(layout) is not None:
+        pending.settle(layout)
+    try:
+        context.machine.units("start", [withheld.UNIT], block=False)
+    except HostctlError as error:
+        context.notify(f"the workloads are not tried again in this boot: {error}")
+    return _spared(context, edge, withheld.problems(layout, stored))
+
+
+def _spared(context: Context, edge: BootEdge, unmet: Sequence[str]) -> tuple[Verdict, health.Report]:
+    """Let a boot pass as degraded in which no other release would do better: this one is not given up for it."""
+    _passed(context, edge, counted=False)
+    try:
+        if edge.tries() and edge.keep_last_try():
+            said = "on its last try, although the declaration was not in force whole"
+            log = context.layout.state / "history.jsonl"
+            history.append(log, history.BLESSED, context.release, said, root_hash=edge.root_hash)
+    except HostctlError as error:
+        context.notify(f"the release cannot be kept from being given up: {error}")
+    return "degraded", health.unmet(unmet)
 
 
 def _came_up(context: Context, edge: BootEdge) -> None:
@@ -187,6 +229,8 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     stored = generation.current(layout)
     if stored is None:
         return _without_declaration(context, edge)
+    if stored.record.withheld:
+        return _without_workloads(context, edge, stored)
     declaration = parsed.declaration(stored)
     counted = edge.tries() > 0
     if counted:
@@ -200,7 +244,8 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     )
     if counted:
         reach(Stage.TRIAL, AFTER)
-    verdict = judge(report, counted=counted)
+    # What came into force after the boot had to do without it says nothing of the release.
+    verdict = judge(report, counted=counted and not withheld.of_this_boot(layout))
     if verdict == "bad":
         lines = edge.unit_lines(concerned(report, declaration, stored.record.keys))
         log, cause = layout.state / "history.jsonl", report.cause()
@@ -211,5 +256,5 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     tried = pending.read(layout)
     if tried is not None and tried.booting:  # any other is a change that somebody has begun meanwhile, who judges it
         pending.settle(layout)
-    _passed(context, edge, counted=counted)
+    _passed(context, edge, counted=counted and report.healthy)
     return verdict, report

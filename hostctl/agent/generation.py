@@ -54,6 +54,8 @@ class Record:
     """The letter of the live instance, of each workload that is started beside the running one when it changes."""
     replicas: Mapping[str, int] = field(default_factory=dict)
     """The number of containers, of each workload that has several."""
+    withheld: bool = False
+    """Whether its workloads were left out, because their images are not here; see :mod:`hostctl.agent.withheld`."""
 
     def key(self, name: str) -> str:
         """Return what units, folders and namespaces of a workload, or of one of its replicas, are called by.
@@ -116,6 +118,8 @@ class Draft:
     """The former generation's instances, by name and letter, that stay until the new ones have taken their place."""
     renewed: Mapping[str, Pin] = field(default_factory=dict)
     """Images that workloads get although their references did not change, by workload or ``WORKLOAD:/path``."""
+    withheld: bool = False
+    """As in the record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,6 +176,7 @@ def encode(record: Record) -> bytes:
         "ranges": dict(record.ranges),
         "instances": dict(record.instances),
         "replicas": dict(record.replicas),
+        "withheld": record.withheld,
     }
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
@@ -194,6 +199,7 @@ def decode(data: bytes) -> Record:
         ranges={str(name): int(index) for name, index in document["ranges"].items()},
         instances={str(name): str(letter) for name, letter in document.get("instances", {}).items()},  # as above
         replicas={str(name): int(count) for name, count in document.get("replicas", {}).items()},  # as above
+        withheld=bool(document.get("withheld", False)),  # as above
     )
 
 
@@ -268,6 +274,8 @@ def store(layout: HostLayout, content: Content) -> Stored:
     (temporary / "generation.json").write_bytes(encode(content.record))
     # For the initrd, which cannot read JSON: another release than this one has the generation rendered anew.
     (temporary / "release").write_text(f"{content.record.release}\n")
+    if content.record.withheld:
+        (temporary / "withheld").touch()  # for the condition of hostctl-withheld.service
     durable.sync_file_system(temporary)
     temporary.rename(final)
     durable.sync_directory(layout.generations)

@@ -79,6 +79,13 @@ class UnhealthyError(HostctlError):
         self.late = late
 
 
+def unmet(reasons: Sequence[str]) -> Report:
+    """Return the report of a machine whose declaration is not in force, or not whole, for these reasons."""
+    return Report(
+        results=tuple(Result(kind="check", name="declaration", ok=False, detail=reason) for reason in reasons)
+    )
+
+
 def probe_http(url: str, timeout: float = PROBE_TIMEOUT) -> tuple[bool, str]:
     """Ask for ``url``, following nothing; good is a status from 200 to 399."""
     import http.client  # noqa: PLC0415 - most hosts ask nothing, and the agent's start-up counts

@@ -101,6 +101,17 @@ def declared_images(declaration: HostDeclaration) -> dict[str, ImageReference]:
     return {**run, **mounted}
 
 
+def lacking(declaration: HostDeclaration, images: Images) -> tuple[str, ...]:
+    """Return the declared images that only a registry could give, each once."""
+    lack: dict[str, None] = {}
+    for reference in declared_images(declaration).values():
+        found = images.find(reference)
+        key = access(declaration, reference.registry).key_id
+        if found is None or not images.is_signed(found.digest, key):
+            lack[str(reference)] = None
+    return tuple(lack)
+
+
 def mounted_key(workload: str, target: str) -> str:
     """Return the name under which a generation keeps which image is mounted there."""
     return f"{workload}:{target}"
@@ -197,6 +208,11 @@ def open_store(layout: HostLayout, declaration: HostDeclaration | None) -> Image
     """
     pinned = generation.pinned(layout)
     return ImageStore(layout.images, layout.baked_images, limit=room(layout, declaration), pinned=pinned)
+
+
+def lacking_here(layout: HostLayout, declaration: HostDeclaration) -> tuple[str, ...]:
+    """Return the images of :func:`lacking` of this host."""
+    return lacking(declaration, open_store(layout, declaration))
 
 
 def collect(layout: HostLayout, pinned: Collection[str]) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hostctl.agent import generation
+from hostctl.agent import generation, withheld
 from hostctl.agent.generation import Stored
 from hostctl.agent.machine import Machine, UnitState, release_version, starter_units, workload_unit
 from hostctl.errors import EXIT_USAGE, HostctlError
@@ -60,7 +60,8 @@ class WorkloadStatus:
 class Status:
     """The machine in a few words.
 
-    ``bad`` are the releases that it tried and will not take again, ``problems`` what keeps its state from being kept.
+    ``bad`` are the releases that it tried and will not take again, ``problems`` what keeps its state from being kept or
+    its declaration from being in force.
     """
 
     hostname: str
@@ -195,7 +196,7 @@ def status(layout: HostLayout, machine: Machine) -> Status:
     labels = [path.name for path in labels_folder.iterdir()] if labels_folder.is_dir() else []
     running = release_version(layout.root)
     workloads = list_workloads(layout, machine)
-    problems = state_problems(layout)
+    problems = (*state_problems(layout), *withheld.problems(layout, stored))
     return Status(
         hostname=(layout.root / "proc/sys/kernel/hostname").read_text().strip(),
         release=running,
@@ -254,6 +255,8 @@ def require(name: str, layout: HostLayout) -> Stored:
         count = stored.record.replicas.get(name_of(name), 0) if stored else 0
         if count:
             hint = f"its replicas are {name_of(name)}.1 to {name_of(name)}.{count}"
+        if stored and stored.record.withheld:
+            hint = withheld.reason(layout)
         raise UnknownWorkloadError(f"there is no workload {name!r}", hint=hint)
     return stored
 

@@ -58,8 +58,15 @@ def _silent(text: str) -> None:
     del text
 
 
-def context(layout: HostLayout, *, notify: Notify = _silent, booting: bool = False) -> Context:
-    """Return what the transaction needs on this machine."""
+def context(layout: HostLayout, *, notify: Notify = _silent, booting: bool = False, withhold: bool = False) -> Context:
+    """Return what the transaction needs on this machine.
+
+    Args:
+        layout: the machine.
+        notify: told what is done.
+        booting: as in the context.
+        withhold: whether a machine without a whole generation does without its workloads until their images are here.
+    """
     release = release_version(layout.root)
     return Context(
         layout=layout,
@@ -70,6 +77,7 @@ def context(layout: HostLayout, *, notify: Notify = _silent, booting: bool = Fal
         collect=lambda pinned: images.collect(layout, pinned),
         forget_limits=lambda units: limits.forget(units, layout.root),
         booting=booting,
+        lacking=lambda declaration: images.lacking_here(layout, declaration) if withhold else (),
     )
 
 

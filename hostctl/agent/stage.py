@@ -72,6 +72,7 @@ class HostStager:
             ranges=part.ranges,
             instances=draft.instances,
             replicas={str(name): each.replicas for name, each in declaration.workloads.items() if each.replicas > 1},
+            withheld=draft.withheld,
         )
         host = render.host(declaration, machine_id=machine_id(self.layout), uids=uids)
         return Content(

@@ -31,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("declaration", nargs="?", help="host.yaml, or - for standard input")
     what.add_argument("--first-boot", action="store_true", help="apply the credential hostctl.host, at boot")
+    what.add_argument(
+        "--withheld", action="store_true", help="apply with its workloads what a boot had to put in force without them"
+    )
     what.add_argument("--rerender", action="store_true", help="render the declaration in force anew, at boot")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
@@ -58,14 +61,14 @@ def _at_boot(source: tuple[str, str] | None, layout: HostLayout, progress: Progr
     from hostctl.agent import apply as transaction  # noqa: PLC0415 - only at boot
     from hostctl.agent import service  # noqa: PLC0415 - as above
 
-    return transaction.apply(*source, service.context(layout, notify=progress.line, booting=True)) if source else None
+    return transaction.apply(*source, service.context(layout, notify=progress.line, booting=True, withhold=True)) if source else None
 
 
 def _rerender(layout: HostLayout, progress: Progress) -> Outcome | None:
     """Render the declaration in force anew, as above."""
     from hostctl.agent import boot_health, older, service  # noqa: PLC0415 - only at boot
 
-    context = service.context(layout, notify=progress.line, booting=True)
+    context = service.context(layout, notify=progress.line, booting=True, withhold=True)
     return older.rerender(context, on_trial=lambda: boot_health.tries() > 0)
 
 
@@ -92,6 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
     layout, progress = HostLayout(), Progress(quiet=arguments.json)
     if arguments.first_boot:
         outcome = _at_boot(first_boot_declaration(layout), layout, progress)
+    elif arguments.withheld:
+        from hostctl.agent import service, withheld  # noqa: PLC0415 - only after such a boot
+
+        outcome = withheld.complete(service.context(layout, notify=progress.line, booting=True))
     elif arguments.rerender:
         outcome = _rerender(layout, progress)
     else:

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from hostctl.agent import generation, health, parsed
+from hostctl.agent import generation, health, parsed, withheld
 from hostctl.agent.machine import SystemdMachine
 from hostctl.errors import EXIT_FAILED
 from hostctl.layout import HostLayout
@@ -43,6 +43,8 @@ def _checked(arguments: argparse.Namespace, layout: HostLayout) -> tuple[str, he
         context = service.context(layout, notify=progress.line, booting=True)
         return boot_health.check_boot(context, boot_health.real_edge(context.release))
     stored = generation.current(layout)
+    if unmet := withheld.problems(layout, stored):
+        return "degraded", health.unmet(unmet)
     if stored is None:
         return "healthy", health.Report(results=())
     declaration = parsed.declaration(stored)

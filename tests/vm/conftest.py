@@ -19,7 +19,7 @@ from hostctl_qemu.attachment import PLAIN, Attachment
 from hostctl_qemu.machine import Forward, Machine, free_port, make_overlay
 from hostctl_qemu.snapshot import Snapshot
 from hostctl_qemu.ssh import Ssh, make_key
-from hostctl_qemu.state import SSH_PORT, make_config
+from hostctl_qemu.state import HOST_DECLARATION, SSH_PORT, make_config
 from hostctl_qemu.view import make_raw
 
 from hostctl.compose.lock import cache_folder
@@ -170,7 +170,7 @@ def power_on(booted: Snapshot, off: Path, tmp_path: Path, ssh_folder: Path) -> I
     """Return what starts a host of its own after a change to its disk."""
     started: list[Host] = []
 
-    def start(change: Callable[[Disk], None]) -> Host:
+    def start(change: Callable[[Disk], None], declared: str = "") -> Host:
         folder, raw, port = tmp_path / "host", tmp_path / "disk.raw", free_port()
         folder.mkdir(mode=0o700)
         run(["cp", "--sparse=always", "--reflink=auto", off, raw])
@@ -179,6 +179,9 @@ def power_on(booted: Snapshot, off: Path, tmp_path: Path, ssh_folder: Path) -> I
         shutil.copyfile(booted.config.folder / "vars.fd", folder / "vars.fd")
         ports = (Forward(host_port=port, guest_port=SSH_PORT),)
         config = dataclasses.replace(booted.config, disk=folder / "disk.qcow2", folder=folder, forwards=ports)
+        if declared:
+            credentials = {**config.credentials, HOST_DECLARATION: declared.encode()}
+            config = dataclasses.replace(config, credentials=credentials)
         host = Host(machine=Machine.start(config), ssh=Ssh(folder=ssh_folder, port=port))
         started.append(host)
         _hosts.append(host)

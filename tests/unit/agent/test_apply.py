@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import activation, generation, pending, render, unit_control
+from hostctl.agent import activation, generation, pending, render, unit_control, withheld
 from hostctl.agent import apply as transaction
 from hostctl.agent.apply import ApplyError, BusyError, Context, NotWrittenError, OvertakenError, UnsettledError
 from hostctl.agent.generation import Content, Draft, Record, Stored
@@ -164,6 +164,7 @@ def stage(source: str, declaration: HostDeclaration, former: Stored | None, draf
             created="2026-01-01T00:00:00Z",
             release="1",
             declaration_sha256=hashlib.sha256(source.encode()).hexdigest(),
+            withheld=draft.withheld,
         ),
         declaration=source,
         etc=merge(render.host(declaration, machine_id="0" * 32, uids={}), units),
@@ -701,6 +702,85 @@ def test_a_workload_that_a_boot_started_as_it_was_is_started_again_as_it_is(layo
     assert machine.log[-1:] == ["restart workload-site.service later"]
 
 
+def without_images(layout: HostLayout, machine: FakeMachine) -> Stored:
+    """Boot a machine without a generation and without images; return the generation that it makes."""
+    boot = replace(context(layout, machine, booting=True), lacking=lambda declaration: ("registry.example/site:1",))
+    outcome = transaction.apply(BASE, "credential", boot)
+    assert outcome.notes == ("the workloads wait for images that are not here: registry.example/site:1",)
+    stored = generation.current(layout)
+    assert stored is not None
+    return stored
+
+
+def test_a_boot_that_lacks_images_puts_everything_but_the_workloads_in_force(layout: HostLayout) -> None:
+    (layout.esp / "EFI").mkdir(parents=True)
+    machine = FakeMachine()
+    stored = without_images(layout, machine)
+    assert (in_force(layout), stored.record.withheld, stored.declaration) == (1, True, BASE)
+    assert (machine.layer, machine.running) == (layout.generations / "1/etc", {})
+    assert (stored.path / "withheld").exists()
+    assert (stored.path / "etc/hostname").read_text() == "web-1\n"
+    pending.settle(layout)
+    assert layout.spare_declaration.read_text() == BASE  # not what is left of it
+    (problem,) = withheld.problems(layout, stored)
+    assert "wait for their images" in problem
+
+
+def test_the_whole_declaration_is_tried_until_it_is_in_force(layout: HostLayout) -> None:
+    def unreachable(source: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
+        raise StartError("looking up registry.example/site:1", details="no route to host\nmore")
+
+    machine = FakeMachine(broken="db:1")
+    without_images(layout, machine)
+    again = context(layout, machine, booting=True)
+    with pytest.raises(StartError):
+        withheld.complete(replace(again, stage=unreachable))
+    stored = generation.current(layout)
+    assert stored is not None
+    assert stored.record.number == 1
+    (problem,) = withheld.problems(layout, stored)
+    assert problem.endswith("looking up registry.example/site:1: no route to host")
+    outcome = withheld.complete(again)
+    assert outcome is not None
+    assert (outcome.generation, outcome.former) == (2, 1)
+    assert [str(action) for action in outcome.actions] == ["+ workload site: declared", "+ workload db: declared"]
+    assert outcome.notes == ("workload db did not start: workload-db.service failed",)  # which takes nothing back
+    assert set(machine.running) == {"workload-site.service"}
+    assert not (layout.current / "withheld").exists()
+    assert withheld.complete(again) is None
+
+
+@pytest.mark.parametrize("text", [NEXT, "version: 1\nhostname: web-1\n"])
+def test_a_declaration_that_is_applied_meanwhile_stays(layout: HostLayout, text: str) -> None:
+    machine = FakeMachine()
+    without_images(layout, machine)
+    outcome = transaction.apply(text, "host.yaml", context(layout, machine))
+    assert (outcome.generation, bool(outcome.actions)) == (2, True)
+    assert withheld.complete(context(layout, machine, booting=True)) is None
+    with pytest.raises(OvertakenError):
+        transaction.apply(BASE, "generation 1", context(layout, machine), base=1)
+    assert in_force(layout) == 2
+    assert withheld.problems(layout, generation.current(layout)) == ()
+
+
+def test_a_machine_with_a_whole_generation_is_not_asked_for_images(layout: HostLayout) -> None:
+    def asked(declaration: HostDeclaration) -> Sequence[str]:
+        raise AssertionError(declaration)
+
+    machine = FakeMachine()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    assert transaction.apply(NEXT, "x", replace(context(layout, machine, booting=True), lacking=asked)).generation == 2
+
+
+def test_a_release_that_renders_anew_goes_on_without_what_is_withheld(layout: HostLayout) -> None:
+    machine = FakeMachine()
+    stored = without_images(layout, machine)
+    boot = replace(context(layout, machine, booting=True), release="2", lacking=lambda declaration: ("r.example/s:1",))
+    assert transaction.apply(stored.declaration, "generation 1", boot).generation == 2
+    stored = older.understood(boot) or stored
+    assert (stored.record.number, stored.record.withheld, stored.declaration) == (2, True, BASE)
+
+
 def test_old_generations_go_but_not_the_one_in_force(layout: HostLayout) -> None:
     machine = FakeMachine()
     for count in range(1, 9):
@@ -753,5 +833,6 @@ def test_a_record_comes_back_as_it_was_written() -> None:
         images={"site": generation.Pin(reference="r/s:1", digest="sha256:1")},
         uids={"ops": 1000},
         ranges={"site": 0},
+        withheld=True,
     )
     assert generation.decode(generation.encode(record)) == record

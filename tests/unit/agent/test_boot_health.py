@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -11,12 +11,12 @@ from typing import Literal
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, pending
+from hostctl.agent import generation, pending, withheld
 from hostctl.agent.apply import Context
 from hostctl.agent.boot_health import BootEdge, check_boot, concerned
 from hostctl.agent.generation import Draft
 from hostctl.agent.health import Report, Result
-from hostctl.agent.machine import SystemdMachine
+from hostctl.agent.machine import SystemdMachine, Verb
 from hostctl.agent.stage import HostStager, Rendered
 from hostctl.config.load import parse_host
 from hostctl.layout import HostLayout
@@ -169,6 +169,71 @@ def test_nothing_declared_is_healthy(tmp_path: Path) -> None:
     stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
     context = Context(layout=layout, machine=SystemdMachine(layout), stage=stager, release="2", booting=True)
     assert check_boot(context, FakeLoader(counts=True).edge())[0] == "healthy"
+
+
+class Starting(SystemdMachine):
+    """A machine that only notes what is to be started."""
+
+    def __init__(self, layout: HostLayout) -> None:
+        super().__init__(layout)
+        self.started: list[str] = []
+
+    def units(self, verb: Verb, names: Sequence[str], *, block: bool = True) -> None:
+        assert (verb, block) == ("start", False)
+        self.started += names
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_boot_without_images_is_degraded_and_no_release_is_given_up(tmp_path: Path, port: int, counts: bool) -> None:
+    context, loader = prepared(tmp_path, 1), FakeLoader(counts=counts)
+    machine = Starting(context.layout)
+    context = replace(context, machine=machine)
+    layout, less = context.layout, "version: 1\nhostname: a\n"
+    whole = less + "workloads: {site: {image: r.example/w:1, required: true}}\n"
+    generation.store(layout, context.stage(whole, parse_host(less, "x"), None, Draft(number=2, withheld=True)))
+    generation.put_in_force(layout, 2)
+    verdict, report = check_boot(context, loader.edge())
+    assert (verdict, report.healthy, loader.log) == ("degraded", False, ["0 entries"])
+    assert "wait for their images" in report.cause()
+    assert machine.started == [withheld.UNIT]
+    assert pending.read(layout) is None
+    assert (layout.runtime / "healthy").exists()  # so that the deadline does not end the boot
+    generation.put_in_force(layout, 1)  # whole, but its check does not pass
+    assert check_boot(context, loader.edge())[0] == "degraded"
+    assert history.read(layout.state / "history.jsonl") == ()
+    fine = f"version: 1\nhostname: a\nhealth: {{site: {{tcp: '127.0.0.1:{port}'}}}}\n"
+    generation.store(layout, context.stage(fine, parse_host(fine, "x"), None, Draft(number=3)))
+    generation.put_in_force(layout, 3)
+    assert check_boot(context, loader.edge())[0] == "healthy"
+    blessed = [event.event for event in history.read(layout.state / "history.jsonl")]
+    assert blessed == ([history.BLESSED] if counts else [])
+    assert loader.log == ["0 entries"] * 3
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_declaration_that_did_not_come_into_force_is_not_healthy(tmp_path: Path, counts: bool) -> None:
+    layout, loader = HostLayout(root=tmp_path), FakeLoader(counts=counts)
+    stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
+    context = Context(layout=layout, machine=SystemdMachine(layout), stage=stager, release="2", booting=True)
+    layout.given_declaration.parent.mkdir(parents=True)
+    layout.given_declaration.touch()
+    verdict, report = check_boot(context, loader.edge())
+    assert (verdict, report.healthy, loader.log) == ("degraded", False, ["0 entries"])
+    assert "hostctl-firstboot.service" in report.cause()
+    assert not (layout.state / "history.jsonl").exists()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_last_try_is_not_lost_to_what_no_release_can_mend(tmp_path: Path, last: bool) -> None:
+    layout, loader = HostLayout(root=tmp_path), FakeLoader(counts=True)
+    stager = HostStager(layout=layout, release="2", workloads=lambda declaration, former, number: Rendered())
+    context = Context(layout=layout, machine=SystemdMachine(layout), stage=stager, release="2", booting=True)
+    layout.given_declaration.parent.mkdir(parents=True)
+    layout.given_declaration.touch()
+    layout.state.mkdir(parents=True)
+    assert check_boot(context, replace(loader.edge(), keep_last_try=lambda: last))[0] == "degraded"
+    events = history.read(layout.state / "history.jsonl")
+    assert [(event.event, event.version) for event in events] == ([(history.BLESSED, "2")] if last else [])
 
 
 def test_the_machine_id_stays_and_numbers_of_users_too(tmp_path: Path) -> None:

@@ -117,6 +117,17 @@ def test_what_is_not_here_comes_from_the_registry() -> None:
     assert store.pulled == [(NAME, None)]
 
 
+def test_what_only_a_registry_could_give_is_named_once() -> None:
+    twice = parse_host(HOST.replace("'}}", "'}, again: {image: '" + NAME + "'}}"), "host.yaml")
+    assert len(twice.workloads) == 2
+    assert images.lacking(twice, Store()) == (NAME,)
+    assert images.lacking(twice, Store(NEW, named=NEW)) == ()
+    signed, store = parse_host(SIGNED, "host.yaml"), Store(NEW, named=NEW)
+    assert images.lacking(signed, store) == (NAME,)
+    store.signed.add(NEW)
+    assert images.lacking(signed, store) == ()
+
+
 BODY = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYnHHJNgTIqoSiDHfCDBepA83h9n4"
 KEY = f"-----BEGIN PUBLIC KEY-----\n{BODY}\n-----END PUBLIC KEY-----\n"
 SIGNED = HOST + f"images: {{signatures: {{require: cosign, key: {json.dumps(KEY)}}}}}\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import generation, overview
+from hostctl.agent import generation, overview, withheld
 from hostctl.agent.generation import Content, Pin, Record, Stored
-from hostctl.agent.machine import UnitState
+from hostctl.agent.machine import SystemdMachine, UnitState
 from hostctl.agent.overview import Status, UnknownWorkloadError, WorkloadStatus
 from hostctl.cli import exec as exec_verb
 from hostctl.cli import logs, ps, status
@@ -168,6 +168,24 @@ def test_one_that_was_run_is_found_without_its_prefix_where_no_other_is_called_s
     ]
     with pytest.raises(overview.UnknownWorkloadError):
         overview.called("nope", layout)
+
+
+def test_workloads_that_wait_for_their_images_are_a_problem(tmp_path: Path) -> None:
+    layout = HostLayout(root=tmp_path)
+    kernel = tmp_path / "proc/sys/kernel/hostname"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text("web-1\n")
+    record = Record(number=1, created="now", release="1", declaration_sha256="", withheld=True)
+    generation.store(layout, Content(record=record, declaration="", etc={}, bundles={}, network=b"{}"))
+    generation.put_in_force(layout, 1)
+    withheld.note(layout, "looking up r.example/site:1: unauthorized")
+    seen = overview.status(layout, SystemdMachine(layout))
+    assert (seen.state, len(seen.problems)) == ("degraded", 1)
+    assert "wait for their images" in status.text(seen)
+    assert "looking up r.example/site:1: unauthorized" in status.text(seen)
+    with pytest.raises(overview.UnknownWorkloadError) as caught:
+        overview.require("site", layout)
+    assert "wait for their images" in caught.value.hint
 
 
 def test_status_and_ps_for_a_terminal() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import generation
+from hostctl.agent import generation, images
 from hostctl.agent.generation import Draft, Stored
 from hostctl.agent.stage import HostStager
 from hostctl.agent.workloads import AppArmorProfileMissingError, HostWorkloads, ProfileMissingError, ZoneMissingError
@@ -79,6 +79,13 @@ def test_a_generation_holds_everything_that_its_workloads_need(layout: HostLayou
     assert f"{own['address']} web\n" in (stored.path / "etc/hosts").read_text()
     tmpfiles = (stored.path / "etc/hostctl/workloads/web.fresh.conf").read_text()
     assert f" {own['userns_start']} {own['userns_start']} -" in tmpfiles
+
+
+def test_images_that_came_with_the_release_are_not_missed(layout: HostLayout) -> None:
+    assert images.lacking_here(layout, parse_host(HOST, "host.yaml")) == ()
+    far = HOST + "  far: {image: 'registry.example/far:1', image_volumes: {/data: 'registry.example/data:1'}}\n"
+    lacking = images.lacking_here(layout, parse_host(far, "host.yaml"))
+    assert lacking == ("registry.example/far:1", "registry.example/data:1")
 
 
 def test_what_did_not_change_is_rendered_the_same_beside_a_new_workload(layout: HostLayout) -> None:

@@ -21,12 +21,12 @@ def start(lab: Lab, power_on: PowerOn) -> PowerOn:
     """Return what starts a host, on whose disk release 2 was staged while it was off, after a change to the disk."""
     build, running = lab.build(releases.NEXT), load_manifest(lab.build(releases.BASE)).root_hash
 
-    def start(change: Callable[[Disk], None]) -> Host:
+    def start(change: Callable[[Disk], None], declared: str = "") -> Host:
         def both(disk: Disk) -> None:
             disk.install(build, running)
             change(disk)
 
-        return power_on(both)
+        return power_on(both, declared)
 
     return start
 
@@ -58,6 +58,27 @@ def test_a_torn_esp_is_mended_and_a_state_that_is_lost_is_replaced(start: PowerO
     assert event[1] == "2"
     host.run("umount", "/efi")
     host.text("fsck.fat", "-n", "/dev/disk/by-partlabel/hostctl-esp")
+
+
+def test_a_state_and_a_registry_that_are_lost_leave_a_host_that_is_reached(power_on: PowerOn, declaration: str) -> None:
+    far = declaration + "workloads:\n  far: {image: '127.0.0.1:9/box:1', required: true}\n"
+
+    def change(disk: Disk) -> None:
+        disk.declare(far)
+        lose_state(disk)
+
+    host = power_on(change, far)
+    host.wait_release("1", "", 2 * BOOT_SECONDS)
+    assert host.run("id", "-un", user="ops").text.strip() == "ops"
+    assert host.text("hostname") == "web-1"
+    assert "the workloads wait for their images" in str(host.status()["problems"])
+    assert "not healthy" in host.fails("hostctl", "health")
+    assert not host.happened("bad", "1")
+    host.text("systemctl", "stop", "hostctl-withheld.service")  # it may be at it, and nobody waits for a lock
+    host.apply(declaration)
+    host.text("systemctl", "start", "hostctl-withheld.service")
+    assert "the workloads" not in str(host.status()["problems"])
+    host.text("hostctl", "health")
 
 
 def test_when_no_release_can_start_it_says_so_and_restarts_no_faster_than_once_a_minute(start: PowerOn) -> None:

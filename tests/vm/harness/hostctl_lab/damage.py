@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from hostctl.boot.slots import LABEL_ESP, Partition, filled, find_slots, read_table
 from hostctl.compose.manifest import load_manifest
@@ -89,6 +90,13 @@ class Disk:
         """Return the name of a release's boot entry."""
         return next(name for name in self.entries() if name.startswith((f"{NAME}_{version}+", f"{NAME}_{version}.")))
 
+    def declare(self, text: str) -> None:
+        """Replace the copy of the declaration that is for a host whose state is lost."""
+        copy = self.path.with_suffix(".yaml")
+        copy.write_text(text)
+        run(["mcopy", "-o", "-i", self.esp, copy, "::/hostctl/host.yaml"])
+        copy.unlink()
+
     def give_tries(self, version: str, tries: int) -> None:
         """Let the boot loader try a release so often."""
         run(["mren", "-i", self.esp, f"{ENTRIES}/{self.entry(version)}", f"{NAME}_{version}+{tries}.efi"])
@@ -103,8 +111,11 @@ class Disk:
         copy.unlink()
 
 
-PowerOn = Callable[[Callable[[Disk], None]], Host]
-"""Starts a host of its own after a change to its disk."""
+class PowerOn(Protocol):
+    """Starts a host of its own after a change to its disk; for a first boot another declaration may be given."""
+
+    def __call__(self, change: Callable[[Disk], None], declared: str = "") -> Host:
+        """Start it."""
 
 
 def unsigned(image: bytes) -> bytes:
