@@ -91,6 +91,11 @@ class HostLayout:
         return self.runtime / "turns"
 
     @property
+    def kernel_settings(self) -> Path:
+        """What kernel settings were before this boot set them."""
+        return self.runtime / "sysctl.json"
+
+    @property
     def spare_declaration(self) -> Path:
         """Copy of the declaration in force, for a boot whose state is lost."""
         return self.esp / "hostctl/host.yaml"

@@ -46,7 +46,8 @@ def activate(
     Workloads that change are stopped by their old units and started by their new ones, but for those that change beside
     themselves, and for replicas in ``turns``; of those that get more or fewer replicas the others run on. During boot
     they may be starting already, and are started again; those that end are stopped, but not waited for so long. Those
-    in ``down`` are not started. Returns what could not be started: whether that is a failure is for health to say.
+    in ``down`` are not started. Returns what could not be started or undone: whether that is a failure is for health to
+    say.
     """
     machine, block = context.machine, not context.booting
     counted = {*scaled(actions), *(turns.names if turns else ())}
@@ -79,8 +80,7 @@ def activate(
     machine.reload_units()
     if touched(actions, "hostname"):
         machine.set_hostname(str(declaration.hostname))
-    if touched(actions, "sysctl"):
-        machine.apply_sysctl()
+    notes = tuple(machine.apply_sysctl()) if touched(actions, "sysctl") else ()
     if touched(actions, "user"):
         machine.make_homes()
     if touched(actions, "network", "hostname"):
@@ -89,7 +89,7 @@ def activate(
     if touched(actions, "workload", "replicas", "workload-network"):
         machine.refresh_workload_network(block=block)
     wanted = tuple(each for each in actions if each.subject not in down.workloads | context.live)
-    return _start(wanted, declaration, old, new, beside, counted, context, down)
+    return (*notes, *_start(wanted, declaration, old, new, beside, counted, context, down))
 
 
 def end(keys: Sequence[str], context: Context) -> None:

@@ -215,7 +215,8 @@ def _go_back(
     turns = one_after_the_other(back, target or empty, wanted, former, context, down=left, back=True)
     if turns:
         turns.begin()
-    activate(back, target or empty, wanted, former, context, turns, left)
+    for said in activate(back, target or empty, wanted, former, context, turns, left):
+        context.notify(said)
     if turns:
         turns.take(target or empty)
     in_turn.clear(context.layout, context.machine, wanted, *([former] if former else []))

@@ -106,8 +106,8 @@ class Machine(Protocol):
     def refresh_workload_network(self, *, block: bool = True) -> None:
         """Run the network pass of all workloads again."""
 
-    def apply_sysctl(self) -> None:
-        """Set the kernel settings below /etc/sysctl.d."""
+    def apply_sysctl(self) -> Sequence[str]:
+        """Set the kernel settings below /etc/sysctl.d, and undo those that were there; return what cannot be undone."""
 
     def make_homes(self) -> None:
         """Make declared home folders."""
@@ -214,9 +214,13 @@ class SystemdMachine:
             return
         run(["systemctl", "reload-or-restart", NETWORK_UNIT], timeout=START_TIMEOUT)
 
-    def apply_sysctl(self) -> None:
-        """Set the kernel settings below /etc/sysctl.d."""
+    def apply_sysctl(self) -> Sequence[str]:
+        """Set the kernel settings below /etc/sysctl.d, and undo those that were there; return what cannot be undone."""
+        from hostctl.agent import kernel_settings  # noqa: PLC0415 - only when one changes, and start-up counts
+
+        notes = kernel_settings.bring(self.layout)
         run(["/usr/lib/systemd/systemd-sysctl"], timeout=60)
+        return notes
 
     def make_homes(self) -> None:
         """Make declared home folders."""

@@ -61,7 +61,11 @@ def _at_boot(source: tuple[str, str] | None, layout: HostLayout, progress: Progr
     from hostctl.agent import apply as transaction  # noqa: PLC0415 - only at boot
     from hostctl.agent import service  # noqa: PLC0415 - as above
 
-    return transaction.apply(*source, service.context(layout, notify=progress.line, booting=True, withhold=True)) if source else None
+    return (
+        transaction.apply(*source, service.context(layout, notify=progress.line, booting=True, withhold=True))
+        if source
+        else None
+    )
 
 
 def _rerender(layout: HostLayout, progress: Progress) -> Outcome | None:

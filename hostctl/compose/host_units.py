@@ -12,7 +12,7 @@ SYSTEM = "usr/lib/systemd/system"
 ENABLED: Mapping[str, tuple[str, ...]] = {
     "local-fs.target.requires": ("var.mount",),
     "local-fs.target.wants": ("efi.automount",),
-    "sysinit.target.wants": ("hostctl-apparmor.service", "hostctl-deadline.timer"),
+    "sysinit.target.wants": ("hostctl-apparmor.service", "hostctl-deadline.timer", "hostctl-sysctl.service"),
     "multi-user.target.wants": (
         "hostctl-firstboot.service",
         "hostctl-health.service",

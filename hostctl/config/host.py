@@ -238,7 +238,9 @@ class HostDeclaration:
     """Files below /etc, by path."""
     sysctl: Mapping[SysctlName, str] = field(default_factory=dict)
     """Kernel settings. They count for more than the release's own, but for those that every host relies on:
-    kernel.kexec_load_disabled, kernel.unprivileged_bpf_disabled, net.ipv4.ip_forward and vm.memfd_noexec stay 1."""
+    kernel.kexec_load_disabled, kernel.unprivileged_bpf_disabled, net.ipv4.ip_forward and vm.memfd_noexec stay 1. One
+    that is not declared any more gets back what the release or the kernel had, if the kernel takes that; else it stays
+    until the host restarts, and `hostctl apply` says so."""
     update: UpdatePolicy | None = None
     """Where new releases come from."""
     metrics: Metrics | None = None

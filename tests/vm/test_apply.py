@@ -74,13 +74,15 @@ def test_a_wrong_declaration_is_refused_with_its_place(host: Host, live: str) ->
 
 def test_a_declaration_that_is_not_healthy_is_taken_back(host: Host, live: str) -> None:
     before = in_force(host)
-    unhealthy = changed(live, ("second", "third"), ("web-2", "web-3"))
+    more = ("sysctl:\n", 'sysctl:\n  vm.overcommit_ratio: "51"\n')
+    unhealthy = changed(live, ("second", "third"), ("web-2", "web-3"), more)
     unhealthy += "  absent: {tcp: 'localhost:9', within: 3s}\n"
     said = host.fails("hostctl", "apply", "-", stdin=unhealthy)
     assert "taken back" in said
     assert "absent" in said
     after = in_force(host)
     assert (after[0], after[2:]) == (before[0], before[2:])
+    assert host.text("sysctl", "-n", "vm.overcommit_ratio") == "50"
 
 
 def test_users_come_and_go(host: Host, live: str) -> None:
@@ -121,3 +123,10 @@ def test_a_boot_after_a_power_cut_lets_nothing_run_of_what_was_tried(host: Host,
     assert host.text("systemctl", "show", "-P", "ActiveState", "workload-extra.service") == "inactive"
     assert host.run("test", "-e", "/sys/fs/cgroup/system.slice/workload-extra.service", check=False).status != 0
     assert host.text("systemctl", "list-units", "--failed", "--no-legend", "--plain") == ""
+
+
+def test_a_kernel_setting_that_is_not_declared_any_more_is_the_kernels_again(host: Host, live: str) -> None:
+    host.apply(changed(live, ('sysctl:\n  net.ipv4.tcp_keepalive_time: "700"\n', "")))
+    assert host.text("sysctl", "-n", "net.ipv4.tcp_keepalive_time") == "7200"  # though this boot began with 700
+    host.apply(live)
+    assert host.text("sysctl", "-n", "net.ipv4.tcp_keepalive_time") == "700"

@@ -92,8 +92,9 @@ class FakeMachine:
     def refresh_workload_network(self, *, block: bool = True) -> None:
         self._did("workload network")
 
-    def apply_sysctl(self) -> None:
+    def apply_sysctl(self) -> Sequence[str]:
         self._did("sysctl")
+        return ("a setting stays",)
 
     def make_homes(self) -> None:
         self._did("homes")
@@ -197,6 +198,18 @@ def test_a_first_declaration_becomes_generation_1(layout: HostLayout) -> None:
     assert (layout.current / "host.yaml").read_text() == BASE
     assert (layout.current / "bundles/site/config.json").is_file()
     assert pending.read(layout) is None
+
+
+def test_kernel_settings_that_cannot_be_undone_are_a_note(layout: HostLayout) -> None:
+    machine, told = FakeMachine(), list[str]()
+    transaction.apply(BASE, "host.yaml", context(layout, machine))
+    more = BASE + "sysctl: {vm.swappiness: '1'}\n"
+    machine.broken = "site:2"
+    with pytest.raises(ApplyError):
+        changed = more.replace("site:1", "site:2")
+        transaction.apply(changed, "host.yaml", replace(context(layout, machine), notify=told.append))
+    assert (machine.log.count("sysctl"), told.count("a setting stays")) == (2, 1)  # on the way back as well
+    assert transaction.apply(more, "host.yaml", context(layout, machine)).notes == ("a setting stays",)
 
 
 def test_applying_twice_does_nothing(layout: HostLayout) -> None:

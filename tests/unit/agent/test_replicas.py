@@ -108,8 +108,8 @@ class FakeMachine:
     def refresh_workload_network(self, *, block: bool = True) -> None:
         self.did("pass")
 
-    def apply_sysctl(self) -> None:
-        pass
+    def apply_sysctl(self) -> Sequence[str]:
+        return ()
 
     def make_homes(self) -> None:
         pass

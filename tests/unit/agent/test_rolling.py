@@ -99,8 +99,8 @@ class FakeMachine:
         (site,) = [each.key for each in wanted.workloads if each.name == "site" and not each.standby]
         self.served.append(site)
 
-    def apply_sysctl(self) -> None:
-        pass
+    def apply_sysctl(self) -> Sequence[str]:
+        return ()
 
     def make_homes(self) -> None:
         pass
