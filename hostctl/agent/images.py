@@ -106,8 +106,8 @@ def lacking(declaration: HostDeclaration, images: Images) -> tuple[str, ...]:
     lack: dict[str, None] = {}
     for reference in declared_images(declaration).values():
         found = images.find(reference)
-        key = access(declaration, reference.registry).key_id
-        if found is None or not images.is_signed(found.digest, key):
+        signer = access(declaration, reference.registry).signer(reference)
+        if found is None or not images.is_signed(found.digest, signer):
             lack[str(reference)] = None
     return tuple(lack)
 
