@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hostctl.agent import client
 from hostctl.cli import relay
+from hostctl.cli.background import begun
 from hostctl.cli.pull import references
 from hostctl.errors import HostctlError, UsageError
 from hostctl.image import containerfile
@@ -137,18 +138,17 @@ def _built(wanted: Mapping[str, object], text: str, arguments: argparse.Namespac
             sys.stderr.buffer.write(data)
             sys.stderr.flush()
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        packing = pool.submit(pack, text, arguments.context, context_in)
-        try:
-            with relay.outlet(show) as said:
-                descriptors = (context_out, said, said)
-                built = client.ask("Build", json.dumps(wanted), descriptors=descriptors, on_progress=progress.line)
-        except HostctlError:
-            sys.stderr.buffer.write(kept)
-            raise
-        finally:
-            os.close(context_out)
-        return built, packing.result()
+    packing = begun(functools.partial(pack, text, arguments.context, context_in))
+    try:
+        with relay.outlet(show) as said:
+            descriptors = (context_out, said, said)
+            built = client.ask("Build", json.dumps(wanted), descriptors=descriptors, on_progress=progress.line)
+    except HostctlError:
+        sys.stderr.buffer.write(kept)
+        raise
+    finally:
+        os.close(context_out)
+    return built, packing.result()
 
 
 def run(arguments: argparse.Namespace) -> int:

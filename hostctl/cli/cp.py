@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -18,6 +17,7 @@ from typing import BinaryIO, TypeVar
 from hostctl.agent import client
 from hostctl.agent.copying import CopyError
 from hostctl.agent.outcome import Copied
+from hostctl.cli.background import begun
 from hostctl.errors import UsageError
 from hostctl.workload.beneath import TransferError, means_contents
 from hostctl.workload.packing import Packer
@@ -73,28 +73,31 @@ def _owner(*, keep: bool) -> tuple[int, int] | None:
 def piped(left: Callable[[int], Left], right: Callable[[int], Right]) -> tuple[Left, Right]:
     """Let one side write to a pipe while the other reads from it, and return what both return.
 
-    The writer's failure counts more, unless it only is that the reader has gone.
+    The writer's failure counts more, unless it only is that the reader has gone. A Ctrl-C is raised at once; as nobody
+    reads any more then, the writer ends soon.
     """
     reader, writer = os.pipe()
-    with ThreadPoolExecutor(max_workers=1) as pool:
 
-        def write() -> Left:
-            try:
-                return left(writer)
-            finally:
-                os.close(writer)
-
-        writing = pool.submit(write)
+    def write() -> Left:
         try:
-            found = right(reader)
-        except Exception:
-            os.close(reader)
-            error = writing.exception()
-            if error is not None and "roken pipe" not in str(error):
-                raise error from None
-            raise
+            return left(writer)
+        finally:
+            os.close(writer)
+
+    writing = begun(write)
+    try:
+        found = right(reader)
+    except Exception:
         os.close(reader)
-        return writing.result(), found
+        error = writing.exception()
+        if error is not None and "roken pipe" not in str(error):
+            raise error from None
+        raise
+    except BaseException:
+        os.close(reader)
+        raise
+    os.close(reader)
+    return writing.result(), found
 
 
 def copy_out(workload: str, path: str, target: str, *, archive: bool, follow: bool = False) -> Copied:

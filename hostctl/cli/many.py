@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
+from hostctl.cli.background import begun
 from hostctl.errors import HostctlError
 
 AT_ONCE = 8
@@ -22,15 +24,27 @@ def tried(
     Args:
         names: workloads, images or others; one that occurs twice counts once.
         deed: does it to one.
-        at_once: how many at the same time; 1 is one after the other.
+        at_once: how many at the same time; 1 is one after the other, in this thread. A Ctrl-C waits for none of them.
     """
     wanted = list(dict.fromkeys(names))
-    with ThreadPoolExecutor(max_workers=min(at_once, len(wanted))) as pool:
-        for name, one in zip(wanted, [pool.submit(deed, name) for name in wanted], strict=True):
-            try:
-                yield name, one.result()
-            except HostctlError as error:
-                yield name, error
+    if at_once == 1:
+        yield from ((name, _outcome(partial(deed, name))) for name in wanted)
+        return
+    free = threading.Semaphore(at_once)
+
+    def one(name: str) -> Result:
+        with free:
+            return deed(name)
+
+    under_way = {name: begun(partial(one, name)) for name in wanted}
+    yield from ((name, _outcome(each.result)) for name, each in under_way.items())
+
+
+def _outcome(deed: Callable[[], Result]) -> Result | HostctlError:
+    try:
+        return deed()
+    except HostctlError as error:
+        return error
 
 
 def failure(name: str, error: HostctlError) -> dict[str, object]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -170,6 +171,22 @@ def test_calls_that_last_hold_up_no_others_and_end_with_their_callers(agent: str
 
     assert asyncio.run(hold_many()) == "['a', 'b'] kettle-empty"
     # that the agent ends when idle, which its fixture waits for, shows that nothing is held any more
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_call_that_is_interrupted_is_left_at_once(agent: str, number: signal.Signals) -> None:
+    former = signal.signal(number, signal.default_int_handler)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.5, signal.pthread_kill, (main, number))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bus.call("Hold", address=agent)
+    finally:
+        timer.join()
+        signal.signal(number, former)
+    # that the agent ends when idle shows that it was told of it
 
 
 def test_a_fault_in_one_call_leaves_the_agent_answering(agent: str) -> None:

@@ -367,6 +367,11 @@ def test_attach_follows_to_the_end(host: Host) -> None:
     assert done.status == 7
 
 
+def test_what_is_waited_for_is_left_by_a_ctrl_c(host: Host) -> None:
+    words = ("timeout", "--preserve-status", "--signal=INT", "--kill-after=30", "20", "hostctl", "wait", "talk")
+    assert host.run(*words, check=False).status == 130
+
+
 def test_events_tell_it_all(host: Host) -> None:
     lines = host.text("hostctl", "events", "--since", "1h", "--until", "0s").splitlines()
     seen = [(event["action"], event["name"]) for event in map(json.loads, lines)]
