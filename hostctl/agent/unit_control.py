@@ -10,7 +10,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from hostctl.agent.machine import START_TIMEOUT, SystemdUnavailableError, exit_status
@@ -142,7 +142,7 @@ def _begun(unit: str, properties: Sequence[str], timeout: float | None) -> Mappi
         time.sleep(LOOK)
 
 
-def await_end(unit: str, timeout: float | None = None) -> int:
+def await_end(unit: str, timeout: float | None = None, *, wait: Callable[[int], object] | None = None) -> int:
     """Return the exit status of a unit's first process, once that has ended; of the last one if none runs.
 
     The kernel tells of the end (pidfd_open(2)), so nothing is asked meanwhile, and nobody needs to be root for it.
@@ -150,6 +150,8 @@ def await_end(unit: str, timeout: float | None = None) -> int:
     Args:
         unit: a workload's service.
         timeout: seconds to wait at most; none waits for ever.
+        wait: returns when the descriptor that it is given can be read, for who has something to do meanwhile. It has
+            all the time that it takes.
 
     Raises:
         StillRunningError: it runs on.
@@ -165,11 +167,12 @@ def await_end(unit: str, timeout: float | None = None) -> int:
         pass
     else:
         try:
-            ready, _, _ = select.select([descriptor], [], [], timeout)
+            if wait is not None:
+                wait(descriptor)
+            elif not select.select([descriptor], [], [], timeout)[0]:
+                raise StillRunningError(f"{unit} did not end within {timeout:g} s")
         finally:
             os.close(descriptor)
-        if not ready:
-            raise StillRunningError(f"{unit} did not end within {timeout:g} s")
     end = time.monotonic() + SETTLE
     while True:
         after = show([unit], wanted)[0]

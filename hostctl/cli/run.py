@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from hostctl.agent import bus, unit_control
-from hostctl.agent.machine import workload_unit
+from hostctl.agent import bus
 from hostctl.cli.attach import follow
 from hostctl.cli.logs import require_journal
 from hostctl.cli.run_options import describe, settings
@@ -27,8 +26,9 @@ EXAMPLES = """examples:
 host.yaml must have `allow_run: true`. The workload's name begins with run-. It is confined and limited as a declared
 one, and there until `hostctl rm`, or until a host.yaml is applied; a boot starts it again only with --restart. Without
 -d its output is shown until it ends, and the exit status is its own, or 125 if it did not start; --rm removes it then.
-Ctrl-C is passed on to it, a second one leaves it running. Volumes are declared ones, or those that `hostctl volume
-create` made.
+Ctrl-C is passed on to it, a second one leaves it running. When nobody reads the output any more, as after `| head`, it
+is left running, or with --rm stopped and removed. Volumes are declared ones, or those that `hostctl volume create`
+made.
 """
 
 
@@ -101,11 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.detach:
             print(json.dumps(answer) if arguments.json else name)
             return 0
-        unit = workload_unit(name)
-        invocation = unit_control.show([unit], ["InvocationID"])[0].get("InvocationID", "")
         with passed_on(name):
-            return follow(name, lines="all", invocation=invocation)
-    except KeyboardInterrupt:
+            return follow(name, lines="all")
+    except (KeyboardInterrupt, BrokenPipeError):
         if not arguments.rm:
             print(f"note: {name} runs on; `hostctl stop {name}` ends it", file=sys.stderr)
         raise

@@ -6,15 +6,12 @@ import argparse
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from hostctl.agent import bus, unit_control
+from hostctl.agent import bus
 from hostctl.cli import run as run_verb
-from hostctl.cli.logs import command
-
-NUMBER = "0123456789abcdef0123456789abcdef"
 
 
 class Agent:
@@ -26,7 +23,6 @@ class Agent:
         self.seen: dict[str, str] = {}
         self.during: Callable[[], int] = lambda: 5
         monkeypatch.setattr(bus, "call", self.call)
-        monkeypatch.setattr(unit_control, "show", self.show)
         monkeypatch.setattr(run_verb, "follow", self.follow)
 
     def call(self, member: str, *arguments: str, **others: object) -> str:
@@ -34,13 +30,9 @@ class Agent:
         self.calls.append((member, *arguments))
         return json.dumps(self.answer)
 
-    def show(self, units: Sequence[str], properties: Sequence[str]) -> list[Mapping[str, str]]:
-        """Say what run it is."""
-        return [{"InvocationID": NUMBER}]
-
-    def follow(self, workload: str, *, lines: str, invocation: str) -> int:
+    def follow(self, workload: str, *, lines: str) -> int:
         """Stand for the time until the end."""
-        self.seen = {"workload": workload, "lines": lines, "invocation": invocation}
+        self.seen = {"workload": workload, "lines": lines}
         return self.during()
 
     def run(self, *words: str) -> int:
@@ -56,12 +48,10 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     return Agent(monkeypatch)
 
 
-def test_only_the_output_of_this_run_is_shown(agent: Agent) -> None:
+def test_its_output_is_shown_and_its_status_returned(agent: Agent) -> None:
     assert agent.run("--rm") == 5
-    assert agent.seen == {"workload": "run-x", "lines": "all", "invocation": NUMBER}
+    assert agent.seen == {"workload": "run-x", "lines": "all"}
     assert agent.calls[-1] == ("Remove", "run-x")
-    words = command(["workload-run-x.service"], follow=True, lines="all", invocation=NUMBER)
-    assert words[-2:] == ["_SYSTEMD_UNIT=workload-run-x.service", f"_SYSTEMD_INVOCATION_ID={NUMBER}"]
 
 
 @pytest.mark.parametrize("words", [("--rm",), ("-d",), ()])
@@ -100,3 +90,17 @@ def test_the_first_request_to_end_is_passed_on_and_the_second_leaves(
     with pytest.raises(KeyboardInterrupt):
         agent.run()
     assert "hostctl stop run-x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [(), ("--rm",)])
+def test_without_a_reader_it_is_left_or_removed(
+    words: Sequence[str], agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unread() -> int:
+        raise BrokenPipeError
+
+    agent.during = unread
+    with pytest.raises(BrokenPipeError):
+        agent.run(*words)
+    assert ("hostctl stop run-x" in capsys.readouterr().err) is (not words)
+    assert (("Remove", "run-x") in agent.calls) is bool(words)
