@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -113,6 +113,8 @@ class Context:
     lacking: Callable[[HostDeclaration], Sequence[str]] = lambda declaration: ()
     """Names images that are not here, so that workloads are withheld; asked for a machine that has no whole generation.
     By default none is missed, and staging pulls."""
+    require: Callable[[], object] = lambda: None
+    """Asked before anything is pulled and before anything is changed; what it raises leaves all as it is."""
     wait: in_turn.Wait = health.wait
     """Waits for health."""
     clock: Callable[[], float] = time.monotonic
@@ -278,20 +280,34 @@ def wanted_actions(
     return with_requirers(with_images(actions, _pins(former), pins or {}), old, declaration)
 
 
-def anew(deed: Callable[[], Result]) -> Result:
+def anew(deed: Callable[[], Result], *, seconds: float = 0.0) -> Result:
     """Do what starts from the declaration in force, and again if another came between.
+
+    Args:
+        deed: does it.
+        seconds: in which that may happen any number of times, and not just a few.
 
     Raises:
         OvertakenError: that happened each time.
     """
-    for _ in range(TRIES - 1):
-        with suppress(OvertakenError):
+    end, tries = time.monotonic() + seconds, 0
+    while True:
+        tries += 1
+        try:
             return deed()
-    return deed()
+        except OvertakenError:
+            if tries >= TRIES and time.monotonic() >= end:
+                raise
 
 
 def apply(
-    text: str, name: str, context: Context, renewed: Renewed | None = None, *, base: int | None = None
+    text: str,
+    name: str,
+    context: Context,
+    renewed: Renewed | None = None,
+    *,
+    base: int | None = None,
+    wait: float = 0.0,
 ) -> Outcome:
     """Make a declaration the one in force, or change nothing.
 
@@ -303,6 +319,7 @@ def apply(
         context: where and with what.
         renewed: images that workloads get; then these must become healthy too, required or not, if they are started.
         base: the generation that the text was made from, if it was: applied over another it would undo that.
+        wait: seconds that somebody else may change the machine before.
 
     Raises:
         DeclarationError: the declaration is wrong.
@@ -315,7 +332,7 @@ def apply(
     """
     declaration = parse_host(text, name)
     layout = context.layout
-    with lock(layout, wait=BOOT_PATIENCE if context.booting else 0.0, notify=context.notify):
+    with lock(layout, wait=BOOT_PATIENCE if context.booting else wait, notify=context.notify):
         said = _settled(context)
         notes: tuple[str, ...] = (said,) if said else ()
         former = generation.current(layout)
@@ -323,6 +340,7 @@ def apply(
         base = renewed.generation if renewed else base
         if base is not None and base != former_number:
             raise OvertakenError(f"generation {former_number} came between", hint="try again")
+        context.require()
         lacking = context.lacking(declaration) if former is None or former.record.withheld else ()
         if lacking:
             declaration = parsed.without_workloads(declaration)
@@ -345,7 +363,9 @@ def apply(
         )
         decided = replace(decided, withheld=bool(lacking))
         try:
-            wanted = generation.store(layout, context.stage(text, declaration, former, decided))
+            content = context.stage(text, declaration, former, decided)
+            context.require()
+            wanted = generation.store(layout, content)
         except OSError as error:
             hint = f"generation {former_number or 'none'} is in force as before"
             raise NotWrittenError(f"generation {number} could not be written: {words(error)}", hint=hint) from error

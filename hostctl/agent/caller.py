@@ -7,6 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hostctl.errors import HostctlError
+
+
+class CallerGoneError(HostctlError):
+    """Nobody waits any more for what was asked for."""
+
+    id = "caller-gone"
+
 
 class Caller:
     """One caller during one call. The bus tells that they have gone; a handler's thread waits for it."""
@@ -20,6 +28,15 @@ class Caller:
     def has_gone(self) -> bool:
         """Whether nobody waits for the answer any more."""
         return self._gone
+
+    def require(self) -> None:
+        """Do nothing while somebody waits for the answer.
+
+        Raises:
+            CallerGoneError: nobody does.
+        """
+        if self._gone:
+            raise CallerGoneError("whoever asked for it has gone")
 
     def leave(self) -> None:
         """Tell everybody who waits for it that the caller has gone."""

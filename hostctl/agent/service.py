@@ -148,15 +148,18 @@ class HostService:
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
+        wait: float = 0.0,
+        require: Callable[[], object] = lambda: None,
     ) -> Outcome:
         """Apply a declaration; tags are looked up of the workloads in ``looked_up``, None for all that want it."""
         where = replace(
             context(self._layout, notify=notify),
             starts=starts or {},
             live=live,
+            require=require,
             look_up=lambda declaration: self._look_up(declaration, looked_up, notify),
         )
-        outcome = transaction.apply(text, name, where, renewed, base=base)
+        outcome = transaction.apply(text, name, where, renewed, base=base, wait=wait)
         if outcome.actions:
             event_log.write("apply", str(outcome.generation), kind="generation", former=str(outcome.former or ""))
         return outcome

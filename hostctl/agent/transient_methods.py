@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from hostctl.agent import event_log, generation, images, network_view, reconnect, transient
 from hostctl.agent.apply import Notify, anew
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.generation import Pin, Stored
+from hostctl.agent.image_service import PATIENCE
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.outcome import Outcome
+from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
+
+log = logging.getLogger(__name__)
 
 
 class Apply(Protocol):
     """Applies a declaration, given its text and its name, and tells of what it does.
 
-    ``base`` is the generation that the text was made from, the rest as in ``Context``.
+    ``base`` is the generation that the text was made from, ``wait`` for how long somebody else may change the machine
+    before, the rest as in ``Context``.
     """
 
     def __call__(
@@ -31,17 +37,23 @@ class Apply(Protocol):
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
+        wait: float = 0.0,
+        require: Callable[[], object] = lambda: None,
     ) -> Outcome:
         """Apply it."""
 
 
 class TransientService:
-    """Runs workloads by applying the declaration in force with one more, one less, or another name."""
+    """Runs workloads by applying the declaration in force with one more, one less, or another name.
 
-    def __init__(self, layout: HostLayout, machine: Machine, apply: Apply) -> None:
+    Each of its methods waits for who else changes the machine, as somebody asked for both.
+    """
+
+    def __init__(self, layout: HostLayout, machine: Machine, apply: Apply, patience: float = PATIENCE) -> None:
         self._layout = layout
         self._machine = machine
         self._apply = apply
+        self._patience = patience
 
     def _current(self) -> Stored:
         stored = generation.current(self._layout)
@@ -58,11 +70,22 @@ class TransientService:
         def deed() -> Outcome:
             stored = self._current()
             text = transient.add(stored.declaration, full, request, by_hand=by_hand, volumes=volumes)
-            base, starts = stored.record.number, {full: not by_hand}
-            return self._apply(text, full, call.notify, base=base, starts=starts, looked_up={full})
+            return self._apply(
+                text,
+                full,
+                call.notify,
+                base=stored.record.number,
+                starts={full: not by_hand},
+                looked_up={full},
+                wait=self._patience,
+                require=call.caller.require,
+            )
 
-        outcome = anew(deed)
+        outcome = anew(deed, seconds=self._patience)
         event_log.write(action, full, generation=str(outcome.generation))
+        if call.caller.has_gone:
+            self._take_back(full)
+            call.caller.require()
         state = self._machine.states([workload_unit(full)]).get(workload_unit(full))
         started = state is not None and state.started
         # One that has ended before systemd saw it up is no failed start: it has an exit status.
@@ -70,10 +93,20 @@ class TransientService:
         document = {"workload": full, "generation": outcome.generation, "started": started, "notes": notes}
         return json.dumps(document)
 
+    def _take_back(self, full: str) -> None:
+        """Remove what was made for somebody who has gone meanwhile, and so does not know of it."""
+        try:
+            self._remove(full, lambda said: None)
+        except transient.UnknownRunError:  # they have seen to that
+            return
+        except HostctlError as error:
+            log.warning("workload %s stays, although whoever asked for it has gone: %s", full, error.brief)
+
     def run(self, call: Call) -> str:
         """Run a workload, if the declaration has allow_run: its name, and its settings as an object.
 
-        Returns its full name, which begins with run-, and whether it has started.
+        Returns its full name, which begins with run-, and whether it has started. Of a caller who leaves the bus before
+        that, nothing stays.
         """
         return self._add(call, "run", by_hand=False)
 
@@ -92,9 +125,10 @@ class TransientService:
             state = self._machine.states([workload_unit(was)]).get(workload_unit(was))
             up = state is not None and state.is_up
             starts = {was: up, full: up}  # the old one, if it is taken back
-            return self._apply(text, full, call.notify, base=stored.record.number, starts=starts)
+            base = stored.record.number
+            return self._apply(text, full, call.notify, base=base, starts=starts, wait=self._patience)
 
-        outcome = anew(deed)
+        outcome = anew(deed, seconds=self._patience)
         event_log.write("rename", full, former=was)
         document = {"workload": full, "former": was, "generation": outcome.generation, "notes": list(outcome.notes)}
         return json.dumps(document)
@@ -109,16 +143,20 @@ class TransientService:
     def remove(self, call: Call) -> str:
         """Stop and remove a workload that was run."""
         name = call.arguments[0]
+        outcome = self._remove(name, call.notify)
+        return json.dumps({"workload": transient.full_name(name), "generation": outcome.generation})
+
+    def _remove(self, name: str, notify: Notify) -> Outcome:
         full = transient.full_name(name)
 
         def deed() -> Outcome:
             stored = self._current()
             text = transient.remove(stored.declaration, name)
-            return self._apply(text, full, call.notify, base=stored.record.number)
+            return self._apply(text, full, notify, base=stored.record.number, wait=self._patience)
 
-        outcome = anew(deed)
+        outcome = anew(deed, seconds=self._patience)
         event_log.write("remove", full)
-        return json.dumps({"workload": full, "generation": outcome.generation})
+        return outcome
 
     def connect(self, call: Call) -> str:
         """Connect a workload that was run to a network: network, name, and an object with aliases, ipv4, ipv6.
@@ -130,10 +168,9 @@ class TransientService:
         def deed() -> tuple[reconnect.Change, Outcome]:
             stored = self._current()
             change = reconnect.connect(stored.declaration, network, name, request)
-            live = frozenset({change.workload})
-            return change, self._apply(change.text, change.workload, call.notify, base=stored.record.number, live=live)
+            return change, self._change(change, stored, call.notify, live=frozenset({change.workload}))
 
-        change, outcome = anew(deed)
+        change, outcome = anew(deed, seconds=self._patience)
         event_log.write("connect", change.workload, network=network)
         notes = [
             *outcome.notes,
@@ -147,7 +184,8 @@ class TransientService:
         It runs on. If its name server is in that network, it is only done with force, and the workload started anew.
         """
         network, name, options = call.arguments
-        change, outcome = anew(lambda: self._off(network, name, call.notify, force="force" in options.split()))
+        force = "force" in options.split()
+        change, outcome = anew(lambda: self._off(network, name, call.notify, force=force), seconds=self._patience)
         event_log.write("disconnect", change.workload, network=network)
         return self._connected(change.workload, network, outcome.notes)
 
@@ -164,7 +202,11 @@ class TransientService:
                 hint="--force starts it anew; what it wrote outside of volumes is gone then",
             )
         live = frozenset() if restarts else frozenset({change.workload})
-        return change, self._apply(change.text, change.workload, notify, base=stored.record.number, live=live)
+        return change, self._change(change, stored, notify, live=live)
+
+    def _change(self, change: reconnect.Change, stored: Stored, notify: Notify, *, live: frozenset[str]) -> Outcome:
+        base = stored.record.number
+        return self._apply(change.text, change.workload, notify, base=base, live=live, wait=self._patience)
 
     def _connected(self, name: str, network: str, notes: Sequence[str]) -> str:
         places = {each.name: each.workloads.get(name) for each in network_view.read(generation.current(self._layout))}

@@ -605,6 +605,37 @@ def test_a_boot_waits_for_who_changes_the_machine(layout: HostLayout) -> None:
     assert told[0] == "waiting for another change of this machine"
 
 
+def test_who_changes_the_machine_is_waited_for_if_that_is_wanted(layout: HostLayout) -> None:
+    held, told = transaction.lock(layout), threading.Event()
+    where = replace(context(layout, FakeMachine()), notify=lambda text: told.set())
+    applying = threading.Thread(target=transaction.apply, args=(BASE, "host.yaml", where), kwargs={"wait": 60.0})
+    with held:
+        applying.start()
+        assert told.wait(10)
+        assert in_force(layout) == 0
+    applying.join(10)
+    assert in_force(layout) == 1
+
+
+@pytest.mark.parametrize("staged", [0, 1])
+def test_what_is_not_wanted_any_more_changes_nothing(layout: HostLayout, staged: int) -> None:
+    seen: list[str] = []
+
+    def staging(source: str, declaration: HostDeclaration, former: Stored | None, draft: Draft) -> Content:
+        seen.append("staged")
+        return stage(source, declaration, former, draft)
+
+    def require() -> None:
+        if len(seen) == staged:
+            raise HostctlError("not wanted any more")
+
+    machine = FakeMachine()
+    with pytest.raises(HostctlError, match="not wanted any more"):
+        transaction.apply(BASE, "host.yaml", replace(context(layout, machine), stage=staging, require=require))
+    assert (len(seen), machine.log, generation.numbers(layout)) == (staged, [], [])
+    assert pending.read(layout) is None
+
+
 def test_what_was_made_from_another_generation_than_that_in_force_is_refused(layout: HostLayout) -> None:
     machine = FakeMachine()
     transaction.apply(BASE, "host.yaml", context(layout, machine))
@@ -695,6 +726,17 @@ def test_a_boot_waits_only_so_long_for_what_it_ends(layout: HostLayout) -> None:
     assert f"not stopped within {activation.STOP_SECONDS:g} s: workload-new.service" in told
     assert machine.log[0] == "lay", "it runs, so what it writes is left to it"
     assert (in_force(layout), pending.read(layout)) == (1, None)
+
+
+def test_what_was_overtaken_is_done_again_as_long_as_there_is_time() -> None:
+    tries = iter(range(transaction.TRIES * 2))
+
+    def deed() -> int:
+        for number in tries:
+            raise OvertakenError(f"generation {number} came between")
+        return 1
+
+    assert transaction.anew(deed, seconds=600.0) == 1
 
 
 def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -> None:

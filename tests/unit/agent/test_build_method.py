@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -79,6 +79,8 @@ class Builder:
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
+        wait: float = 0.0,
+        require: Callable[[], object] = lambda: None,
     ) -> Outcome:
         """Put a declaration in force."""
         if base is not None and self.others:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from hostctl.agent import generation, reconnect, transient, transient_methods
 from hostctl.agent.apply import Notify, OvertakenError
-from hostctl.agent.bus import Call
+from hostctl.agent.bus import Call, Method
+from hostctl.agent.caller import Caller, CallerGoneError
 from hostctl.agent.generation import Content, Pin, Record
+from hostctl.agent.image_service import PATIENCE
 from hostctl.agent.machine import SystemdMachine, UnitState
 from hostctl.agent.outcome import Outcome
 from hostctl.agent.plan import plan
@@ -167,7 +169,10 @@ class Applied:
         self.starts: Mapping[str, bool] = {}
         self.live: frozenset[str] = frozenset()
         self.looked_up: Collection[str] | None = None
+        self.wait = 0.0
         self.notes: tuple[str, ...] = ()
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens while it is applied."""
         self.others: list[tuple[str, str]] = []
         """What somebody else replaces in the declaration in force, and by what, before the next turns."""
 
@@ -181,6 +186,8 @@ class Applied:
         starts: Mapping[str, bool] | None = None,
         live: frozenset[str] = frozenset(),
         looked_up: Collection[str] | None = (),
+        wait: float = 0.0,
+        require: Callable[[], object] = lambda: None,
     ) -> Outcome:
         """Put it in force."""
         if self.others:
@@ -192,7 +199,9 @@ class Applied:
         stored = generation.current(self.layout)
         if base is not None and stored is not None and stored.record.number != base:
             raise OvertakenError(f"generation {stored.record.number} came between")
-        self.starts, self.live, self.looked_up = starts or {}, live, looked_up
+        self.starts, self.live, self.looked_up, self.wait = starts or {}, live, looked_up, wait
+        require()
+        self.meanwhile()
         return self._put(text, name)
 
     def _put(self, text: str, name: str) -> Outcome:
@@ -289,9 +298,12 @@ def test_a_run_says_whether_it_started(tmp_path: Path) -> None:
 def test_what_somebody_else_applies_meanwhile_stays(tmp_path: Path, member: str, arguments: tuple[str, ...]) -> None:
     layout = HostLayout(root=tmp_path)
     machine, applied = Down(layout), Applied(layout)
-    methods = {each.name: each for each in transient_methods.TransientService(layout, machine, applied).methods()}
+    patient, hasty = (
+        {each.name: each for each in transient_methods.TransientService(layout, machine, applied, seconds).methods()}
+        for seconds in (PATIENCE, 0.0)
+    )
 
-    def ask(member: str, *arguments: str) -> None:
+    def ask(member: str, *arguments: str, methods: Mapping[str, Method] = patient) -> None:
         methods[member].handler(Call(uid=0, arguments=arguments, descriptors=(), notify=lambda text: None))
 
     def hostname() -> str:
@@ -305,9 +317,53 @@ def test_what_somebody_else_applies_meanwhile_stays(tmp_path: Path, member: str,
     applied.others = [("hostname: web-1", "hostname: web-2"), ("hostname: web-2", "hostname: web-3")]
     ask(member, *arguments)
     assert hostname() == "web-3"
-    applied.others = [("hostname: web-3", "hostname: web-4"), ("hostname: web-4", "hostname: web-3")] * 5
+    assert applied.wait == PATIENCE, "whoever else changes the machine is waited for"
+    again = [("hostname: web-3", "hostname: web-4"), ("hostname: web-4", "hostname: web-3")] * 5
+    applied.others = [*again]
     with pytest.raises(OvertakenError):
-        ask("Run", "z", IMAGE)
+        ask("Run", "z", IMAGE, methods=hasty)
+    applied.others += again
+    ask("Run", "z", IMAGE)
+    assert applied.others == []
+
+
+class Gone(Caller):
+    """One who has left the bus."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leave()
+
+
+@pytest.mark.parametrize("member", ["Run", "Create"])
+def test_nothing_stays_of_what_nobody_waits_for(tmp_path: Path, member: str) -> None:
+    layout = HostLayout(root=tmp_path)
+    machine, applied = Down(layout), Applied(layout)
+    methods = {each.name: each for each in transient_methods.TransientService(layout, machine, applied).methods()}
+    applied(HOST, "host.yaml", lambda text: None)
+
+    def ask(caller: Caller) -> None:
+        call = Call(uid=0, arguments=("x", IMAGE), descriptors=(), notify=lambda text: None, caller=caller)
+        methods[member].handler(call)
+
+    def generations() -> int:
+        return max(generation.numbers(layout))
+
+    def workloads() -> set[str]:
+        stored = generation.current(layout)
+        assert stored is not None
+        return {str(name) for name in parse_host(stored.declaration).workloads}
+
+    with pytest.raises(CallerGoneError):
+        ask(Gone())
+    assert (workloads(), generations()) == ({"web"}, 1), "it was not even begun"
+    leaving = Caller()
+    applied.meanwhile = leaving.leave
+    with pytest.raises(CallerGoneError):
+        ask(leaving)
+    assert (workloads(), generations()) == ({"web"}, 3), "it was made and removed"
+    ask(Caller())
+    assert workloads() == {"web", "run-x"}
 
 
 def test_a_workload_runs_on_while_its_networks_change_unless_it_would_find_no_names(tmp_path: Path) -> None:
