@@ -6,12 +6,17 @@ code that raises it. Nothing below ``main`` prints an error or exits.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69  # sysexits.h EX_UNAVAILABLE: the agent, a registry or a repository cannot be reached
 EXIT_BUSY = 75  # sysexits.h EX_TEMPFAIL: somebody else holds the lock
+EXIT_NOT_BEGUN = 125  # as Docker, whose exit status is otherwise that of what it runs
+EXIT_NOT_EXECUTABLE = 126  # as shells
+EXIT_NOT_FOUND = 127  # as shells
 
 
 class HostctlError(Exception):
@@ -46,3 +51,19 @@ class UsageError(HostctlError):
 
     id = "usage"
     exit_code = EXIT_USAGE
+
+
+@contextmanager
+def ending_with(code: int, but: Collection[int] = ()) -> Iterator[None]:
+    """Let failures in the block end the process with another code, but for those that have one of ``but``.
+
+    Raises:
+        HostctlError: what the block raised, with that code.
+    """
+    try:
+        yield
+    except HostctlError as error:
+        if error.exit_code in (code, *but):
+            raise
+        leaf: type[HostctlError] = type(type(error).__name__, (HostctlError,), {"id": error.id, "exit_code": code})
+        raise leaf(error.brief, details=error.details, hint=error.hint) from error

@@ -448,6 +448,7 @@ def test_what_is_not_declared_runs_only_where_that_is_allowed(host: Host, wanted
     lines = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo a line that is long enough to fill a pipe $i; done"
     assert host.shell(f"{run} '{lines}' | (sleep 20; wc -l)") == "3000"
     host.wait_for("both are gone", lambda: "run-" not in host.text("hostctl", "ps", "-q"), 60)
+    assert host.run("hostctl", "run", "--cap-add", "SYS_ADMIN", "localhost/box:1", check=False).status == 125
     quick = ("hostctl", "run", "--name", "quick", "--entrypoint", BOX, "localhost/box:1")
     for status in ("0", "3"):  # it is over before systemd looks; and nothing of the run before is shown
         done = host.run(*quick, "sh", "-c", f"echo {status}; exit {status}", check=False)
