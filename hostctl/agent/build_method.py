@@ -18,7 +18,7 @@ from hostctl.agent import building, copying, event_log, execution, generation, i
 from hostctl.agent.apply import BusyError, anew
 from hostctl.agent.building import BuildFailedError, Request
 from hostctl.agent.bus import Call, Method
-from hostctl.agent.execution import Target
+from hostctl.agent.execution import ExecError, Target
 from hostctl.agent.generation import Stored
 from hostctl.agent.image_service import document
 from hostctl.agent.machine import Machine
@@ -174,7 +174,11 @@ class BuildService:
     def _require(self, where: Target, command: Command, output: Sequence[int]) -> None:
         """Run a command to its good end; nothing is given to it to read."""
         with tempfile.TemporaryFile() as nothing:
-            status = self._execute(where, command, self._layout, (nothing.fileno(), *output))
+            try:
+                status = self._execute(where, command, self._layout, (nothing.fileno(), *output))
+            except ExecError as error:
+                hint = "the image that `build` of host.yaml names has to have it: see examples/buildah"
+                raise BuildFailedError(error.brief, details=error.details, hint=hint) from error
         if status:
             verb = next(word for word in command.argv[1:] if word in ("pull", "tag", "build", "push"))
             raise BuildFailedError(f"buildah {verb} ended with status {status}", hint="what it said is above")

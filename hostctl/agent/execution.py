@@ -4,7 +4,8 @@ The command gets the container's own process settings (capabilities, no new priv
 its secrets) from the config.json that it was started by,
 as a JSON document with numbers only: the runtime never resolves a user by name. On a terminal the runtime makes a
 pseudo terminal inside the container and hands its other end to the agent, which hands it on to the caller: nothing of
-ours copies what is typed, and the caller's own terminal is never open inside the container.
+ours copies what is typed, and the caller's own terminal is never open inside the container. What the runtime has to say
+itself comes in a log of its own, and so is told from what a command says and ends with.
 
 Nothing runs on for a caller who has gone. A terminal is hung up by that, and what is on it has time to end; the rest
 is killed, with what it has started, so that no thread waits for good.
@@ -13,6 +14,7 @@ is killed, with what it has started, so that no thread waits for good.
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import select
@@ -31,7 +33,7 @@ from hostctl.agent.ending import end, end_started
 from hostctl.agent.machine import Machine, workload_unit
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.request import Request
-from hostctl.errors import HostctlError
+from hostctl.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, HostctlError
 from hostctl.image import retention
 from hostctl.layout import HostLayout
 from hostctl.run import ENVIRONMENT, tail
@@ -48,6 +50,20 @@ class ExecError(HostctlError):
     """A command cannot be run in a workload."""
 
     id = "exec-failed"
+
+
+class UnknownCommandError(ExecError):
+    """The workload has no such program, or not the folder that it is to run in."""
+
+    id = "exec-not-found"
+    exit_code = EXIT_NOT_FOUND
+
+
+class RefusedCommandError(ExecError):
+    """The workload has the program, and it cannot be run."""
+
+    id = "exec-refused"
+    exit_code = EXIT_NOT_EXECUTABLE
 
 
 def process_document(bundle: bytes, request: Request, account: Account | None = None) -> bytes:
@@ -134,24 +150,48 @@ def execute(
         caller: whose going ends the command; without one it has all the time that it takes.
 
     Raises:
+        NotRunningError: the workload has ended since it was looked at.
         UnknownUserError: there is no such user.
+        UnknownCommandError: there is no such program.
+        RefusedCommandError: it cannot be run.
         ExecError: the runtime made no terminal, or nobody was there to take it.
     """
     caller = caller or Caller()
     folder = layout.runtime / "exec"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     document = process_document(where.bundle.read_bytes(), request, account_in(where, request.user))
-    with NamedTemporaryFile(dir=folder, prefix=f"{where.name}.", suffix=".json") as process:
+    with (
+        NamedTemporaryFile(dir=folder, prefix=f"{where.name}.", suffix=".json") as process,
+        NamedTemporaryFile(dir=folder, prefix=f"{where.name}.", suffix=".log") as log,
+    ):
         process.write(document)
         process.flush()
-        words = ["crun", "--cgroup-manager=disabled", "exec", "--process", process.name]
+        words = ["crun", "--cgroup-manager=disabled", f"--log=file:{log.name}", "exec", "--process", process.name]
         if request.terminal:
             status = _on_terminal(where, words, folder, descriptors[0], caller)
         else:
             standard_in, standard_out, standard_error = descriptors
             with _inside(where, [*words, where.name], standard_in, standard_out, standard_error) as child:
                 status = wait_for(child, caller)
+        said = log.read() if status else b""
+    if said:
+        raise refusal(where, request, said)
     return status if status >= 0 else 128 - status
+
+
+def refusal(where: Target, request: Request, log: bytes) -> HostctlError:
+    """Return the error for what the runtime says in its log, where nothing of the command's own comes.
+
+    Args:
+        where: the workload.
+        request: the command, which was not run.
+        log: as crun 1.21 writes it: what could not be done, and the text of an error number.
+    """
+    said = tail(log.partition(b"putenv `")[0]) or "the environment cannot be set"  # what would follow may be a secret
+    if said.startswith(("error opening file `", "the container `")):  # it has no state of it any more
+        return NotRunningError(f"workload {where.name} does not run any more", details=said)
+    leaf = UnknownCommandError if said.endswith(os.strerror(errno.ENOENT)) else RefusedCommandError
+    return leaf(f"{request.argv[0]!r} cannot be run in workload {where.name}", details=said)
 
 
 def recover(layout: HostLayout, proc: Path = Path("/proc")) -> None:

@@ -8,7 +8,7 @@ import sys
 
 from hostctl.agent import client
 from hostctl.agent.request import Request
-from hostctl.errors import UsageError
+from hostctl.errors import EXIT_NOT_BEGUN, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_USAGE, UsageError, ending_with
 
 EXAMPLES = """examples:
   hostctl exec -it site -- /bin/sh
@@ -16,10 +16,12 @@ EXAMPLES = """examples:
   hostctl exec -w /srv -e LEVEL=debug site -- ./report
   tar c data | hostctl exec -i site -- tar x -C /srv
 
-The exit status is that of the command; options of ours stand before the name. Standard input goes to the command with
--i only. When input and output are a terminal the command gets one of its own, as with -it, and -T prevents it; this
-terminal itself is never open in the workload.
+The exit status is that of the command; 127 if the workload has no such program, 126 if it cannot be run, 125 if nothing
+was run for another reason, 2 for a mistake in what was asked. Options of ours stand before the name. Standard input
+goes to the command with -i only. When input and output are a terminal the command gets one of its own, as with -it, and
+-T prevents it; this terminal itself is never open in the workload.
 """
+OWN = (EXIT_USAGE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND)  # statuses that say more than that the command was not begun
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,11 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its status."""
     wanted = request(arguments, terminal=os.isatty(0) and os.isatty(1))
     sys.stdout.flush()
-    if not wanted.terminal:
-        from hostctl.cli import relay  # noqa: PLC0415 - one of the two is enough
+    with ending_with(EXIT_NOT_BEGUN, but=OWN):
+        if not wanted.terminal:
+            from hostctl.cli import relay  # noqa: PLC0415 - one of the two is enough
 
-        with relay.files(interactive=arguments.interactive) as files:
-            return client.execute(arguments.workload, wanted, files)
-    from hostctl.cli import terminal  # noqa: PLC0415 - only for people
+            with relay.files(interactive=arguments.interactive) as files:
+                return client.execute(arguments.workload, wanted, files)
+        from hostctl.cli import terminal  # noqa: PLC0415 - only for people
 
-    return terminal.run(lambda files: client.execute(arguments.workload, wanted, files))
+        return terminal.run(lambda files: client.execute(arguments.workload, wanted, files))

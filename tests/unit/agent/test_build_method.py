@@ -18,7 +18,7 @@ from hostctl.agent.build_method import BuildService, patiently
 from hostctl.agent.building import BuildFailedError, BuildNotAllowedError, BuildRequestError
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError, Mode
-from hostctl.agent.execution import Target
+from hostctl.agent.execution import Target, UnknownCommandError
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState
 from hostctl.agent.outcome import Outcome
@@ -188,6 +188,18 @@ def test_a_build_that_fails_leaves_no_image_and_no_workload(builder: Builder, ve
     with pytest.raises(BuildFailedError, match=f"buildah {verb} ended with status 2"):
         builder.build(tags=["site:2"])
     assert ImageStore(builder.layout.images).names() == before
+    assert builder.workloads() == ["web"]
+
+
+def test_an_image_that_cannot_build_is_a_build_that_fails(builder: Builder) -> None:
+    def missing(where: Target, command: Command, layout: HostLayout, descriptors: Sequence[int]) -> int:
+        raise UnknownCommandError("'buildah' cannot be run", details="it is not found")
+
+    copy, apply = builder.copy, builder.apply
+    builder.service = BuildService(builder.layout, builder.machine, apply, execute=missing, copy=copy, make=_plain)
+    with pytest.raises(BuildFailedError, match="'buildah' cannot be run") as caught:
+        builder.build(tags=["site:2"])
+    assert (caught.value.details, caught.value.exit_code) == ("it is not found", 1)
     assert builder.workloads() == ["web"]
 
 

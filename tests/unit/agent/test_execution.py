@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import select
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +18,11 @@ import pytest
 
 from hostctl.agent import ending, execution
 from hostctl.agent.caller import Caller
+from hostctl.agent.execution import ExecError
 from hostctl.agent.overview import NotRunningError
 from hostctl.agent.request import ExecRequestError, Request, decode, encode
 from hostctl.agent.service import HostService
+from hostctl.errors import HostctlError
 from hostctl.layout import HostLayout
 from hostctl.workload.accounts import Account
 
@@ -111,6 +115,77 @@ def test_a_workload_that_ended_a_moment_ago_does_not_run(tmp_path: Path) -> None
     request, layout = Request(argv=("ls",)), HostLayout(root=tmp_path)
     with pytest.raises(NotRunningError, match="has just ended"):
         execution.execute(where, request, layout=layout, descriptors=(0, 1, 2), caller=Caller())
+
+
+CRUN = """\
+#!{python}
+import os, pty, socket, sys
+words = sys.argv
+if "--console-socket" in words:
+    master, slave = pty.openpty()
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(words[words.index("--console-socket") + 1])
+        socket.send_fds(channel, [b"x"], [master])
+(log,) = [word.removeprefix("--log=file:") for word in words if word.startswith("--log=file:")]
+with open(log, "a") as file:
+    file.write({said!r})
+sys.exit({status})
+"""
+
+
+@pytest.fixture
+def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return what runs a command by a runtime that logs something and ends with a status."""
+    monkeypatch.setattr(execution, "ENVIRONMENT", {"PATH": str(tmp_path)})
+    monkeypatch.setattr(execution, "cgroup_of", lambda pid: tmp_path)
+    (tmp_path / "cgroup.procs").touch()
+    (tmp_path / "config.json").write_bytes(BUNDLE)
+    where = execution.Target(name="web", pid=1, bundle=tmp_path / "config.json")
+    layout = HostLayout(root=tmp_path / "root")
+
+    def run(said: str, status: int, *, terminal: bool = False) -> int:
+        (tmp_path / "crun").write_text(CRUN.format(python=sys.executable, said=said, status=status))
+        (tmp_path / "crun").chmod(0o755)
+        request = Request(argv=("x",), terminal=terminal)
+        here, there = socket.socketpair()
+        with here, there:
+            try:
+                return execution.execute(where, request, layout=layout, descriptors=[there.fileno()] * 3)
+            finally:
+                assert list((layout.runtime / "exec").iterdir()) == []
+
+    return run
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    ("said", "wanted", "code"),
+    [
+        ("executable file `x` not found in $PATH: No such file or directory", ExecError, 127),
+        ("chdir to `/nowhere`: No such file or directory", ExecError, 127),
+        ("the path `/not found` exists but it is not executable: Operation not permitted", ExecError, 126),
+        ("the path `/etc` is not a regular file: Operation not permitted", ExecError, 126),
+        ("error opening file `/run/crun/web/status`: No such file or directory", NotRunningError, 1),
+        ("the container `web` is not running", NotRunningError, 1),
+    ],
+)
+def test_what_the_runtime_says_itself_is_no_status_of_the_command(
+    executed: Callable[..., int], said: str, wanted: type[HostctlError], code: int, *, terminal: bool
+) -> None:
+    with pytest.raises(wanted) as raised:
+        executed(f"{said}\n", 1, terminal=terminal)
+    assert (raised.value.details, raised.value.exit_code) == (said, code)
+
+
+@pytest.mark.parametrize("status", [0, 1, 126, 127, 255])
+def test_a_status_is_the_commands_own_where_the_runtime_says_nothing(executed: Callable[..., int], status: int) -> None:
+    assert executed("", status) == status
+
+
+def test_what_the_runtime_says_of_variables_is_kept_from_everybody(executed: Callable[..., int]) -> None:
+    with pytest.raises(ExecError) as raised:
+        executed("putenv `PASSWORD=open\nsesame`: Cannot allocate memory\n", 1)
+    assert (raised.value.details, raised.value.exit_code) == ("the environment cannot be set", 126)
 
 
 Runtime = subprocess.Popen[bytes]

@@ -196,6 +196,9 @@ def test_a_command_runs_as_whom_and_where_it_is_told(host: Host) -> None:
     assert inside(host, "-u", "77:78", "talk", "--", BOX, "id").startswith("uid=77 gid=78")
     for nobody in ("nobody", "-1", "0x0", "1:"):
         assert host.run("hostctl", "exec", f"--user={nobody}", "talk", "--", BOX, "id", check=False).status == 2
+    for program, status in (("/nope", 127), ("/etc", 126)):
+        done = host.run("hostctl", "exec", "talk", "--", program, check=False)
+        assert (done.status, b"cannot be run in workload talk" in done.stderr) == (status, True)
     group = inside(host, "talk", "--", BOX, "cat", "/proc/self/cgroup")
     assert host.shell("cat /sys/fs/cgroup/system.slice/workload-talk.service/pids.max") == "1024"
     assert group == "0::/"  # the root of its own cgroup namespace, so below its own limits
@@ -222,6 +225,8 @@ def test_a_terminal_is_one_of_the_workloads_own(host: Host) -> None:
     argv = ["hostctl", "exec", "talk", "--", BOX, "sh", "-c", "exit 9"]
     code = f"import pty, sys; sys.exit(pty.spawn({argv!r}) >> 8)"
     assert host.run("python3", "-c", code, check=False).status == 9
+    done = host.run("python3", "-c", code.replace(repr(BOX), "'/nope'"), check=False)
+    assert (done.status, "'/nope' cannot be run in workload talk" in done.text) == (127, True)
     assert host.shell("ls /run/hostctl/exec") == ""
 
 
@@ -419,7 +424,7 @@ def test_only_root_and_sudo_users_may_change_anything(host: Host) -> None:
         done = host.run("hostctl", *words, user="eve", check=False)
         assert done.status == 1
         assert b"root and users with sudo" in done.stderr
-    assert host.run("hostctl", "exec", "talk", "--", BOX, "id", user="eve", check=False).status == 1
+    assert host.run("hostctl", "exec", "talk", "--", BOX, "id", user="eve", check=False).status == 125
     assert show(host, "talk", "InvocationID") == before
     assert "talk" in host.run("hostctl", "ps", user="eve").text
     assert host.run("sudo", "hostctl", "logs", "job", user="ops").text.splitlines()[-1] == "done"
