@@ -134,8 +134,9 @@ sys.exit({status})
 
 
 @pytest.fixture
-def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def executed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Return what runs a command by a runtime that logs something and ends with a status."""
+    tmp_path = tmp_path_factory.mktemp("x")  # a socket's path has 107 bytes
     monkeypatch.setattr(execution, "ENVIRONMENT", {"PATH": str(tmp_path)})
     monkeypatch.setattr(execution, "cgroup_of", lambda pid: tmp_path)
     (tmp_path / "cgroup.procs").touch()
@@ -169,7 +170,7 @@ def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., i
         ("the container `web` is not running", NotRunningError, 1),
     ],
 )
-def test_what_the_runtime_says_itself_is_no_status_of_the_command(
+def test_a_command_that_is_not_run(
     executed: Callable[..., int], said: str, wanted: type[HostctlError], code: int, *, terminal: bool
 ) -> None:
     with pytest.raises(wanted) as raised:
