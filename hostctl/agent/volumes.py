@@ -12,9 +12,9 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,9 +28,12 @@ from hostctl.config.names import Name
 from hostctl.errors import EXIT_USAGE, HostctlError
 from hostctl.layout import HostLayout
 from hostctl.libc import call, library
+from hostctl.removal import remove_tree
 from hostctl.run import run
+from hostctl.workload.beneath import MAX_DEPTH
 
 SYNC_SECONDS = 600.0
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # <linux/fcntl.h>, <linux/fs.h>
 
 
@@ -227,13 +230,14 @@ class Volumes:
 
     @staticmethod
     def _discard(name: str, aside: Path) -> None:
-        shutil.rmtree(aside)
+        remove_tree(aside)
         event_log.write("remove", name, kind="volume")
 
     def clean(self) -> None:
         """Remove what a crash left half done, as far as the disk lets it; only while nobody is at work."""
         for path in self._layout.volumes.glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(path)
 
     def _beside(self, name: str) -> Path:
         return self._layout.volumes / f".{name}.{secrets.token_hex(4)}"
@@ -244,7 +248,7 @@ class Volumes:
         Raises:
             VolumeInUseError: a workload that mounts it runs, and ``live`` is not set.
         """
-        volume = self.get(name)
+        volume = self._get(name, sizes=False)
         if volume.running and not live:
             raise VolumeInUseError(
                 f"volume {name} is in use: workload {volume.running[0]} runs and may write meanwhile",
@@ -283,7 +287,8 @@ class Volumes:
                     staged.rename(path)
                 durable.sync_directory(path.parent)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            with suppress(OSError):  # the next agent removes it
+                remove_tree(staged)
         event_log.write("restore", name, kind="volume", files=str(copied.files))
         return copied
 
@@ -295,7 +300,7 @@ class Volumes:
         Raises:
             VolumeInUseError: there are some, and they may not be stopped.
         """
-        volume = self.get(name) if self._path(name).is_dir() else None
+        volume = self._get(name, sizes=False) if self._path(name).is_dir() else None
         running = volume.running if volume else ()
         if running and not live:
             raise VolumeInUseError(
@@ -333,18 +338,38 @@ def _runs(state: UnitState | None) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes that a tree takes on the disk; a file with several names counts once."""
-    total, seen = 0, set()
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
+    """Return the bytes that a tree takes on the disk; a file with several names counts once.
+
+    Who may write to it may make any tree, also while it is looked at: what cannot be looked at, or lies in more folders
+    than a backup may have, is not counted.
+    """
+    folder = os.open(path, _FOLDER)
+    try:
+        return _size_in(folder, 0, set())
+    finally:
+        os.close(folder)
+
+
+def _size_in(folder: int, depth: int, seen: set[tuple[int, int]]) -> int:
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
             try:
-                found = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - a million Paths are slow
-            except FileNotFoundError:
-                continue
-            if (found.st_dev, found.st_ino) not in seen:
+                found = entry.stat(follow_symlinks=False)
+                if (found.st_dev, found.st_ino) in seen:
+                    continue
                 if found.st_nlink > 1:
                     seen.add((found.st_dev, found.st_ino))
                 total += found.st_blocks * 512
+                if not stat.S_ISDIR(found.st_mode) or depth == MAX_DEPTH:
+                    continue
+                below = os.open(entry.name, _FOLDER, dir_fd=folder)
+            except OSError:
+                continue
+            try:
+                total += _size_in(below, depth + 1, seen)
+            finally:
+                os.close(below)
     return total
 
 

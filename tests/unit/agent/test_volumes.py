@@ -406,3 +406,25 @@ def test_what_is_at_work_is_left_to_who_is_at_it(volumes: Volumes, layout: HostL
     assert staged.is_dir()
     volumes.clean()
     assert not staged.exists()
+
+
+def nest(folder: Path, count: int) -> None:
+    """Put folders with long names into each other, as whoever may write to a volume can."""
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(count):
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+def test_a_tree_that_is_too_deep_for_a_path_is_looked_at_and_removed(volumes: Volumes) -> None:
+    path = volumes._path("old")
+    nest(path, 300)
+    (path / "file").write_bytes(bytes(8192))
+    (path / "again").hardlink_to(path / "file")
+    assert volumes.get("old").bytes >= 8192
+    assert {each.name for each in volumes.list(sizes=True)} == {"content", "old"}
+    volumes.remove("old")
+    assert [each.name for each in path.parent.iterdir()] == ["content"]
