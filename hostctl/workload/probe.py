@@ -6,7 +6,8 @@ lines of a key and a value. It tries once, writes ``healthy`` or ``unhealthy`` t
 run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures in a row
 lets systemd restart the workload. A replica gets new connections from the first check that passes on until it is found
 unhealthy: the packet filter is told when that changes, and only then. What the workload answers is not trusted: of a
-response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed, of any instance.
+response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed, of any instance;
+with ``--there PATH``, until there is such a file.
 """
 
 from __future__ import annotations
@@ -344,5 +345,15 @@ def wait(name: str, runtime: str = RUNTIME, pause: float = WAIT_PAUSE) -> int:
     return 0
 
 
+def wait_for_file(path: str, pause: float = WAIT_PAUSE) -> int:
+    """Return once there is a file at ``path``."""
+    while not os.path.exists(path):  # noqa: PTH110 - as above
+        time.sleep(pause)
+    return 0
+
+
+WAITS = {"--wait": wait, "--there": wait_for_file}
+
+
 if __name__ == "__main__":
-    sys.exit(wait(sys.argv[2]) if sys.argv[1] == "--wait" else main(sys.argv[1], sys.argv[2]))
+    sys.exit(WAITS[sys.argv[1]](sys.argv[2]) if sys.argv[1] in WAITS else main(sys.argv[1], sys.argv[2]))

@@ -93,7 +93,7 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path, device_links: Path
 
     Args:
         spec: the workload.
-        probe: where the program of its health check lies on the host.
+        probe: where the program of its health check lies on the host, which also waits for things.
         secret_env: where the program lies that puts secrets into its environment.
         device_links: where the program lies that follows links to devices.
 
@@ -101,7 +101,7 @@ def render(spec: WorkloadSpec, probe: Path, secret_env: Path, device_links: Path
         WorkloadError, UnitValueError: it cannot be run as it is declared, or as its image wants.
     """
     templates = environment()
-    values = _service(spec, device_links) | _secrets(spec, secret_env)
+    values = _service(spec, device_links) | _secrets(spec, secret_env) | {"probe": probe}
     service = templates.get_template("workload.service.j2").render(values)
     made = {f"{SYSTEM}/workload-{spec.key}.service": service}
     if not spec.workload.read_only:

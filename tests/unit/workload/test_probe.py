@@ -207,6 +207,15 @@ def test_any_instance_is_waited_for(tmp_path: Path) -> None:
         pid.unlink()
 
 
+def test_a_file_is_waited_for(tmp_path: Path) -> None:
+    words = [sys.executable, "-I", "-S", probe.__file__, "--there", str(tmp_path / "there")]
+    with subprocess.Popen(words) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        (tmp_path / "there").touch()
+        assert waiting.wait(10) == 0
+
+
 def test_the_packet_filter_is_told_when_health_changes_and_again_if_it_did_not_listen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

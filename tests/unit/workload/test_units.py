@@ -100,7 +100,7 @@ def test_a_start_is_one_program_but_where_volumes_and_devices_have_to_be_there()
 
 
 def test_who_is_not_tried_for_ever_waits_for_a_network_that_may_be_late() -> None:
-    wait = "until [ -e /run/netns/workload-my-web ]"
+    wait = f"ExecStartPre=/usr/bin/python3 -I -S {PROBE} --there /run/netns/workload-my-web"
     late = Network(addresses=("192.0.2.9",), name_servers=(), may_be_late=True)
     for fields, waits in (
         ({}, False),
