@@ -7,17 +7,13 @@ what is in force already does nothing at all.
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from hostctl import durable
-from hostctl.agent import down, generation, health, in_turn, parsed, pending
+from hostctl.agent import down, exclusive, generation, health, in_turn, parsed, pending
 from hostctl.agent.activation import activate, one_after_the_other
 from hostctl.agent.down import NOTHING, Down
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
@@ -33,19 +29,9 @@ from hostctl.layout import HostLayout
 from hostctl.workload import instance
 
 Notify = Callable[[str], None]
-Result = TypeVar("Result")
-LOCK_SECONDS = 0.2  # between two looks whether the lock is free
 BOOT_PATIENCE = 3600.0
 """Seconds that a boot waits for whoever changes the machine: as long as who asks for an image does, because a pull may
 take so long (:mod:`hostctl.agent.image_service`). A boot on trial is ended earlier, by its own deadline."""
-TRIES = 5
-
-
-class BusyError(HostctlError):
-    """Somebody else is changing this machine."""
-
-    id = "busy"
-    exit_code = EXIT_BUSY
 
 
 class UnsettledError(HostctlError):
@@ -53,10 +39,6 @@ class UnsettledError(HostctlError):
 
     id = "unsettled"
     exit_code = EXIT_BUSY
-
-
-class OvertakenError(BusyError):
-    """What the text was made from is not in force any more."""
 
 
 class ApplyError(HostctlError):
@@ -125,44 +107,6 @@ class Context:
     def changeover(self) -> Changeover:
         """The steps of workloads that change beside themselves."""
         return Changeover(layout=self.layout, machine=self.machine, notify=self.notify, pause=self.pause)
-
-
-@contextmanager
-def lock(
-    layout: HostLayout, *, wait: float = 0.0, notify: Callable[[str], object] = lambda text: None
-) -> Iterator[None]:
-    """Hold the machine's one write lock.
-
-    Args:
-        layout: the machine.
-        wait: seconds that somebody else may hold it before that.
-        notify: told when it is waited for.
-
-    Raises:
-        BusyError: somebody else holds it.
-    """
-    layout.state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(layout.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        end, told = time.monotonic() + wait, False
-        while not _taken(descriptor):
-            if time.monotonic() >= end:
-                raise BusyError("another change of this machine is under way", hint="try again when it has ended")
-            if not told:
-                notify("waiting for another change of this machine")
-            told = True
-            PAUSE.wait(LOCK_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def unsettled(layout: HostLayout) -> bool:
@@ -280,26 +224,6 @@ def wanted_actions(
     return with_requirers(with_images(actions, _pins(former), pins or {}), old, declaration)
 
 
-def anew(deed: Callable[[], Result], *, seconds: float = 0.0) -> Result:
-    """Do what starts from the declaration in force, and again if another came between.
-
-    Args:
-        deed: does it.
-        seconds: in which that may happen any number of times, and not just a few.
-
-    Raises:
-        OvertakenError: that happened each time.
-    """
-    end, tries = time.monotonic() + seconds, 0
-    while True:
-        tries += 1
-        try:
-            return deed()
-        except OvertakenError:
-            if tries >= TRIES and time.monotonic() >= end:
-                raise
-
-
 def apply(
     text: str,
     name: str,
@@ -332,14 +256,14 @@ def apply(
     """
     declaration = parse_host(text, name)
     layout = context.layout
-    with lock(layout, wait=BOOT_PATIENCE if context.booting else wait, notify=context.notify):
+    with exclusive.lock(layout, wait=BOOT_PATIENCE if context.booting else wait, notify=context.notify):
         said = _settled(context)
         notes: tuple[str, ...] = (said,) if said else ()
         former = generation.current(layout)
         former_number = former.record.number if former else 0
         base = renewed.generation if renewed else base
         if base is not None and base != former_number:
-            raise OvertakenError(f"generation {former_number} came between", hint="try again")
+            raise exclusive.OvertakenError(f"generation {former_number} came between", hint="try again")
         context.require()
         lacking = context.lacking(declaration) if former is None or former.record.withheld else ()
         if lacking:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hostctl.agent import aftermath, generation, health, parsed, pending, withheld
+from hostctl.agent import aftermath, exclusive, generation, health, parsed, pending, withheld
 from hostctl.agent import apply as transaction
 from hostctl.agent.aftermath import Aftermath
 from hostctl.agent.apply import Context
@@ -222,7 +222,7 @@ def check_boot(context: Context, edge: BootEdge) -> tuple[Verdict, health.Report
     layout = context.layout
     _came_up(context, edge)
     if transaction.unsettled(layout):  # else nobody is waited for: a pull may hold the lock for long
-        with transaction.lock(layout, wait=transaction.BOOT_PATIENCE, notify=context.notify):
+        with exclusive.lock(layout, wait=transaction.BOOT_PATIENCE, notify=context.notify):
             said = transaction.resolve(context)
         if said:
             context.notify(said)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import building, copying, event_log, execution, generation, images, transient
-from hostctl.agent.apply import BusyError, anew
+from hostctl.agent import building, copying, event_log, exclusive, execution, generation, images, transient
 from hostctl.agent.building import BuildFailedError, Request
 from hostctl.agent.bus import Call, Method
+from hostctl.agent.exclusive import BusyError, anew
 from hostctl.agent.execution import ExecError, Target
 from hostctl.agent.generation import Stored
 from hostctl.agent.image_service import document
@@ -126,7 +125,7 @@ class BuildService:
 
     def _needed(self, request: Request, notify: Callable[[str], None]) -> list[StoredImage]:
         """Return the images that are needed; those that are not here are pulled as any other."""
-        with transaction.lock(self._layout):
+        with exclusive.lock(self._layout):
             declaration = images.declared(self._layout)
             store = images.open_store(self._layout, declaration)
             registries = images.Registries(layout=self._layout, declaration=declaration, store=store, notify=notify)
@@ -197,7 +196,7 @@ class BuildService:
                 image = store.name(image, str(tag))
             return image
 
-        with transaction.lock(self._layout):
+        with exclusive.lock(self._layout):
             return _piped(write, read)
 
     def _remove(self, name: str) -> None:

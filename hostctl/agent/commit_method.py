@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import event_log, images, overview, pausing
+from hostctl.agent import event_log, exclusive, images, overview, pausing
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.image_service import document
 from hostctl.agent.machine import Machine, workload_unit
@@ -75,7 +74,7 @@ class CommitService:
         name = stored.record.called(name)
         key = stored.record.key(name)
         upper = self._upper(name, key)
-        with transaction.lock(self._layout):
+        with exclusive.lock(self._layout):
             store = images.open_store(self._layout, images.declared(self._layout))
             base = store.get(stored.record.images[name_of(key)].digest)
             if base is None:

@@ -10,8 +10,7 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import event_log, generation, images
+from hostctl.agent import event_log, exclusive, generation, images
 from hostctl.agent.bus import Call, Method
 from hostctl.config.values import RegistryHost
 from hostctl.errors import UsageError
@@ -76,7 +75,7 @@ class ImageService:
 
     def _lock(self, call: Call) -> AbstractContextManager[None]:
         """Hold the machine's lock; two that bring images wait for each other, as somebody asked for both."""
-        return transaction.lock(self._layout, wait=PATIENCE, notify=call.notify)
+        return exclusive.lock(self._layout, wait=PATIENCE, notify=call.notify)
 
     def pull(self, call: Call) -> str:
         """Pull the image of a reference, as the name stands now. Returns it."""

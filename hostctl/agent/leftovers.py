@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from hostctl.agent import apply as transaction
+from hostctl.agent import exclusive
 from hostctl.image import registry, retention
 from hostctl.layout import HostLayout
 
@@ -34,5 +34,5 @@ def remove(layout: HostLayout) -> None:
         retention.discard(own(layout))
     if not find(layout):
         return  # nobody is kept from the lock
-    with suppress(transaction.BusyError, OSError), transaction.lock(layout):
+    with suppress(exclusive.BusyError, OSError), exclusive.lock(layout):
         retention.discard(find(layout))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import generation, parsed, pending
+from hostctl.agent import exclusive, generation, parsed, pending
 from hostctl.agent.activation import activate, end
 from hostctl.agent.apply import Context
 from hostctl.agent.generation import GenerationError, Stored
@@ -62,14 +62,14 @@ def rerender(context: Context, on_trial: Callable[[], bool]) -> Outcome | None:
     """
 
     def deed() -> Outcome | None:
-        with transaction.lock(context.layout, wait=transaction.BOOT_PATIENCE, notify=context.notify):
+        with exclusive.lock(context.layout, wait=transaction.BOOT_PATIENCE, notify=context.notify):
             stored = understood(context, on_trial)
         if stored is None:
             return None
         number = stored.record.number
         return transaction.apply(stored.declaration, f"generation {number}", context, base=number)
 
-    return transaction.anew(deed)
+    return exclusive.anew(deed)
 
 
 def understood(context: Context, on_trial: Callable[[], bool]) -> Stored | None:

@@ -16,7 +16,8 @@ from typing import Literal
 
 from hostctl import durable
 from hostctl.agent import event_log, generation, parsed
-from hostctl.agent.apply import ApplyError, BusyError
+from hostctl.agent.apply import ApplyError
+from hostctl.agent.exclusive import BusyError
 from hostctl.agent.generation import Pin, Renewed, Stored
 from hostctl.agent.outcome import Outcome
 from hostctl.agent.plan import short

@@ -21,6 +21,7 @@ from hostctl.agent import (
     commit_method,
     control,
     event_log,
+    exclusive,
     execution,
     generation,
     images,
@@ -208,7 +209,7 @@ class HostService:
         health check. Meanwhile the agent answers, because what keeps it from that may have to be mended through it.
         """
         try:
-            with transaction.lock(self._layout):
+            with exclusive.lock(self._layout):
                 transaction.resolve(replace(context(self._layout), machine=self._machine, patience=PATIENCE))
         except (HostctlError, OSError) as error:
             log.warning("a change that was cut off is not settled yet: %s", transaction.words(error))

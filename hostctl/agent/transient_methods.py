@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from hostctl.agent import event_log, generation, images, network_view, reconnect, transient
-from hostctl.agent.apply import Notify, anew
+from hostctl.agent.apply import Notify
 from hostctl.agent.bus import Call, Method
+from hostctl.agent.exclusive import anew
 from hostctl.agent.generation import Pin, Stored
 from hostctl.agent.image_service import PATIENCE
 from hostctl.agent.machine import Machine, workload_unit

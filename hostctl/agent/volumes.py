@@ -20,8 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hostctl import durable
-from hostctl.agent import apply as transaction
-from hostctl.agent import copying, event_log, generation, parsed, pausing, pending, requiring
+from hostctl.agent import copying, event_log, exclusive, generation, parsed, pausing, pending, requiring
 from hostctl.agent.machine import Machine, UnitState, starter_units, workload_unit
 from hostctl.agent.outcome import Copied
 from hostctl.config.names import Name
@@ -214,7 +213,7 @@ class Volumes:
 
         Several who remove wait for each other, so they are told apart from who changes the declaration.
         """
-        with self._lock(), transaction.lock(self._layout):
+        with self._lock(), exclusive.lock(self._layout):
             if pending.read(self._layout) is not None:
                 raise VolumeInUseError(
                     "no volume can be removed now: the declaration in force may still be taken back",

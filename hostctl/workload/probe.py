@@ -352,8 +352,12 @@ def wait_for_file(path: str, pause: float = WAIT_PAUSE) -> int:
     return 0
 
 
-WAITS = {"--wait": wait, "--there": wait_for_file}
+def run(words: list[str]) -> int:
+    """Do what the arguments say."""
+    if words[0] == "--wait":
+        return wait(words[1])
+    return wait_for_file(words[1]) if words[0] == "--there" else main(words[0], words[1])
 
 
 if __name__ == "__main__":
-    sys.exit(WAITS[sys.argv[1]](sys.argv[2]) if sys.argv[1] in WAITS else main(sys.argv[1], sys.argv[2]))
+    sys.exit(run(sys.argv[1:]))

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import activation, generation, older, pending, render, unit_control, withheld
+from hostctl.agent import activation, exclusive, generation, older, pending, render, unit_control, withheld
 from hostctl.agent import apply as transaction
-from hostctl.agent.apply import ApplyError, BusyError, Context, NotWrittenError, OvertakenError, UnsettledError
+from hostctl.agent.apply import ApplyError, Context, NotWrittenError, UnsettledError
+from hostctl.agent.exclusive import BusyError, OvertakenError
 from hostctl.agent.generation import Content, Draft, Record, Stored
 from hostctl.agent.machine import UnitState, Verb
 from hostctl.agent.service import HostService
@@ -431,7 +432,7 @@ def test_going_back_that_fails_too_is_left_for_the_next_start(layout: HostLayout
     assert "Too many open files" in caught.value.details
     assert "hostd" in caught.value.hint
     assert pending.read(layout) is not None
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         assert "went back to 1" in transaction.resolve(context(layout, machine))
     assert in_force(layout) == 1
     assert machine.running["workload-site.service"] == "image=registry.example/site:1\n"
@@ -513,7 +514,7 @@ def test_a_workload_that_systemd_never_got_to_know_is_taken_back(layout: HostLay
         transaction.apply(BASE + "  new: {image: registry.example/new:1}\n", "host.yaml", context(layout, machine))
     machine.cut_at = ""
     machine.log.clear()
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         transaction.resolve(context(layout, machine))
     assert machine.log[:2] == ["forget new", "lay"]
     assert in_force(layout) == 1
@@ -542,7 +543,7 @@ def test_a_power_cut_is_taken_back_by_the_next_start(layout: HostLayout, moment:
     with pytest.raises(PowerCutError):
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
     machine.cut_at = ""
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         said = transaction.resolve(context(layout, machine))
     assert "went back to 1" in said
     assert in_force(layout) == 1
@@ -569,7 +570,7 @@ def test_a_number_is_never_used_twice(layout: HostLayout) -> None:
 
 
 def test_only_one_writes_at_a_time(layout: HostLayout) -> None:
-    with transaction.lock(layout), pytest.raises(BusyError) as caught:
+    with exclusive.lock(layout), pytest.raises(BusyError) as caught:
         transaction.apply(BASE, "host.yaml", context(layout, FakeMachine()))
     assert caught.value.exit_code == 75
 
@@ -580,7 +581,7 @@ def busy(layout: HostLayout) -> Iterator[threading.Event]:
     held, free = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with transaction.lock(layout):
+        with exclusive.lock(layout):
             held.set()
             free.wait(20)
 
@@ -606,7 +607,7 @@ def test_a_boot_waits_for_who_changes_the_machine(layout: HostLayout) -> None:
 
 
 def test_who_changes_the_machine_is_waited_for_if_that_is_wanted(layout: HostLayout) -> None:
-    held, told = transaction.lock(layout), threading.Event()
+    held, told = exclusive.lock(layout), threading.Event()
     where = replace(context(layout, FakeMachine()), notify=lambda text: told.set())
     applying = threading.Thread(target=transaction.apply, args=(BASE, "host.yaml", where), kwargs={"wait": 60.0})
     with held:
@@ -669,9 +670,9 @@ def test_what_was_overtaken_is_done_again_a_few_times() -> None:
             raise OvertakenError("generation 2 came between")
         return len(tries)
 
-    assert transaction.anew(deed) == 3
+    assert exclusive.anew(deed) == 3
     with pytest.raises(OvertakenError):
-        transaction.anew(lambda: (_ for _ in ()).throw(OvertakenError("always")))
+        exclusive.anew(lambda: (_ for _ in ()).throw(OvertakenError("always")))
 
 
 MORE = f"{BASE}  new: {{image: registry.example/new:1}}\n"
@@ -696,7 +697,7 @@ def test_a_boot_that_goes_back_ends_what_only_the_other_declaration_had(layout: 
     machine = FakeMachine()
     boot_after_a_cut(layout, machine, MORE.replace("db:1", "db:2"))
     assert "workload-new.service" in machine.running
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         assert "went back to 1" in transaction.resolve(context(layout, machine, booting=True))
     assert machine.log[:3] == ["stop workload-new.service later", "forget new", "lay"]
     assert machine.forgiven == ["workload-new.service"]
@@ -720,7 +721,7 @@ def test_a_boot_waits_only_so_long_for_what_it_ends(layout: HostLayout) -> None:
     where = replace(
         context(layout, machine, booting=True), notify=told.append, pause=waited.append, clock=lambda: sum(waited)
     )
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         transaction.resolve(where)
     assert sum(waited) == activation.STOP_SECONDS
     assert f"not stopped within {activation.STOP_SECONDS:g} s: workload-new.service" in told
@@ -729,14 +730,14 @@ def test_a_boot_waits_only_so_long_for_what_it_ends(layout: HostLayout) -> None:
 
 
 def test_what_was_overtaken_is_done_again_as_long_as_there_is_time() -> None:
-    tries = iter(range(transaction.TRIES * 2))
+    tries = iter(range(exclusive.TRIES * 2))
 
     def deed() -> int:
         for number in tries:
             raise OvertakenError(f"generation {number} came between")
         return 1
 
-    assert transaction.anew(deed, seconds=600.0) == 1
+    assert exclusive.anew(deed, seconds=600.0) == 1
 
 
 def test_during_boot_nothing_waits_and_health_is_for_later(layout: HostLayout) -> None:
@@ -832,7 +833,7 @@ def test_a_release_that_renders_anew_goes_on_without_what_is_withheld(layout: Ho
     stored = without_images(layout, machine)
     boot = replace(context(layout, machine, booting=True), release="2", lacking=lambda declaration: ("r.example/s:1",))
     assert transaction.apply(stored.declaration, "generation 1", boot).generation == 2
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         stored = older.understood(boot, lambda: False) or stored
     assert (stored.record.number, stored.record.withheld, stored.declaration) == (2, True, BASE)
 

@@ -10,8 +10,7 @@ from typing import Literal
 
 import pytest
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import generation, pending, withheld
+from hostctl.agent import exclusive, generation, pending, withheld
 from hostctl.agent.apply import Context
 from hostctl.agent.boot_health import BootEdge, check_boot, concerned
 from hostctl.agent.generation import Draft
@@ -74,7 +73,7 @@ def test_a_healthy_boot_settles_what_was_rendered_during_it(tmp_path: Path, port
 @pytest.mark.parametrize("counts", [True, False])
 def test_nobody_is_waited_for_when_nothing_is_to_be_taken_back(tmp_path: Path, port: int, counts: bool) -> None:
     context, loader = prepared(tmp_path, port), FakeLoader(counts=counts)
-    with transaction.lock(context.layout):
+    with exclusive.lock(context.layout):
         assert check_boot(context, loader.edge())[0] == "healthy"
 
 

@@ -13,11 +13,12 @@ import pytest
 from hostctl_lab.images import layout as make_layout
 
 from hostctl.agent import building, generation
-from hostctl.agent.apply import BusyError, Notify, OvertakenError
+from hostctl.agent.apply import Notify
 from hostctl.agent.build_method import BuildService, patiently
 from hostctl.agent.building import BuildFailedError, BuildNotAllowedError, BuildRequestError
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError, Mode
+from hostctl.agent.exclusive import BusyError, OvertakenError
 from hostctl.agent.execution import Target, UnknownCommandError
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState

@@ -11,9 +11,9 @@ import pytest
 from hostctl_lab.images import layout as make_layout
 
 from hostctl.agent import generation, pausing
-from hostctl.agent.apply import BusyError, lock
 from hostctl.agent.bus import Call
 from hostctl.agent.commit_method import CommitService, decode, require_same
+from hostctl.agent.exclusive import BusyError, lock
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb
 from hostctl.agent.overview import NotRunningError, UnknownWorkloadError

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from hostctl_lab.images import layout as make_layout
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import event_log, generation, image_service
+from hostctl.agent import event_log, exclusive, generation, image_service
 from hostctl.agent.bus import Call
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.image_service import ImageInUseError, ImageService, registry_host
@@ -180,7 +179,7 @@ def test_names_of_docker_hub_are_one_registry() -> None:
 
 
 def test_two_that_change_images_wait_for_each_other(layout: HostLayout, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, told = transaction.lock(layout), threading.Event()
+    held, told = exclusive.lock(layout), threading.Event()
     call = Call(uid=0, arguments=("r.example/spare:1", "other:1"), descriptors=(), notify=lambda text: told.set())
     with held:
         tagging = threading.Thread(target=ImageService(layout).tag, args=(call,))
@@ -188,7 +187,7 @@ def test_two_that_change_images_wait_for_each_other(layout: HostLayout, monkeypa
         assert told.wait(10)
         assert tagging.is_alive()
         monkeypatch.setattr(image_service, "PATIENCE", 0.0)
-        with pytest.raises(transaction.BusyError):
+        with pytest.raises(exclusive.BusyError):
             ImageService(layout).tag(call)
     tagging.join(10)
     assert "docker.io/library/other:1" in ImageStore(layout.images).names()

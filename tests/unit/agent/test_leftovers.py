@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.agent import apply as transaction
+from hostctl.agent import exclusive
 from hostctl.agent.service import HostService
 from hostctl.layout import HostLayout
 
@@ -64,7 +64,7 @@ def test_what_leads_nowhere_goes_and_the_rest_stays(layout: HostLayout) -> None:
 
 
 def test_it_stays_while_somebody_else_changes_the_machine(layout: HostLayout) -> None:
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         HostService(layout).recover()
     assert left(layout) == {*STAYS, *GOES}
 

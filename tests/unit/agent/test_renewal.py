@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation, renewal
-from hostctl.agent.apply import ApplyError, BusyError, NotWrittenError
+from hostctl.agent.apply import ApplyError, NotWrittenError
+from hostctl.agent.exclusive import BusyError
 from hostctl.agent.generation import Content, Pin, Record, Renewed, Stored
 from hostctl.agent.health import Result
 from hostctl.agent.outcome import Outcome

@@ -15,6 +15,7 @@ from hostctl.agent import (
     boot_health,
     control,
     event_log,
+    exclusive,
     generation,
     health,
     in_turn,
@@ -450,7 +451,7 @@ def test_a_replica_that_was_stopped_stays_down_when_the_others_go_back(
         with pytest.raises(PowerCutError):
             renew(layout, machine)
         machine.cut_at = ""
-        with transaction.lock(layout):
+        with exclusive.lock(layout):
             transaction.resolve(context(layout, machine))
         assert images_of_site(machine) == dict.fromkeys(("site", "site.3"), "registry.example/site:1")
 
@@ -519,7 +520,7 @@ def test_an_agent_that_is_killed_goes_back_by_itself_and_touches_no_others(
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
     machine.cut_at = ""
     machine.log.clear()
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         assert "went back to 1" in transaction.resolve(context(layout, machine))
     changed = {name for name, run in before.items() if runs(machine)[name] != run}
     assert changed == {f"workload-{key}.service" for key in touched}
@@ -532,12 +533,12 @@ def test_going_back_that_is_cut_off_goes_on_where_it_was(layout: HostLayout, mac
     with pytest.raises(PowerCutError):
         transaction.apply(NEXT, "host.yaml", context(layout, machine))
     machine.cut_at = "stop workload-site.service"
-    with transaction.lock(layout), pytest.raises(PowerCutError):
+    with exclusive.lock(layout), pytest.raises(PowerCutError):
         transaction.resolve(context(layout, machine))
     assert in_turn.unchanged(layout, 1) == {"site.3"}  # it was down, so it was the first
     machine.cut_at = ""
     machine.log.clear()
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         transaction.resolve(context(layout, machine))
     assert [line for line in steps(machine) if line.startswith("start")] == [
         f"start workload-{key}.service" for key in ("site", "site.2")
@@ -556,7 +557,7 @@ def test_the_start_of_the_agent_waits_only_so_long_for_those_that_it_goes_back_t
     with pytest.raises(PowerCutError):
         transaction.apply(checked.replace("site:1", "site:2"), "host.yaml", where)
     machine.never, machine.cut_at, began = ("site", "site.2", "site.3"), "", clock.now
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         transaction.resolve(where)
     assert clock.now - began < 20
     assert all(machine.texts[name].endswith(":1") for name in machine.running)
@@ -604,7 +605,7 @@ def test_a_boot_that_goes_back_ends_those_that_were_more(layout: HostLayout, mac
     machine.cut_at = ""
     machine.units("start", [f"workload-{key}.service" for key in ("site.4", "site.5")])
     before = runs(machine)
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         transaction.resolve(context(layout, machine, booting=True))
     assert {name: run for name, run in before.items() if name[-9] not in "45"} == runs(machine)
     assert {"forget site.4", "forget site.5"} <= set(machine.log)

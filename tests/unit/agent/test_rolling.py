@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import apply as transaction
-from hostctl.agent import control, execution, generation, leaving, network_view, overview, pending, rolling
-from hostctl.agent.apply import ApplyError, BusyError, Context
+from hostctl.agent import control, exclusive, execution, generation, leaving, network_view, overview, pending, rolling
+from hostctl.agent.apply import ApplyError, Context
 from hostctl.agent.bus import Call
+from hostctl.agent.exclusive import BusyError
 from hostctl.agent.generation import Content, Draft, Pin, Record, Renewed, Stored
 from hostctl.agent.machine import STOPPED_WITH, UnitState, Verb
 from hostctl.agent.plan import plan
@@ -207,7 +208,7 @@ def current(layout: HostLayout) -> Record:
 def resolve(layout: HostLayout, machine: FakeMachine, *, booting: bool = False) -> str:
     machine.cut_at = ""
     machine.log.clear()
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         return transaction.resolve(context(layout, machine, booting=booting))
 
 
@@ -324,7 +325,7 @@ def test_an_agent_that_is_killed_as_it_goes_back_counts_the_time_of_connections_
 ) -> None:
     cut_after_the_move(layout, machine, NEXT, monkeypatch)
     machine.cut_at = "pass"
-    with pytest.raises(PowerCutError), transaction.lock(layout):
+    with pytest.raises(PowerCutError), exclusive.lock(layout):
         transaction.resolve(context(layout, machine))
     assert machine.served == []
     then = layout.changing_network.stat().st_mtime - 4

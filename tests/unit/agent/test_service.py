@@ -12,8 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import bus, client, generation, introspection, service
+from hostctl.agent import bus, client, exclusive, generation, introspection, service
 from hostctl.agent.generation import Content, Record
 from hostctl.agent.request import Request
 from hostctl.errors import HostctlError
@@ -108,7 +107,7 @@ def test_what_changes_things_says_what_is_wrong(address: str, layout: HostLayout
     with pytest.raises(HostctlError) as caught:
         client.execute("nope", Request(argv=("id",)), (0, 1, 2), address=address)
     assert caught.value.id == "unknown-workload"
-    with transaction.lock(layout), pytest.raises(HostctlError) as caught:
+    with exclusive.lock(layout), pytest.raises(HostctlError) as caught:
         client.apply(HOST, "host.yaml", lambda text: None, address=address)
     assert (caught.value.id, caught.value.exit_code) == ("busy", 75)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from hostctl.agent import generation, reconnect, transient, transient_methods
-from hostctl.agent.apply import Notify, OvertakenError
+from hostctl.agent.apply import Notify
 from hostctl.agent.bus import Call, Method
 from hostctl.agent.caller import Caller, CallerGoneError
+from hostctl.agent.exclusive import OvertakenError
 from hostctl.agent.generation import Content, Pin, Record
 from hostctl.agent.image_service import PATIENCE
 from hostctl.agent.machine import SystemdMachine, UnitState

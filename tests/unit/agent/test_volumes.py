@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 import zstandard
 
-from hostctl.agent import apply as transaction
-from hostctl.agent import pausing, pending, unit_control, volume_methods
-from hostctl.agent.apply import BusyError
+from hostctl.agent import exclusive, pausing, pending, unit_control, volume_methods
 from hostctl.agent.bus import Call
 from hostctl.agent.copying import CopyError
+from hostctl.agent.exclusive import BusyError
 from hostctl.agent.machine import SystemdMachine, UnitState, Verb
 from hostctl.agent.service import HostService
 from hostctl.agent.volume_methods import VolumeService
@@ -124,7 +123,7 @@ def test_what_is_used_is_never_removed(volumes: Volumes, layout: HostLayout) -> 
 
 
 def test_nothing_is_removed_while_the_declaration_may_be_taken_back(volumes: Volumes, layout: HostLayout) -> None:
-    with transaction.lock(layout):
+    with exclusive.lock(layout):
         for deed in (lambda: volumes.remove("old"), volumes.prune):
             with pytest.raises(BusyError) as caught:
                 deed()
