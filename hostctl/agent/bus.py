@@ -1,4 +1,4 @@
-"""The agent's D-Bus side, server and client: the only module that knows dbus-next.
+"""The agent's D-Bus side, server and client; only this and :mod:`hostctl.agent.bus_wire` know dbus-next.
 
 Who may call what is decided here, by the peer's user id as the bus knows it: everybody may ask, root and the declared
 users with ``sudo: true`` may change.
@@ -16,16 +16,16 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageType, RequestNameReply
+from dbus_next.constants import MessageType, RequestNameReply
 from dbus_next.errors import DBusError
 from dbus_next.message import Message
 
-from hostctl.agent import introspection, watchdog
+from hostctl.agent import bus_wire, introspection, watchdog
 from hostctl.agent.caller import Caller
 from hostctl.agent.workers import Workers
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
@@ -40,7 +40,8 @@ GONE = f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged
 IDLE = 30.0  # seconds without a call after which the server ends
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
-INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
+INVALID = bus_wire.INVALID
+TOO_LARGE = bus_wire.TOO_LARGE
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 
 
@@ -261,13 +262,9 @@ class Server:
         await self.drain()
 
 
-async def _connect(address: str | None) -> MessageBus:
+async def _connect(address: str | None, signatures: Collection[str] = ()) -> MessageBus:
     try:
-        if address is None:
-            bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
-        else:
-            bus = MessageBus(bus_address=address, negotiate_unix_fd=True)
-        return await bus.connect()
+        return await bus_wire.Bus(address, signatures).connect()
     except (OSError, DBusError) as error:
         raise AgentUnavailableError("the system bus cannot be reached", details=str(error)) from error
 
@@ -295,7 +292,7 @@ async def _serve(
     administrators: Administrators,
     leave: Callable[[], object],
 ) -> None:
-    bus = await _connect(address)
+    bus = await _connect(address, [method.signature for method in methods])
     server = Server(bus, methods, administrators)
     await server.follow_callers()
     if await bus.request_name(NAME) is not RequestNameReply.PRIMARY_OWNER:
@@ -384,6 +381,8 @@ def _error(name: str, text: str) -> HostctlError:
         return AgentDeniedError(text, hint="run it as root, for example through sudo")
     if name in (UNKNOWN, INVALID):
         return AgentError(text, hint="the agent and this command are of different releases")
+    if name == TOO_LARGE:
+        return AgentError(text)
     return AgentUnavailableError(
         "the agent cannot be reached", details=f"{name}: {text}", hint="systemctl status hostd"
     )

@@ -240,6 +240,42 @@ def test_descriptors_are_closed_whatever_the_message_is(agent: str, fields: dict
     assert hung_up, "the agent still has what came with the message"
 
 
+UNKNOWN_FIELD = b"\xc8\x01s\0\x04\0\0\0more\0\0\0\0"  # by the specification to be ignored
+LARGE = {"signature": "an", "body": [[1] * 500_000]}
+WORDS = {"signature": "ss", "body": ["a", "b"]}
+TO_ONE = {"message_type": MessageType.SIGNAL, "member": "Progress", "signature": "s", "body": ["x"]}
+
+
+def with_one_field_more(sent: Message) -> bytes:
+    """Return a message as it goes over the wire, with a field before the others that nobody knows."""
+    data = bytes(sent._marshall())  # type: ignore[no-untyped-call]
+    fields = int.from_bytes(data[12:16], "little") + len(UNKNOWN_FIELD)
+    return data[:12] + fields.to_bytes(4, "little") + UNKNOWN_FIELD + data[16:]
+
+
+@pytest.mark.parametrize("fields", [WORDS, TO_ONE, LARGE], ids=["call", "signal", "large"])
+def test_no_message_of_anybody_ends_what_the_agent_works_on(agent: str, fields: dict[str, object]) -> None:
+    async def attack() -> str:
+        connection, other = [await MessageBus(bus_address=agent).connect() for _ in range(2)]
+        held = asyncio.ensure_future(connection.call(message(member="Hold")))
+        data = with_one_field_more(message(**fields, serial=1000))
+        await asyncio.get_running_loop().sock_sendall(other._sock, data)
+        answered = await asyncio.wait_for(asyncio.to_thread(bus.call, "Echo", "a", "b", address=agent), 20)
+        assert not held.done()
+        for each in (connection, other):
+            each.disconnect()  # type: ignore[no-untyped-call]
+        held.cancel()
+        return answered
+
+    assert json.loads(asyncio.run(attack()))["arguments"] == ["a", "b"]
+
+
+def test_more_than_a_method_can_need_is_refused(agent: str) -> None:
+    with pytest.raises(bus.AgentError, match="larger than 4 MiB"):
+        bus.call("Echo", "x" * (5 << 20), "", address=agent)
+    assert bus.call("Echo", "x" * (1 << 20), "", address=agent)
+
+
 @pytest.mark.parametrize(("member", "arguments"), [("Nothing", ()), ("Echo", ("one",)), ("Echo", ("1", "2", "3"))])
 def test_wrong_calls_are_refused(agent: str, member: str, arguments: tuple[str, ...]) -> None:
     with pytest.raises(bus.AgentError):

@@ -14,6 +14,39 @@ PAGE = "a page from inside"
 READY_SECONDS = 60.0
 BUS_RUN = ("systemctl", "show", "dbus-broker.service", "-P", "InvocationID")
 AGENT = ("org.hostctl.Host1", "/org/hostctl/Host1", "org.hostctl.Host1")
+SENDER = """\
+import os, socket, struct, sys
+
+def message(kind, serial, name, path, interface, member, *more, body=b""):
+    fields = b""
+    for code, type, value in ((1, "o", path), (6, "s", name), (2, "s", interface), (3, "s", member), *more):
+        length = bytes([len(value)]) if type == "g" else struct.pack("<I", len(value))
+        fields += bytes(-len(fields) % 8) + bytes([code, 1, ord(type), 0]) + length + value.encode() + bytes(1)
+    start = bytes([ord("l"), kind, 0, 1]) + struct.pack("<III", len(body), serial, len(fields))
+    return start + fields + bytes(-len(fields) % 8) + body
+
+def wait_for(text):
+    said = b""
+    while text not in said:
+        said += bus.recv(65536) or sys.exit(f"the bus has gone after {said!r}")
+
+bus = socket.socket(socket.AF_UNIX)
+bus.settimeout(30)
+bus.connect(sys.argv[1])
+bus.sendall(bytes(1) + f"AUTH EXTERNAL {str(os.getuid()).encode().hex()}\\r\\n".encode())
+wait_for(b"OK ")
+driver = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+bus.sendall(b"BEGIN\\r\\n" + message(1, 1, *driver, "Hello"))
+wait_for(b":1.")
+agent = sys.argv[2:5]
+more = (200, "s", "by the specification to be ignored")
+bus.sendall(message(4, 2, *agent, "Progress", more))
+bus.sendall(message(1, 3, *agent, "Status", (8, "g", "an"), more, body=struct.pack("<I", 1 << 20) + bytes(1 << 20)))
+wait_for(b"org.freedesktop.DBus.Error.InvalidArgs")
+bus.sendall(message(1, 4, *agent, "Status", more))
+wait_for(b'"generation"')
+print("answered")
+"""
 TRAP = f"trap 'echo got a hangup' HUP; while :; do {BOX} sleep 0.2; done"
 ODD = f"{BOX} printf 'old\\\\015new\\\\033[2J\\\\n'; {BOX} seq -s x 2000"  # in a string of YAML
 
@@ -249,6 +282,20 @@ def test_commands_end_with_their_callers_and_hold_up_nobody(host: Host) -> None:
     host.text("python3", "-c", script)
     host.wait_for("the end of what was on the terminal", lambda: napping() == 0, 60)
     assert show(host, "talk", "InvocationID") == before
+
+
+def test_messages_of_a_plain_user_end_nothing(host: Host) -> None:
+    nap = f"exec hostctl exec talk -- {BOX} sleep 7654321 </dev/null >/dev/null 2>&1"
+    host.shell(f"({nap}) & echo $! >/run/caller")
+    napping = "grep -lzx 765432[1] /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
+    host.wait_for("the command", lambda: host.shell(napping) == "1", 60)
+    agent = host.text("systemctl", "show", "hostd.service", "-P", "MainPID")
+    said = host.run("python3", "-c", SENDER, "/run/dbus/system_bus_socket", *AGENT, user="eve")
+    assert said.text.strip() == "answered"
+    assert host.text("systemctl", "show", "hostd.service", "-P", "MainPID") == agent
+    assert host.shell(napping) == "1"
+    host.shell("kill -KILL $(cat /run/caller)")
+    host.wait_for("the end of the command", lambda: host.shell(napping) == "0", 60)
 
 
 def test_an_agent_that_is_stopped_is_killed_and_another_answers(host: Host) -> None:
