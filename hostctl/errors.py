@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+from hostctl.printable import printable_lines
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 69  # sysexits.h EX_UNAVAILABLE: the agent, a registry or a repository cannot be reached
@@ -38,11 +40,12 @@ class HostctlError(Exception):
         self.hint = hint
 
     def render(self) -> str:
-        """Return the text a terminal shows, without a trailing newline."""
-        lines = [f"error: {self.brief}"]
-        lines += [f"  {line}" for line in self.details.splitlines()]
-        if self.hint:
-            lines.append(f"hint: {self.hint}")
+        """Return the text a terminal shows, without a trailing newline; names in it may be anybody's choice."""
+        brief, hint = printable_lines(self.brief), printable_lines(self.hint)
+        details = [f"  {line}" for line in printable_lines(self.details)]
+        lines = ["error: " + "\n  ".join(brief), *details]
+        if hint:
+            lines.append("hint: " + "\n  ".join(hint))
         return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from hostctl.cli.background import begun
 from hostctl.cli.pull import references
 from hostctl.errors import HostctlError, UsageError
 from hostctl.image import containerfile
+from hostctl.printable import printable
 from hostctl.progress import Progress
 from hostctl.workload.beneath import TransferError
 from hostctl.workload.packing import Packer
@@ -166,6 +167,6 @@ def run(arguments: argparse.Namespace) -> int:
     except (TransferError, OSError) as error:
         raise UsageError(f"{arguments.context} cannot be read", details=str(error)) from error
     if skipped and not arguments.quiet:
-        print(f"left out: {', '.join(skipped[:10])}", file=sys.stderr)
+        print(f"left out: {printable(', '.join(skipped[:10]))}", file=sys.stderr)
     print(json.dumps(built) if arguments.json else built["id"])
     return 0

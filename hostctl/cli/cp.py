@@ -19,6 +19,7 @@ from hostctl.agent.copying import CopyError
 from hostctl.agent.outcome import Copied
 from hostctl.cli.background import begun
 from hostctl.errors import UsageError
+from hostctl.printable import printable
 from hostctl.workload.beneath import TransferError, means_contents
 from hostctl.workload.packing import Packer
 from hostctl.workload.unpacking import Destination, Unpacker, place
@@ -177,5 +178,5 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise CopyError(f"{error.filename or arguments.source}: {error.strerror}") from error
     if copied.skipped and not arguments.quiet:
-        print(f"left out: {', '.join(copied.skipped[:10])}", file=sys.stderr)
+        print(f"left out: {printable(', '.join(copied.skipped[:10]))}", file=sys.stderr)
     return 0

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
-from hostctl.config.problems import printable
 from hostctl.layout import HostLayout
+from hostctl.printable import printable
 from hostctl.update import history, journal
 from hostctl.update.history import Event
 from hostctl.update.journal import Line

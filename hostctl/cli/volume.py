@@ -19,6 +19,7 @@ from hostctl.cli.output import output
 from hostctl.cli.stats import size
 from hostctl.cli.tables import table
 from hostctl.errors import UsageError
+from hostctl.printable import printable
 
 EXAMPLES = """examples:
   hostctl volume ls --size
@@ -230,7 +231,7 @@ def _stream(arguments: argparse.Namespace) -> int:
         raise CopyError(f"{error.filename or arguments.volume}: {error.strerror}") from error
     skipped = done.get("skipped")
     if isinstance(skipped, list) and skipped:
-        print(f"left out: {', '.join(str(name) for name in skipped[:10])}", file=sys.stderr)
+        print(f"left out: {printable(', '.join(str(name) for name in skipped[:10]))}", file=sys.stderr)
     out = sys.stderr if arguments.action == "backup" and arguments.output is None else sys.stdout
     if arguments.json:
         print(json.dumps(done), file=out)

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hostctl.errors import EXIT_USAGE, HostctlError
+from hostctl.printable import printable
 
 _WINDOW = 100
 """How much of a long source line is shown, in characters."""
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with everything that could confuse a terminal replaced."""
-    return "".join(letter if letter.isprintable() or letter == "\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _excerpt(source: str, column: int) -> tuple[str, str]:
