@@ -29,6 +29,7 @@ from hostctl.agent import bus_wire, introspection, watchdog
 from hostctl.agent.caller import Caller
 from hostctl.agent.workers import Workers
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
+from hostctl.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ NAME = "org.hostctl.Host1"
 PATH = "/org/hostctl/Host1"
 ERROR = "org.hostctl.Host1.Error"
 BUS = "org.freedesktop.DBus"  # the bus itself
-GONE = f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg2=''"
+CHANGED = f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged'"
 IDLE = 30.0  # seconds without a call after which the server ends
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
@@ -182,7 +183,7 @@ class Server:
 
     async def follow_callers(self) -> None:
         """Let the bus tell of those who leave it."""
-        await _ask_bus(self._bus, "AddMatch", GONE)
+        await _ask_bus(self._bus, "AddMatch", f"{CHANGED},arg2=''")
 
     async def _uid(self, sender: str) -> int:
         """Return the peer's user id, as the bus knows it from the socket."""
@@ -233,8 +234,11 @@ class Server:
         return Message.new_method_return(message, "s", [answer])
 
     def _notify(self, destination: str, text: str) -> None:
-        """Send Progress to one caller; called from a handler's thread."""
-        signal = Message.new_signal(PATH, NAME, "Progress", "s", [text])
+        """Send Progress to one caller; called from a handler's thread.
+
+        Printable, because the bus would cut off whoever sends a text that none may be, with a NUL for example.
+        """
+        signal = Message.new_signal(PATH, NAME, "Progress", "s", [printable(text)])
         signal.destination = destination
         self._loop.call_soon_threadsafe(self._send, signal)
 
@@ -336,6 +340,33 @@ def serve(
     asyncio.run(_serve(methods, address, idle, administrators, leave))
 
 
+class Listener:
+    """Hears what the agent tells of a call of ours. Everybody may send signals; the bus says whose the name is."""
+
+    def __init__(self, bus: MessageBus, heard: Callable[[str], None]) -> None:
+        self._bus, self._heard = bus, heard
+        self._agents: set[str] = set()
+        bus.add_message_handler(self._receive)
+
+    async def learn(self) -> None:
+        """Learn who the agent is, and from now on whoever becomes it: our call may start one.
+
+        One that has given the name back answers what had come in by then, so it is listened to further.
+        """
+        await _ask_bus(self._bus, "AddMatch", f"{CHANGED},arg0='{NAME}'")
+        reply = await _ask_bus(self._bus, "GetNameOwner", NAME)
+        if reply is not None and reply.message_type is MessageType.METHOD_RETURN:
+            self._agents.add(str(reply.body[0]))
+
+    def _receive(self, message: Message) -> None:
+        if message.message_type is not MessageType.SIGNAL:
+            return
+        if message.sender == BUS and message.member == "NameOwnerChanged" and message.body[0] == NAME:
+            self._agents.add(message.body[2])
+        if message.sender in self._agents and (message.interface, message.member) == (NAME, "Progress"):
+            self._heard(printable(str(message.body[0])))
+
+
 async def _call(
     member: str,
     arguments: Sequence[str],
@@ -344,13 +375,9 @@ async def _call(
     address: str | None,
 ) -> str:
     bus = await _connect(address)
-
-    def receive(message: Message) -> None:
-        if message.message_type is MessageType.SIGNAL and (message.interface, message.member) == (NAME, "Progress"):
-            on_progress(str(message.body[0]))
-
-    bus.add_message_handler(receive)
+    listener = Listener(bus, on_progress)
     try:
+        await listener.learn()
         reply = await bus.call(
             Message(
                 destination=NAME,
@@ -401,7 +428,7 @@ def call(
         member: the method.
         arguments: its strings.
         descriptors: open files that it gets.
-        on_progress: told what the agent is doing.
+        on_progress: told what the agent is doing, in printable text.
         address: of the bus; none is the system bus.
 
     Raises:

@@ -50,7 +50,7 @@ class KettleError(HostctlError):
 
 def echo(call: bus.Call) -> str:
     call.notify("one")
-    call.notify("two")
+    call.notify("two\0\udc80")
     return json.dumps({"uid": call.uid, "arguments": call.arguments})
 
 
@@ -144,7 +144,7 @@ def test_a_call_carries_arguments_the_peers_uid_and_progress(agent: str) -> None
     heard: list[str] = []
     answer = bus.call("Echo", "a", "ü", on_progress=heard.append, address=agent)
     assert json.loads(answer) == {"uid": os.geteuid(), "arguments": ["a", "ü"]}
-    assert heard == ["one", "two"]
+    assert heard == ["one", "two��"]
 
 
 def test_a_failure_keeps_its_id_exit_code_and_texts(agent: str) -> None:

@@ -386,6 +386,44 @@ def test_no_message_takes_the_answer_from_whoever_called_the_agent(wire: Wire, d
     assert said == ["done"]
 
 
+def signal(sender: str, member: str, *body: str, interface: str = bus.NAME) -> bytes:
+    """Return a signal as the bus would deliver it."""
+    sent = Message.new_signal(bus.PATH, interface, member, "s" * len(body), list(body))
+    sent.sender, sent.serial = sender, 1
+    # dbus-next never writes who sent a message, because the bus does
+    fields = marshalled("(yv)", [7, Variant("s", sender)])
+    data = bytes(sent._marshall())  # type: ignore[no-untyped-call]
+    length = int.from_bytes(data[12:16], "little")
+    fields += bytes(-len(fields) % 8)
+    return data[:12] + (length + len(fields)).to_bytes(4, "little") + fields + data[16:]
+
+
+def test_only_the_agent_is_heard_while_it_works_and_only_as_text(wire: Wire) -> None:
+    said: list[str] = []
+    ask = lambda: said.append(bus.call("Echo", "a", "b", on_progress=said.append, address=wire.address))  # noqa: E731
+    caller = threading.Thread(target=ask, daemon=True)
+    caller.start()
+    wire.accept()
+    asked = wire.next()
+    assert asked.member == "Echo"
+    wire.send(signal(":1.66", "Progress", "from nobody"))
+    wire.send(signal(":1.2", "Progress", "from the agent\x1b[2J\r"))
+    wire.send(signal(":1.66", "NameOwnerChanged", bus.NAME, "", ":1.66", interface=bus.BUS))
+    wire.send(signal(bus.BUS, "NameOwnerChanged", "org.example.Other", "", ":1.66", interface=bus.BUS))
+    wire.send(signal(":1.66", "Progress", "from nobody"))
+    wire.send(signal(":1.3", "Progress", "too early"))
+    wire.send(signal(bus.BUS, "NameOwnerChanged", bus.NAME, ":1.2", ":1.3", interface=bus.BUS))
+    wire.send(signal(":1.3", "Progress", "from the next one"))
+    wire.send(signal(":1.2", "Progress", "from the first, which still works"))
+    answer = Message.new_method_return(asked, "s", ["done"])
+    answer.serial = 9
+    wire.send(bytes(answer._marshall()))  # type: ignore[no-untyped-call]
+    caller.join(10)
+    first, *rest = said
+    assert first == "from the agent�[2J�"
+    assert rest == ["from the next one", "from the first, which still works", "done"]
+
+
 def test_an_answer_of_an_unknown_kind_is_a_failure_and_not_waited_for(wire: Wire) -> None:
     failed: list[str] = []
 
