@@ -1,26 +1,26 @@
 """Health of the whole machine: the declared checks, and every required workload active and, where it says how, healthy.
 
-Deciding is pure; probing is three small functions. Waiting repeats them until all pass or one is too late.
+Deciding is pure; probing is three small functions, as bounded as a workload's own check. Waiting repeats them until all
+pass or one is too late.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Literal
-from urllib.parse import urlsplit
 
 from hostctl.agent.machine import Machine, UnitState, workload_unit
 from hostctl.config.host import HealthCheck, HostDeclaration
 from hostctl.config.workload import Workload
 from hostctl.errors import HostctlError
 from hostctl.workload import instance
+from hostctl.workload import probe as workload_probe
 
-PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take
+PROBE_TIMEOUT = 5.0  # seconds that one http or tcp probe may take, whatever comes back
 PAUSE, LONG_PAUSE = 0.5, 3.0  # seconds between two rounds of probes, at least and at most
 REST = 2.0  # times what a round took, between these: where all is slow, looking must not keep from starting
 SETTLED = 2.0  # seconds a workload without a check must have been up: one that dies at once is not healthy
@@ -88,35 +88,18 @@ def unmet(reasons: Sequence[str]) -> Report:
 
 def probe_http(url: str, timeout: float = PROBE_TIMEOUT) -> tuple[bool, str]:
     """Ask for ``url``, following nothing; good is a status from 200 to 399."""
-    import http.client  # noqa: PLC0415 - most hosts ask nothing, and the agent's start-up counts
-    import ssl  # noqa: PLC0415 - as above
-
-    parts = urlsplit(url)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    host = parts.hostname or ""
-    connection = (
-        http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=ssl.create_default_context())
-        if parts.scheme == "https"
-        else http.client.HTTPConnection(host, parts.port, timeout=timeout)
-    )
     try:
-        connection.request("GET", path, headers={"User-Agent": "hostctl-health"})
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
+        return workload_probe.try_http(url, timeout, verified=True)
+    except (OSError, ValueError) as error:
         return False, f"{url}: {error or type(error).__name__}"
-    finally:
-        connection.close()
-    return 200 <= status < 400, f"{url}: status {status}"
 
 
 def probe_tcp(address: str, timeout: float = PROBE_TIMEOUT) -> tuple[bool, str]:
     """Connect to ``host:port``."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout).close()
-    except OSError as error:
-        return False, f"{address}: {error}"
-    return True, f"{address}: accepts connections"
+        return workload_probe.try_tcp(address, timeout)
+    except (OSError, ValueError) as error:
+        return False, f"{address}: {error or type(error).__name__}"
 
 
 def probe(check: HealthCheck, machine: Machine) -> tuple[bool, str]:

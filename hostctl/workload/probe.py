@@ -6,8 +6,9 @@ lines of a key and a value. It tries once, writes ``healthy`` or ``unhealthy`` t
 run that it is said of (when the workload's process id was written, in nanoseconds), and after enough failures in a row
 lets systemd restart the workload. A replica gets new connections from the first check that passes on until it is found
 unhealthy: the packet filter is told when that changes, and only then. What the workload answers is not trusted: of a
-response only the first line is read. Called with ``--wait NAME`` it waits until a check has passed, of any instance;
-with ``--there PATH``, until there is such a file.
+response only the first line is read, within one time for all; the checks of the machine are made by the same functions.
+Called with ``--wait NAME`` it waits until a check has passed, of any instance; with ``--there PATH``, until there is
+such a file.
 """
 
 from __future__ import annotations
@@ -87,15 +88,22 @@ def status_of(line: bytes) -> int:
     return int(words[1])
 
 
+def left(end: float) -> float:
+    """Return how many seconds there are until then, for a socket, to which 0 would mean something else."""
+    return max(0.001, end - time.monotonic())
+
+
 def connect(host: str, port: int, timeout: float) -> _socket.socket:
-    """Return a connection, as ``socket.create_connection`` does; ``timeout`` bounds each address of ``host``."""
+    """Return a connection, as ``socket.create_connection`` does; each of the addresses gets its share of the time."""
     failure = OSError(f"{host} has no address")
+    end = time.monotonic() + timeout
     # As bytes: a text would be encoded by a module for international names.
     name = host.encode() if host.isascii() else host
-    for family, kind, protocol, _, address in _socket.getaddrinfo(name, port, 0, _socket.SOCK_STREAM):
+    addresses = _socket.getaddrinfo(name, port, 0, _socket.SOCK_STREAM)
+    for done, (family, kind, protocol, _, address) in enumerate(addresses):
         made = _socket.socket(family, kind, protocol)
         try:
-            made.settimeout(timeout)
+            made.settimeout(left(end) / (len(addresses) - done))
             made.connect(address)
         except OSError as error:
             made.close()
@@ -105,19 +113,27 @@ def connect(host: str, port: int, timeout: float) -> _socket.socket:
     raise failure
 
 
-def try_http(url: str, timeout: float) -> tuple[bool, str]:
-    """Ask for an address; good is a status from 200 to 399. ``timeout`` bounds the whole of it."""
+def try_http(url: str, timeout: float, *, verified: bool = False) -> tuple[bool, str]:
+    """Ask for an address, following nothing; good is a status from 200 to 399.
+
+    Args:
+        url: the address.
+        timeout: seconds for the whole of it but looking up the host's name.
+        verified: whether the certificate of an https address has to be one that the host trusts, and for its name.
+    """
     secure, host, port, authority, path = split_url(url)
     end = time.monotonic() + timeout
     connection = connect(host, port, timeout)
     try:
+        connection.settimeout(left(end))
         if secure:
-            connection = _secured(connection, host, timeout)
+            connection = _secured(connection, host, left(end), verified)
+        connection.settimeout(left(end))
         request = f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: hostctl-health\r\nConnection: close\r\n\r\n"
         connection.sendall(request.encode("ascii", "replace"))
         received = b""
         while b"\n" not in received and len(received) < STATUS_BYTES:
-            connection.settimeout(max(0.001, end - time.monotonic()))
+            connection.settimeout(left(end))
             data = connection.recv(STATUS_BYTES)
             if not data:
                 break
@@ -128,12 +144,12 @@ def try_http(url: str, timeout: float) -> tuple[bool, str]:
     return 200 <= status < 400, f"{url}: status {status}" if status else f"{url}: no HTTP answer"
 
 
-def _secured(plain: _socket.socket, host: str, timeout: float) -> _socket.socket:
+def _secured(plain: _socket.socket, host: str, timeout: float, verified: bool) -> _socket.socket:
     import socket  # noqa: PLC0415 - 40 ms that only https needs
     import ssl  # noqa: PLC0415 - as above
 
-    # The workload talks to itself by a certificate that need not be for this name.
-    context = ssl._create_unverified_context()  # noqa: S323
+    # A workload that talks to itself may do so by a certificate that is not for this name.
+    context = ssl.create_default_context() if verified else ssl._create_unverified_context()  # noqa: S323
     connection = socket.socket(fileno=plain.detach())
     connection.settimeout(timeout)
     return context.wrap_socket(connection, server_hostname=host)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import http.server
 import socket
+import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from hostctl.agent.machine import SystemdMachine, UnitState, parse_states
 from hostctl.config.load import parse_host
 from hostctl.config.workload import Workload
 from hostctl.layout import HostLayout
+from hostctl.workload import probe
 
 SHOWN = """LoadState=loaded
 ActiveState=active
@@ -62,6 +67,54 @@ def site() -> Iterator[str]:
 @pytest.mark.parametrize(("status", "good"), [(200, True), (204, True), (302, True), (404, False), (500, False)])
 def test_http_is_judged_by_its_status(site: str, status: int, good: bool) -> None:
     assert health.probe_http(f"http://{site}/{status}")[0] is good
+
+
+ENDLESS = (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200", b"x")
+"""What is sent again and again, after a pause that is shorter than a probe may last."""
+
+
+@pytest.mark.parametrize("part", ENDLESS)
+def test_an_answer_without_end_ends_within_the_time_of_a_probe(part: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(4096)
+                for _ in range(100):
+                    connection.sendall(part)
+                    time.sleep(0.1)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        assert not health.probe_http(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=0.5)[0]
+        assert time.monotonic() - began < 3
+        thread.join(10)
+
+
+def test_an_https_address_needs_a_certificate_that_is_trusted(tmp_path: Path) -> None:
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", f"{tmp_path}/key", "-out", f"{tmp_path}/certificate"]
+    subprocess.run([*made, *names, *files], check=True, capture_output=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{tmp_path}/certificate", f"{tmp_path}/key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"https://localhost:{server.server_port}/204"
+    try:
+        assert "certificate" in health.probe_http(url)[1]
+        assert probe.try_http(url, 5) == (True, f"{url}: status 204")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", f"{tmp_path}/certificate")
+            assert health.probe_http(url) == (True, f"{url}: status 204")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_tcp_is_judged_by_connecting(site: str) -> None:
