@@ -125,7 +125,7 @@ def _spared(context: Context, edge: BootEdge, unmet: Sequence[str]) -> tuple[Ver
         if edge.tries() and edge.keep_last_try():
             said = "on its last try, although the declaration was not in force whole"
             log = context.layout.state / "history.jsonl"
-            history.append(log, history.BLESSED, context.release, said, root_hash=edge.root_hash)
+            history.note(log, context.notify, history.BLESSED, context.release, said, root_hash=edge.root_hash)
     except HostctlError as error:
         context.notify(f"the release cannot be kept from being given up: {error}")
     return "degraded", health.unmet(unmet)
