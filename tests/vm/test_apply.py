@@ -126,7 +126,7 @@ def test_a_boot_after_a_power_cut_lets_nothing_run_of_what_was_tried(host: Host,
 
 
 def test_a_kernel_setting_that_is_not_declared_any_more_is_the_kernels_again(host: Host, live: str) -> None:
-    host.apply(changed(live, ('sysctl:\n  net.ipv4.tcp_keepalive_time: "700"\n', "")))
+    host.apply(changed(live, ('  net.ipv4.tcp_keepalive_time: "700"\n', "")))
     assert host.text("sysctl", "-n", "net.ipv4.tcp_keepalive_time") == "7200"  # though this boot began with 700
     host.apply(live)
     assert host.text("sysctl", "-n", "net.ipv4.tcp_keepalive_time") == "700"
