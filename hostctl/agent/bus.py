@@ -27,7 +27,7 @@ from dbus_next.message import Message
 
 from hostctl.agent import bus_wire, introspection, watchdog
 from hostctl.agent.caller import Caller
-from hostctl.agent.workers import Workers
+from hostctl.agent.workers import CrowdedError, Workers
 from hostctl.errors import EXIT_UNAVAILABLE, HostctlError
 from hostctl.printable import printable
 
@@ -39,6 +39,8 @@ ERROR = "org.hostctl.Host1.Error"
 BUS = "org.freedesktop.DBus"  # the bus itself
 CHANGED = f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged'"
 IDLE = 30.0  # seconds without a call after which the server ends
+CALLS = 512  # that the server has before it at once, for most of which it does not know yet whether they are allowed
+LETTERS = 32 << 20  # in the arguments of these
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
 INVALID = bus_wire.INVALID
@@ -149,6 +151,7 @@ class Server:
         self._xml = introspection.document(NAME, methods)
         self._running: set[asyncio.Task[None]] = set()
         self._callers: dict[str, set[Caller]] = {}
+        self._letters = 0
         self._lost = False
         self._workers = Workers()
         self._touched = asyncio.Event()
@@ -163,11 +166,7 @@ class Server:
         ours = message.message_type is MessageType.METHOD_CALL and message.path == PATH
         if ours and message.interface in (NAME, None):
             self._touched.set()
-            caller = Caller()
-            self._callers.setdefault(message.sender, set()).add(caller)
-            task = self._loop.create_task(self._answer(message, caller))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._begin(message)
             return True
         _close(message)
         if message.sender == BUS and message.member == "NameOwnerChanged":
@@ -176,6 +175,26 @@ class Server:
             self._bus.send(Message.new_method_return(message, "s", [self._xml]))
             return True
         return None
+
+    def _begin(self, message: Message) -> None:
+        """Begin to answer a call, unless others that came before take all the room there is."""
+        letters = sum(len(each) for each in message.body if isinstance(each, str))
+        if len(self._running) >= CALLS or self._letters + letters > LETTERS:
+            _close(message)
+            crowded = CrowdedError("the agent has as many calls before it as it takes", hint="try again in a moment")
+            self._send(Message.new_error(message, f"{ERROR}.Failed", encode_error(crowded)))
+            return
+        caller = Caller()
+        self._callers.setdefault(message.sender, set()).add(caller)
+        task = self._loop.create_task(self._answer(message, caller))
+        self._running.add(task)
+        self._letters += letters
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._running.discard(task)
+            self._letters -= letters
+
+        task.add_done_callback(ended)
 
     def _left(self, sender: str) -> None:
         for caller in self._callers.pop(sender, ()):

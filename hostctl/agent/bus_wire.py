@@ -243,13 +243,14 @@ def _message(header: Header, frame: Frame, signatures: Collection[str]) -> Messa
         raise _RefusedError(TOO_LARGE, f"the message is larger than {LARGEST >> 20} MiB")
     named: dict[str, Any] = {FIELD_NAMES[each]: text for each, text in header.texts.items() if each in FIELD_NAMES}
     try:
-        body = _body(_Cursor(frame.data, header.body), signature, len(frame.files))
+        files = list(frame.files) if "h" in signature else []
+        body = _body(_Cursor(frame.data, header.body), signature, len(files))
         return Message(
             message_type=MessageType(header.kind),
             flags=MessageFlag(header.flags),
             serial=header.serial,
             reply_serial=header.reply_serial,
-            unix_fds=list(frame.files) if "h" in signature else [],
+            unix_fds=files,
             signature=signature,
             body=body,
             **named,
@@ -258,14 +259,14 @@ def _message(header: Header, frame: Frame, signatures: Collection[str]) -> Messa
         raise _RefusedError(INVALID, f"the message cannot be read: {error}") from error
 
 
-def _body(cursor: _Cursor, signature: str, files: int) -> list[str | int]:
-    """Return the values of a body; ``files`` is how many there are for numbers of files to mean."""
-    values: list[str | int] = []
-    for kind in signature:
-        value = cursor.text() if kind == "s" else cursor.number()
-        if kind not in "suh" or (kind == "h" and int(value) >= files):
-            raise ValueError(f"{value!r} is no {kind!r} of this message")
-        values.append(value)
+def _body(cursor: _Cursor, signature: str, files: int) -> list[Any]:
+    """Return the values of a body, strings and numbers; of its ``files`` each has one place there."""
+    if not set(signature) <= set("suh"):
+        raise ValueError(f"values of {signature!r} are not read here")
+    values = [cursor.text() if kind == "s" else cursor.number() for kind in signature]
+    named = sorted(value for value, kind in zip(values, signature, strict=True) if kind == "h")
+    if named != [*range(files)]:
+        raise ValueError("its files are not those that it says")
     if not cursor.at_end:
         raise ValueError("there is more than its signature says")
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import json
 import os
 import queue
 import select
@@ -31,7 +32,16 @@ SAID_BY_THE_BUS: dict[str, tuple[str, list[object]]] = {
     "GetConnectionUnixUser": ("u", [0]),
     "GetNameOwner": ("s", [":1.2"]),
 }
+GO = threading.Event()
+
+
+def wait(call: bus.Call) -> str:
+    GO.wait(20)
+    return call.arguments[1]
+
+
 METHODS = (
+    bus.Method(name="Wait", handler=wait, strings=2, brief=True),
     bus.Method(name="Echo", handler=lambda call: " ".join(call.arguments), strings=2, brief=True),
     bus.Method(name="Write", handler=lambda call: str(len(call.descriptors)), descriptors=2, brief=True),
 )
@@ -330,9 +340,11 @@ def test_files_that_a_method_takes_come_with_the_call(agent: Wire) -> None:
     reader, writer = os.pipe()
     agent.send(message(member="Write", signature="hh", body=struct.pack("<II", 0, 1)), [writer] * 2)
     assert agent.answer_to(7).body == ["2"]
-    agent.send(message(member="Write", signature="hh", body=struct.pack("<II", 0, 2), serial=8), [writer] * 2)
+    for numbers_of_files, count in (((0, 2), 2), ((0, 0), 2), ((0, 1), 3), ((0, 1), 1)):
+        sent = message(member="Write", signature="hh", body=struct.pack("<II", *numbers_of_files), serial=8)
+        agent.send(sent, [writer] * count)
+        assert agent.answer_to(8).error_name == bus_wire.INVALID
     os.close(writer)
-    assert agent.answer_to(8).error_name == bus_wire.INVALID
     assert select.select([reader], [], [], 5)[0]
     os.close(reader)
 
@@ -365,6 +377,23 @@ def test_a_bus_that_does_not_read_for_a_while_gets_all_answers_in_the_end(agent:
     agent.reads.set()
     answers = {agent.next().body[0].split()[1] for _ in range(count)}
     assert answers == {str(serial) for serial in range(100, 100 + count)}
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"), [("", bus.CALLS), ("x" * (bus_wire.LARGEST - 1000), 8)], ids=["calls", "letters"]
+)
+def test_more_calls_than_there_is_room_for_are_told_so(agent: Wire, text: str, taken: int) -> None:
+    GO.clear()
+    for serial in range(100, 100 + taken + 3):
+        agent.send(message(member="Wait", body=marshalled("ss", text, str(serial)), serial=serial))
+    refused = [agent.next() for _ in range(3)]
+    assert [each.error_name for each in refused] == [f"{bus.ERROR}.Failed"] * 3
+    assert [json.loads(each.body[0])["id"] for each in refused] == ["too-many-calls"] * 3
+    GO.set()
+    answers = {agent.next().body[0] for _ in range(taken)}
+    assert answers == {str(serial) for serial in range(100, 100 + taken)}
+    agent.send(message(serial=8))
+    assert agent.answer_to(8).body == ["a b"]
 
 
 @pytest.mark.parametrize("data", HARMFUL, ids=range(len(HARMFUL)))
