@@ -285,8 +285,8 @@ def test_commands_end_with_their_callers_and_hold_up_nobody(host: Host) -> None:
 
 
 def test_messages_of_a_plain_user_end_nothing(host: Host) -> None:
-    nap = f"exec hostctl exec talk -- {BOX} sleep 7654321 </dev/null >/dev/null 2>&1"
-    host.shell(f"({nap}) & echo $! >/run/caller")
+    nap = f"hostctl exec talk -- {BOX} sh -c '{BOX} sleep 7654321; :' </dev/null >/dev/null 2>&1"
+    host.shell(f"{nap} & echo $! >/run/caller")
     napping = "grep -lzx 765432[1] /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
     host.wait_for("the command", lambda: host.shell(napping) == "1", 60)
     agent = host.text("systemctl", "show", "hostd.service", "-P", "MainPID")
