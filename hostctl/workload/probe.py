@@ -27,6 +27,7 @@ HOST_NETWORK = "/proc/1/ns/net"  # the check runs in the workload's
 TABLE = ("inet", "hostctl")
 STATUS_BYTES = 256  # of an answer's first line
 INSTANCES = ("", ".a", ".b")  # hostctl.workload.instance
+TLS_BYTES, TLS_PIECE = 1 << 18, 1 << 12  # that are read for it over TLS: of all, and at once
 
 
 class Check:
@@ -123,36 +124,81 @@ def try_http(url: str, timeout: float, *, verified: bool = False) -> tuple[bool,
     """
     secure, host, port, authority, path = split_url(url)
     end = time.monotonic() + timeout
-    connection = connect(host, port, timeout)
+    request = f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: hostctl-health\r\nConnection: close\r\n\r\n"
+    plain = connect(host, port, timeout)
     try:
-        connection.settimeout(left(end))
-        if secure:
-            connection = _secured(connection, host, left(end), verified)
-        connection.settimeout(left(end))
-        request = f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: hostctl-health\r\nConnection: close\r\n\r\n"
+        connection = _Secured(plain, host, end, verified) if secure else plain
+        plain.settimeout(left(end))
         connection.sendall(request.encode("ascii", "replace"))
         received = b""
         while b"\n" not in received and len(received) < STATUS_BYTES:
-            connection.settimeout(left(end))
+            plain.settimeout(left(end))
             data = connection.recv(STATUS_BYTES)
             if not data:
                 break
             received += data
     finally:
-        connection.close()
+        plain.close()
     status = status_of(received.partition(b"\r\n")[0])
     return 200 <= status < 400, f"{url}: status {status}" if status else f"{url}: no HTTP answer"
 
 
-def _secured(plain: _socket.socket, host: str, timeout: float, verified: bool) -> _socket.socket:
-    import socket  # noqa: PLC0415 - 40 ms that only https needs
-    import ssl  # noqa: PLC0415 - as above
+class _Secured:
+    """A connection over TLS. OpenSSL gets what has come piece by piece: it would read on as long as more comes."""
 
-    # A workload that talks to itself may do so by a certificate that is not for this name.
-    context = ssl.create_default_context() if verified else ssl._create_unverified_context()  # noqa: S323
-    connection = socket.socket(fileno=plain.detach())
-    connection.settimeout(timeout)
-    return context.wrap_socket(connection, server_hostname=host)
+    __slots__ = ("_incoming", "_left", "_outgoing", "_plain", "_tls", "_until", "_wants", "_zero")
+
+    def __init__(self, plain: _socket.socket, host: str, end: float, verified: bool) -> None:
+        import ssl  # noqa: PLC0415 - 40 ms that only https needs
+
+        # A workload that talks to itself may do so by a certificate that is not for this name.
+        context = ssl.create_default_context() if verified else ssl._create_unverified_context()  # noqa: S323
+        self._wants, self._zero = ssl.SSLWantReadError, (ssl.SSLZeroReturnError, ssl.SSLEOFError)
+        self._plain, self._until, self._left = plain, end, TLS_BYTES
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except self._wants:
+                self._exchange()
+            finally:
+                self._send()
+
+    def _send(self) -> None:
+        data = self._outgoing.read()
+        if data:
+            self._plain.settimeout(left(self._until))
+            self._plain.sendall(data)
+
+    def _exchange(self) -> None:
+        """Send what OpenSSL has to say, and give it what comes next."""
+        self._send()
+        self._plain.settimeout(left(self._until))
+        data = self._plain.recv(TLS_PIECE)
+        self._left -= len(data)
+        if self._left < 0 or time.monotonic() > self._until:
+            raise TimeoutError("timed out")
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def sendall(self, data: bytes) -> None:
+        """Send it, little that it is."""
+        self._tls.write(data)
+        self._send()
+
+    def recv(self, count: int) -> bytes:
+        """Return what has come, nothing at the end."""
+        while True:
+            try:
+                return bytes(self._tls.read(count))
+            except self._wants:
+                self._exchange()
+            except self._zero:
+                return b""
 
 
 def try_tcp(address: str, timeout: float) -> tuple[bool, str]:

@@ -93,6 +93,33 @@ def test_an_answer_without_end_ends_within_the_time_of_a_probe(part: bytes) -> N
         thread.join(10)
 
 
+GREETINGS = b"\x16\x03\x03\x40\x00" + bytes(4) * 0x1000
+"""Many messages of TLS that ask for a handshake, which is under way: so each is passed over."""
+
+
+def test_a_handshake_without_end_ends_within_the_time_of_a_probe() -> None:
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(4096)
+                while not over.is_set():
+                    connection.sendall(GREETINGS * 64)
+
+        threads = [threading.Thread(target=greet, daemon=True)]
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        said: list[bool] = []
+        threads.append(threading.Thread(target=lambda: said.append(health.probe_http(url, 0.5)[0]), daemon=True))
+        for each in threads:
+            each.start()
+        threads[1].join(5)
+        over.set()
+        threads[0].join(10)
+        assert said == [False]
+
+
 def test_an_https_address_needs_a_certificate_that_is_trusted(tmp_path: Path) -> None:
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
