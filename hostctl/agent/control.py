@@ -98,11 +98,17 @@ class WorkloadControl:
         return json.dumps({"workload": name, "done": "start", "waits": False})
 
     def _start_again(self, name: str, notify: Callable[[str], None]) -> None:
-        """Start who requires a workload, or one that was started with it, and was stopped for no other reason."""
+        """Start who requires a workload, or one that was started with it, and was stopped for no other reason.
+
+        One that somebody has started meanwhile past the agent is being tried, and fails: it is started anew, because a
+        start joins the try that is under way, which began before what it requires was there.
+        """
         again = requiring.recall(self._layout, overview.require(name, self._layout), name)
         for each, units in again.items():
             notify(f"starting workload {each}, which was stopped with it")
-            self._machine.units("start", units)
+            tried = [unit for unit, state in self._machine.states(units).items() if state.is_up and not state.is_active]
+            self._machine.units("restart", tried)
+            self._machine.units("start", [unit for unit in units if unit not in tried])
         requiring.forget(self._layout, [name, *again])
 
     def _end_one(self, verb: Verb, unit: str, limit: float | None) -> None:

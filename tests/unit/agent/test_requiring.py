@@ -151,6 +151,7 @@ class Machine(SystemdMachine):
         self.known, self.running = known, set(known)
         self.paused: set[str] = set()
         self.queued: set[str] = set()
+        self.tried: set[str] = set()
         self.forgiven: list[str] = []
         self.done: list[str] = []
 
@@ -172,7 +173,7 @@ class Machine(SystemdMachine):
         up = name in self.running
         return UnitState(
             name=name,
-            active="active" if up else "inactive",
+            active="activating" if name in self.tried else "active" if up else "inactive",
             sub="",
             result="",
             main_pid=int(up),
@@ -252,6 +253,15 @@ def test_a_start_of_one_that_was_stopped_with_it_brings_the_others_back(layout: 
     verbs.start(call("shop"))
     assert machine.done == ["start db", "start shop", "start top.socket"]
     assert not list((layout.runtime / "stopped-with").iterdir())
+
+
+def test_who_was_started_too_early_meanwhile_is_started_anew(layout: HostLayout, machine: Machine) -> None:
+    verbs = WorkloadControl(layout, machine)
+    verbs.stop(call("db", ""))
+    machine.done.clear()
+    machine.tried = {"workload-shop.service"}
+    verbs.start(call("db"))
+    assert machine.done == ["start db", "restart shop", "start top.socket"]
 
 
 def test_who_still_waits_for_it_to_be_healthy_is_started_after_it_again(layout: HostLayout, machine: Machine) -> None:
