@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostctl import durable
+from hostctl.config.kernel import key_path
 from hostctl.layout import HostLayout
 
 OWN = "etc/sysctl.d"
 FOLDERS = (OWN, "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d")
 """Of two files of the same name that of the first folder counts (sysctl.d(5))."""
 PATTERN = frozenset("*?[")
-_OTHER_SEPARATOR = str.maketrans("./", "/.")
 
 Kept = Mapping[str, str | None]
 """What settings were before, by their path below /proc/sys; none where that could not be read."""
@@ -41,20 +41,11 @@ class Change:
     """Settings that are not set any more, but nobody knows what they were."""
 
 
-def key_path(name: str) -> str:
-    """Return the path below /proc/sys of a setting as sysctl.d(5) has it.
-
-    Its first separator is the one that is meant: after a dot, a slash stands for a dot, as in the name of an interface.
-    """
-    first = next((letter for letter in name if letter in "./"), "/")
-    return (name.translate(_OTHER_SEPARATOR) if first == "." else name).strip("/")
-
-
 def parse(text: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return the settings of a file, and those that its patterns leave out, as paths, which may be patterns."""
     lines = [line.strip() for line in text.splitlines()]
     parts = [line.partition("=") for line in lines if line and line[0] not in "#;"]
-    paths = [(key_path(name.strip().removeprefix("-").strip()), equals) for name, equals, _ in parts]
+    paths = [(key_path(name.strip().removeprefix("-").strip()).strip("/"), equals) for name, equals, _ in parts]
     sound = [(path, equals) for path, equals in paths if path and ".." not in path.split("/")]
     return frozenset(path for path, equals in sound if equals), frozenset(path for path, equals in sound if not equals)
 

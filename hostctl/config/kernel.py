@@ -16,13 +16,14 @@ FIXED: Mapping[str, str] = {
     "vm/memfd_noexec": "1",  # nothing runs that no file system with its options has seen
 }
 """Settings by their path below /proc/sys, with the only value that they may have."""
+_OTHER_SEPARATOR = str.maketrans("./", "/.")
 _NAMESPACES = re.compile(r"user/max_(cgroup|ipc|mnt|net|pid|user|uts)_namespaces")
 
 
 def problems(settings: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with declared kernel settings, each with its place."""
     for name, value in settings.items():
-        path = _path(name)
+        path = key_path(name)
         fixed = FIXED.get(path)
         if not value.isprintable():
             yield f"sysctl.{name}: the value must be one line"
@@ -32,7 +33,10 @@ def problems(settings: Mapping[str, str]) -> Iterator[str]:
             yield f"sysctl.{name}: every workload is in such namespaces, so none could run; leave it out"
 
 
-def _path(name: str) -> str:
-    """Return a setting's path: sysctl.d(5), where the first separator says what dots and slashes mean."""
+def key_path(name: str) -> str:
+    """Return the path below /proc/sys of a setting as sysctl.d(5) has it.
+
+    Its first separator is the one that is meant: after a dot, a slash stands for a dot, as in the name of an interface.
+    """
     first = next((letter for letter in name if letter in "./"), ".")
-    return name if first == "/" else name.translate(str.maketrans("./", "/."))
+    return name if first == "/" else name.translate(_OTHER_SEPARATOR)

@@ -131,7 +131,7 @@ def _ahead(plan: NetworkPlan, pinned: frozenset[str]) -> Mapping[str, int]:
 def _pinning(
     layout: HostLayout, ranges: Mapping[str, int]
 ) -> Iterator[Callable[[], Mapping[str, namespaces.NamespaceError]]]:
-    """Pin namespaces in a thread, most of which is the kernel's work; what is given waits, and returns what failed.
+    """Pin namespaces in a thread while this one waits for other programs; what is given waits, and returns what failed.
 
     If the block fails they go: a workload must not start in some that nothing leads to.
     """

@@ -12,6 +12,7 @@ from hostctl.agent import kernel_settings
 from hostctl.agent import machine as edge
 from hostctl.agent.kernel_settings import Change
 from hostctl.agent.machine import SystemdMachine
+from hostctl.config.kernel import key_path
 from hostctl.layout import HostLayout
 from hostctl.run import Completed
 
@@ -41,7 +42,7 @@ class Kernel:
             for file in sorted((self.layout.root / folder).glob("*.conf")):
                 for line in file.read_text().splitlines():
                     name, _, value = line.partition("=")
-                    self.put(f"proc/sys/{kernel_settings.key_path(name.strip())}", f"{value.strip()}\n")
+                    self.put(f"proc/sys/{key_path(name.strip())}", f"{value.strip()}\n")
         return Completed(argv=tuple(argv), status=0, stdout=b"", stderr=b"")
 
 
@@ -67,7 +68,7 @@ def kernel(layout: HostLayout, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     ],
 )
 def test_the_first_separator_says_which_one_it_is(name: str, path: str) -> None:
-    assert kernel_settings.key_path(name) == path
+    assert key_path(name) == path
 
 
 def test_lines_of_a_file() -> None:
